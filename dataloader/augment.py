@@ -1,0 +1,317 @@
+"""Random augmentation of a pair of sections and of their masks.
+
+The current and the auxiliary section of a sample, and the masks of both, always get the same draw:
+the residual label is the XOR of the two masks and must stay true to the two sections.
+
+Source: Huang et al. 2022, semantics of albumentations 1.3.0. The installed 2.0.8 lacks Flip and
+the affine part of ElasticTransform and draws its motion blur otherwise: those three are written
+here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+
+# albumentations otherwise asks the network for a newer version when it is imported.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+from albumentations.core.type_definitions import Targets
+
+FinalCrop = Literal["random", "centre"]
+
+PUBLISHED_CROP = 512
+PUBLISHED_ANCHOR_SHIFT = 50.0  # pixels, at the published crop
+ELASTIC_ALPHA = 1.0
+ELASTIC_SIGMA = 50.0  # pixels
+_FIELD_STRIDE = 10  # pixels; a fifth of the sigma, fine enough for so smooth a field
+
+
+class Flip(A.DualTransform):
+    """Flip along y, along x or along both, each as likely.
+
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0 (Flip, gone from 2.0).
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK)
+
+    def get_params(self) -> dict[str, int]:
+        return {"axis": self.py_random.choice((0, 1, -1))}  # OpenCV: 0 is y, 1 is x, -1 is both
+
+    def apply(self, img: np.ndarray, axis: int, **params: Any) -> np.ndarray:
+        return cv2.flip(img, axis)
+
+
+class LineBlur(A.ImageOnlyTransform):
+    """Motion blur along a straight line between two random cells of an odd kernel of 3 to 7.
+
+    The line need not pass through the kernel's centre, so that the image may also shift by up to
+    three pixels. MotionBlur of albumentations 2.0.8 draws an angle, a direction and a shift
+    instead, which gives other lines whatever its arguments.
+
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0 (MotionBlur).
+    """
+
+    _targets = (Targets.IMAGE,)
+    kernel_sizes = (3, 5, 7)
+
+    def get_params(self) -> dict[str, np.ndarray]:
+        size = self.py_random.choice(self.kernel_sizes)
+        x1, x2 = (self.py_random.randrange(size) for _ in range(2))
+        if x1 == x2:  # the two ends must differ
+            y1, y2 = self.py_random.sample(range(size), 2)
+        else:
+            y1, y2 = (self.py_random.randrange(size) for _ in range(2))
+        line = cv2.line(np.zeros((size, size), np.uint8), (x1, y1), (x2, y2), color=1)
+        return {"kernel": line.astype(np.float32) / line.sum()}
+
+    def apply(self, img: np.ndarray, kernel: np.ndarray, **params: Any) -> np.ndarray:
+        return cv2.filter2D(img, ddepth=-1, kernel=kernel)
+
+
+class AffineElastic(A.DualTransform):
+    """Random affine that moves three anchor points, then a faint and smooth elastic field.
+
+    The anchors lie at the centre + (s, s), (s, -s) and (-s, -s), s being a third of the shorter
+    side; each moves by up to `anchor_shift` pixels in x and in y. The border is reflected; images
+    are interpolated linearly, masks by nearest neighbour.
+
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0 (ElasticTransform, alpha_affine).
+
+    Args:
+        anchor_shift: largest move of an anchor in x and in y, in pixels.
+        p: probability of applying the transform.
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK)
+
+    def __init__(self, anchor_shift: float, p: float = 0.5):
+        super().__init__(p=p)
+        self.anchor_shift = anchor_shift
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        height, width = params["shape"][:2]
+        anchors = anchor_points(height, width)
+        shift = self.random_generator.uniform(-self.anchor_shift, self.anchor_shift, anchors.shape)
+        affine = cv2.getAffineTransform(anchors, (anchors + shift).astype(np.float32))
+        # The field looks into the result of the affine: one look-up for both, hence one
+        # interpolation, is the inverse affine of the displaced grid.
+        grid = elastic_field(height, width, self.random_generator)
+        grid[..., 0] += np.arange(width, dtype=np.float32)
+        grid[..., 1] += np.arange(height, dtype=np.float32)[:, None]
+        return {"lookup": cv2.transform(grid, cv2.invertAffineTransform(affine))}
+
+    def apply(self, img: np.ndarray, lookup: np.ndarray, **params: Any) -> np.ndarray:
+        return cv2.remap(img, lookup, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+    def apply_to_mask(self, mask: np.ndarray, lookup: np.ndarray, **params: Any) -> np.ndarray:
+        return cv2.remap(mask, lookup, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def anchor_points(height: int, width: int) -> np.ndarray:
+    """Anchor points of the random affine, float32, shape (3, 2), as (x, y) in pixels.
+
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0. That version takes the centre as
+    (height / 2, width / 2) for an (x, y); it is kept, and matters only where the section is not
+    square: the corners far from the anchors then move further.
+    """
+    third = min(height, width) // 3
+    centre = np.array([height // 2, width // 2])
+    return (centre + third * np.array([[1, 1], [1, -1], [-1, -1]])).astype(np.float32)
+
+
+def elastic_field(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Displacement field: white noise in [-1, 1] smoothed with a sigma of 50 pixels.
+
+    Averaging over 50 pixels leaves a standard deviation of 0.003 pixels. The field is drawn on a
+    coarse grid, where the smoothing costs next to nothing, and is then enlarged.
+
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0 (alpha 1, sigma 50).
+
+    Args:
+        height: rows of the section.
+        width: columns of the section.
+        rng: source of the noise.
+
+    Returns:
+        Displacements (x, y) in pixels, float32, shape (height, width, 2).
+    """
+    coarse_shape = (-(-height // _FIELD_STRIDE), -(-width // _FIELD_STRIDE), 2)
+    noise = rng.uniform(-1.0, 1.0, coarse_shape).astype(np.float32)
+    sigma = ELASTIC_SIGMA / _FIELD_STRIDE
+    smooth = cv2.GaussianBlur(noise, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    # A coarse cell stands for stride^2 pixels, whose mean noise is smaller by the stride.
+    smooth *= ELASTIC_ALPHA / _FIELD_STRIDE
+    return cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def pair_transforms(crop: int) -> dict[str, A.BasicTransform]:
+    """The separate transforms by name, in their order, each with its own probability.
+
+    Of "resize" and "random_square" at most one is applied: their probabilities are weights.
+
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0.
+
+    Args:
+        crop: side of the square patch in pixels, 512 as published. The random square and the
+            anchors' shift scale with it.
+
+    Returns:
+        New transforms of images (H, W, 2) float32 and masks (H, W, 2) uint8.
+    """
+    return {
+        "flip": Flip(p=0.5),
+        "transpose": A.Transpose(p=0.5),
+        # 1.3.0 reflects the border by default, 2.0.8 fills it with zeros.
+        "rotate": A.Rotate(limit=(-90, 90), border_mode=cv2.BORDER_REFLECT_101, p=0.5),
+        "resize": A.Resize(crop, crop, p=1.0),
+        "random_square": A.RandomSizedCrop(
+            min_max_height=(crop // 2, crop),
+            size=(crop, crop),
+            interpolation=cv2.INTER_CUBIC,
+            p=1.0,
+        ),
+        # clip(image * contrast + brightness): as 1.3.0, without the mean that the documentation
+        # of 2.0.8 speaks of.
+        "brightness_contrast": A.RandomBrightnessContrast(
+            brightness_limit=(-0.2, 0.2), contrast_limit=(-0.2, 0.2), brightness_by_max=True, p=0.5
+        ),
+        "motion_blur": LineBlur(p=0.2),
+        "affine_elastic": AffineElastic(PUBLISHED_ANCHOR_SHIFT * crop / PUBLISHED_CROP, p=0.3),
+    }
+
+
+def transform_pair(
+    transform: A.BasicTransform | A.BaseCompose,
+    images: np.ndarray,
+    masks: np.ndarray | None,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Applies one draw of a transform to both sections and to both masks.
+
+    Args:
+        transform: any transform or composition of albumentations.
+        images: the two sections, shape (2, H, W), float32 in [0, 1].
+        masks: their masks, shape (2, H, W), uint8 of 0 and 1, or None.
+        rng: source of the draw; the masks do not change what is drawn.
+
+    Returns:
+        Sections (2, H', W') in the range of the interpolation and masks (2, H', W') or None. Both
+        are views, not contiguous.
+    """
+    # Two channels of one image: one draw and one pass for both, whatever the transform.
+    data = {"image": np.stack(images, axis=-1)}
+    if masks is not None:
+        data["mask"] = np.stack(masks, axis=-1)
+    # Not set_random_seed: in 2.0.8 it starts every transform at the same number, so that all
+    # which share a probability would be applied together.
+    transform.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+    data = transform(**data)
+    mask = data.get("mask")
+    return np.moveaxis(data["image"], -1, 0), None if mask is None else np.moveaxis(mask, -1, 0)
+
+
+class PairAugmentation:
+    """Augments one pair of sections in four and cuts every pair to the patch.
+
+    A pair is augmented with an outer and an inner probability of one half. Both sections and both
+    masks get the same draw and the same cut.
+
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0.
+
+    Args:
+        crop: side of the square patch in pixels, 512 as published.
+        final_crop: where the patch is cut after the augmentation: "random" for whole sections (the
+            folder data), "centre" for sections already cut with a margin (the HDF5 data).
+
+    Raises:
+        ValueError: if `crop` is below 2 or `final_crop` is unknown.
+    """
+
+    def __init__(self, crop: int, final_crop: FinalCrop):
+        if crop < 2:
+            raise ValueError(f"crop is {crop}, expected at least 2 pixels: set a larger crop")
+        if final_crop not in get_args(FinalCrop):
+            raise ValueError(
+                f"final_crop is {final_crop!r}, expected one of {get_args(FinalCrop)}: set one"
+            )
+        self.crop = crop
+        self.final_crop = final_crop
+        named = pair_transforms(crop)
+        self._pipeline = A.Compose(
+            [
+                named["flip"],
+                named["transpose"],
+                named["rotate"],
+                A.OneOf([named["resize"], named["random_square"]], p=0.2),
+                named["brightness_contrast"],
+                named["motion_blur"],
+                named["affine_elastic"],
+            ]
+        )
+
+    def __call__(
+        self, images: np.ndarray, masks: np.ndarray | None, seed: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Augments and cuts one pair. The result depends on the arguments only.
+
+        Args:
+            images: current and auxiliary section, shape (2, H, W), float32 in [0, 1], H and W at
+                least `crop`.
+            masks: their masks, shape (2, H, W), uint8 of 0 and 1, or None where there are none.
+                They change nothing in the sections returned.
+            seed: not negative; one result per seed, independent between seeds.
+
+        Returns:
+            Sections, shape (2, crop, crop), float32 in [0, 1], and masks, shape (2, crop, crop),
+            uint8 of 0 and 1, or None. Both are contiguous copies.
+
+        Raises:
+            ValueError: if the arrays have the wrong shape or dtype, or are smaller than `crop`.
+        """
+        self._check(images, masks)
+        rng = np.random.default_rng(seed)
+        outer, inner = rng.random(2) < 0.5
+        if outer and inner:
+            images, masks = transform_pair(self._pipeline, images, masks, rng)
+        window = self._window(*images.shape[1:], rng)
+        # The cubic interpolation of the random square leaves [0, 1] at sharp edges.
+        images = np.clip(images[window], 0.0, 1.0, order="C")
+        if masks is not None:
+            masks = np.greater(masks[window], 0.5, order="C").astype(np.uint8)
+        return images, masks
+
+    def _window(self, height: int, width: int, rng: np.random.Generator) -> tuple[slice, ...]:
+        """Index of the patch in arrays of shape (2, height, width)."""
+        margins = (height - self.crop, width - self.crop)
+        if self.final_crop == "random":
+            starts = [int(rng.integers(margin, endpoint=True)) for margin in margins]
+        else:
+            starts = [margin // 2 for margin in margins]
+        return (slice(None), *(slice(start, start + self.crop) for start in starts))
+
+    def _check(self, images: np.ndarray, masks: np.ndarray | None) -> None:
+        """Raises ValueError for arrays that cannot be augmented and cut."""
+        if images.ndim != 3 or images.shape[0] != 2 or images.dtype != np.float32:
+            raise ValueError(
+                f"images are {images.dtype} of shape {images.shape}, expected float32 of shape "
+                "(2, H, W): stack the two sections and scale them to [0, 1]"
+            )
+        if masks is not None and (masks.shape != images.shape or masks.dtype != np.uint8):
+            raise ValueError(
+                f"masks are {masks.dtype} of shape {masks.shape}, expected uint8 of shape "
+                f"{images.shape}: pass one mask for each section, or None"
+            )
+        height, width = images.shape[1:]
+        if min(height, width) < self.crop:
+            raise ValueError(
+                f"the sections are {height} x {width} pixels, expected at least "
+                f"{self.crop} x {self.crop}: set a smaller crop or use larger sections"
+            )

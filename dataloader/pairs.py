@@ -1,0 +1,123 @@
+"""Training pairs: two sections of a volume, cropped and augmented alike."""
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from dataloader.augment import PairAugmentation
+from dataloader.volume import Volume, binarise, normalise
+from utils.errors import UserError
+
+TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
+
+
+class PairDataset(Dataset):
+    """Pairs (k, k + stride) of a volume, k uniform, as augmented crops.
+
+    Every draw of sample number n is made from (seed, n): samples repeat with the seed, whatever
+    the number of workers, and no two workers or epochs draw alike.
+
+    Args:
+        images: the sections.
+        labels: their masks, or None: the target's are never read in training.
+        stride: sections between current and auxiliary.
+        crop: side of the crops, pixels.
+        seed: what the draws are made from, several numbers.
+        length: number of samples.
+
+    Raises:
+        UserError: a volume with too few sections or too small, or labels of another shape.
+    """
+
+    def __init__(
+        self,
+        images: Volume,
+        labels: Volume | None,
+        stride: int,
+        crop: int,
+        seed: tuple[int, ...],
+        length: int,
+    ) -> None:
+        if len(images) <= stride:
+            raise UserError(
+                f"{images.path}: found {len(images)} sections, expected more than the stride of "
+                f"{stride} between the two of a pair"
+            )
+        if min(images.shape[1:]) < crop:
+            raise UserError(
+                f"{images.path}: sections of {images.shape[1]} x {images.shape[2]} pixels are "
+                f"smaller than the crop of {crop}; set DATA.input_size"
+            )
+        if labels is not None:
+            check_same_shape(images, labels)
+        self.images, self.labels = images, labels
+        self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
+        self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        """Sample ``number``.
+
+        Returns:
+            ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
+            (2, crop, crop) int64 of 0 and 1.
+        """
+        draw = np.random.default_rng((*self.seed, number))
+        first = int(draw.integers(len(self.images) - self.stride))
+        pair = (first, first + self.stride)
+        y, x, side = self._window(draw)
+        images = np.stack([self._image(k, y, x, side) for k in pair])
+        masks = None
+        if self.labels is not None:
+            masks = np.stack([binarise(self._read(self.labels, k, y, x, side)) for k in pair])
+        images, masks = self.augment(images, masks, seed=int(draw.integers(2**32)))
+        sample = {"images": images}
+        if masks is not None:
+            sample["masks"] = masks.astype(np.int64)
+        return sample
+
+    def _window(self, draw: np.random.Generator) -> tuple[int, int, int | None]:
+        """Corner and side of what is read before augmentation; side None: the whole section."""
+        if not self.images.tiled:
+            return 0, 0, None
+        height, width = self.images.shape[1:]
+        side = min(self.crop + 2 * TILE_MARGIN, height, width)
+        return int(draw.integers(height - side + 1)), int(draw.integers(width - side + 1)), side
+
+    def _image(self, index: int, y: int, x: int, side: int | None) -> np.ndarray:
+        part = self._read(self.images, index, y, x, side)
+        return normalise(part, self.images.grey_range(index))
+
+    @staticmethod
+    def _read(volume: Volume, index: int, y: int, x: int, side: int | None) -> np.ndarray:
+        return volume.section(index) if side is None else volume.crop(index, y, x, side)
+
+
+def check_same_shape(images: Volume, labels: Volume) -> None:
+    """Demand a mask for every section; raises UserError."""
+    if images.shape != labels.shape:
+        raise UserError(
+            f"{labels.path}: labels of shape {labels.shape} do not fit {images.path} of shape "
+            f"{images.shape} (sections, height, width)"
+        )
+
+
+def pair_loader(
+    dataset: PairDataset, batch_size: int, workers: int, pin: bool, first: int = 0
+) -> DataLoader:
+    """Batches of a dataset in the order of its sample numbers, from number ``first`` on."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=range(first, len(dataset)),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    """Workers share the cores; OpenCV would start threads on all of them in each."""
+    cv2.setNumThreads(0)

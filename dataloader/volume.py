@@ -1,0 +1,256 @@
+"""Volumes: a folder of sections or an HDF5 file, read as (sections, height, width)."""
+
+import re
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+
+from utils.errors import UserError
+
+HDF5_SUFFIXES = (".hdf", ".h5", ".hdf5")
+HDF5_DATASET = "main"
+SECTION_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+
+
+class Volume(ABC):
+    """A stack of grey sections.
+
+    Attributes:
+        path: where it lies.
+        shape: (sections, height, width).
+        tiled: whether its sections are large enough that the method predicts them in tiles.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    tiled: bool = False
+
+    @abstractmethod
+    def section(self, index: int) -> np.ndarray:
+        """One section (H, W), in the type of the file."""
+
+    def crop(self, index: int, y: int, x: int, side: int) -> np.ndarray:
+        """A square (side, side) of a section, its corner at (y, x); cut off at the border."""
+        return self.section(index)[y : y + side, x : x + side]
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - a volume lives as long as the run
+    def grey_range(self, index: int) -> tuple[float, float]:
+        """Least and largest value of a section."""
+        section = self.section(index)
+        return float(section.min()), float(section.max())
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+class FolderVolume(Volume):
+    """A folder of 8-bit or 16-bit grey sections in the natural order of their names.
+
+    Read once and kept in the type of the files.
+
+    Raises:
+        UserError: no sections, one that cannot be read, colour, or sizes that differ.
+    """
+
+    def __init__(self, path: Path, names: list[str] | None = None) -> None:
+        self.path = path
+        files = [path / name for name in names] if names else section_files(path)
+        if not files:
+            raise UserError(f"{path}: no sections; expected {', '.join(SECTION_SUFFIXES)} files")
+        self.sections = [read_section(file) for file in files]
+        self.names = [file.name for file in files]
+        for file, section in zip(files, self.sections, strict=True):
+            if section.shape != self.sections[0].shape:
+                raise UserError(
+                    f"{file}: found {section.shape[0]} x {section.shape[1]} pixels, expected "
+                    f"{self.sections[0].shape[0]} x {self.sections[0].shape[1]} as {files[0].name}"
+                )
+        self.shape = (len(files), *self.sections[0].shape)
+
+    def section(self, index: int) -> np.ndarray:
+        return self.sections[index]
+
+
+class Hdf5Volume(Volume):
+    """An HDF5 file with a data set ``main`` (sections, H, W); read as needed.
+
+    Raises:
+        UserError: no HDF5 file, or no such data set of three dimensions.
+    """
+
+    tiled = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._dataset: h5py.Dataset | None = None
+        self.shape = self.dataset.shape
+        self.close()
+
+    @property
+    def dataset(self) -> h5py.Dataset:
+        """The data set, opened where it is used: HDF5 handles do not survive a fork."""
+        if self._dataset is None:
+            try:
+                file = h5py.File(self.path, "r")
+            except OSError as error:
+                raise UserError(f"{self.path}: not a readable HDF5 file ({error})") from None
+            if HDF5_DATASET not in file:
+                raise UserError(
+                    f"{self.path}: no data set {HDF5_DATASET}; found {', '.join(file) or 'none'}"
+                )
+            self._dataset = file[HDF5_DATASET]
+            if self._dataset.ndim != 3:
+                raise UserError(
+                    f"{self.path}: {HDF5_DATASET} has shape {self._dataset.shape}, expected "
+                    "(sections, height, width)"
+                )
+        return self._dataset
+
+    def close(self) -> None:
+        """Let go of the file; the next reading opens it again."""
+        if self._dataset is not None:
+            self._dataset.file.close()
+            self._dataset = None
+
+    def section(self, index: int) -> np.ndarray:
+        return self.dataset[index]
+
+    def crop(self, index: int, y: int, x: int, side: int) -> np.ndarray:
+        return self.dataset[index, y : y + side, x : x + side]
+
+
+class ResampledVolume(Volume):
+    """Another volume at another pixel size.
+
+    Args:
+        volume: the volume on its own grid.
+        scale: new pixels per old pixel; below 1 shrinks.
+        masks: keep the two values of masks.
+    """
+
+    def __init__(self, volume: Volume, scale: float, masks: bool) -> None:
+        self.volume, self.masks = volume, masks
+        self.path, self.tiled = volume.path, volume.tiled
+        height, width = (max(1, round(side * scale)) for side in volume.shape[1:])
+        self.shape = (len(volume), height, width)
+        # A folder is in memory anyway, and small; an HDF5 volume may be large.
+        self._kept = None if self.tiled else [self._resample(i) for i in range(len(volume))]
+
+    def section(self, index: int) -> np.ndarray:
+        return self._recent(index) if self._kept is None else self._kept[index]
+
+    @lru_cache(maxsize=16)  # noqa: B019 - a volume lives as long as the run
+    def _recent(self, index: int) -> np.ndarray:
+        return self._resample(index)
+
+    def _resample(self, index: int) -> np.ndarray:
+        section = self.volume.section(index)
+        if self.masks:
+            soft = resample(binarise(section).astype(np.float32), self.shape[1:])
+            return (soft >= 0.5).astype(np.uint8)
+        return resample(section, self.shape[1:])
+
+
+class CroppedVolume(Volume):
+    """The top-left square of each section of another volume."""
+
+    def __init__(self, volume: Volume, side: int) -> None:
+        self.volume, self.side, self.path = volume, side, volume.path
+        self.shape = (len(volume), *(min(side, length) for length in volume.shape[1:]))
+
+    def section(self, index: int) -> np.ndarray:
+        return self.volume.crop(index, 0, 0, self.side)
+
+
+def open_volume(
+    path: Path, list_file: Path | None = None, scale: float = 1.0, masks: bool = False
+) -> Volume:
+    """The volume at a path: a folder of sections or an HDF5 file.
+
+    Args:
+        path: folder, or HDF5 file; its suffix may be left out.
+        list_file: text file naming the sections of a folder to use, one a line.
+        scale: resample to so many pixels per pixel.
+        masks: the volume holds masks.
+
+    Raises:
+        UserError: nothing there, or nothing readable.
+    """
+    found = find_volume(path)
+    if found is None:
+        raise UserError(f"{path}: not found; expected a folder of sections or an HDF5 file")
+    if found.is_dir():
+        volume: Volume = FolderVolume(found, read_names(list_file))
+    else:
+        volume = Hdf5Volume(found)
+    return volume if scale == 1.0 else ResampledVolume(volume, scale, masks)
+
+
+def find_volume(path: Path) -> Path | None:
+    """The folder or file a path means, an HDF5 file's suffix written or not; None: not there."""
+    candidates = [path, *(path.with_name(path.name + suffix) for suffix in HDF5_SUFFIXES)]
+    return next((candidate for candidate in candidates if candidate.exists()), None)
+
+
+def section_files(folder: Path) -> list[Path]:
+    """The sections in a folder in natural order: 2.png before 10.png."""
+    files = [f for f in folder.iterdir() if f.suffix.lower() in SECTION_SUFFIXES]
+    return sorted(files, key=lambda file: natural_key(file.name))
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Sort key under which numbers in names count as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in parts]
+
+
+def read_names(list_file: Path | None) -> list[str] | None:
+    """Names of sections from a text file, in its order; None where there is no file."""
+    if list_file is None or not list_file.is_file():
+        return None
+    lines = (line.strip() for line in list_file.read_text(encoding="utf-8").splitlines())
+    return [Path(line).name for line in lines if line]
+
+
+def read_section(file: Path) -> np.ndarray:
+    """One grey section (H, W) in the type of its file.
+
+    Raises:
+        UserError: missing, unreadable, or colour.
+    """
+    image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
+    if image is None:
+        raise UserError(f"{file}: not a readable image; expected a grey section")
+    if image.ndim != 2:
+        raise UserError(f"{file}: found {image.shape[2]} channels, expected one (grey)")
+    return image
+
+
+def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bring an image (H, W) to another shape: area means when it shrinks, else linear."""
+    if image.shape == tuple(shape):
+        return image
+    shrinks = shape[0] < image.shape[0]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (shape[1], shape[0]), interpolation=interpolation)
+
+
+def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None) -> np.ndarray:
+    """Scale a section to float32 in [0, 1] by its least and largest value; constant: all 0."""
+    low, high = grey_range or (float(section.min()), float(section.max()))
+    scaled = (section.astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny)
+    return scaled.astype(np.float32, copy=False)
+
+
+def binarise(mask: np.ndarray) -> np.ndarray:
+    """A mask as uint8 of 0 and 1.
+
+    8-bit masks hold 0 and 255 (grey edges are cut at half) or 0 and 1; wider integers are
+    instance numbers, all of them foreground.
+    """
+    threshold = 127 if mask.dtype == np.uint8 and mask.max(initial=0) > 1 else 0
+    return (mask > threshold).astype(np.uint8)

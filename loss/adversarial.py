@@ -1,0 +1,36 @@
+"""Adversarial alignment of masks and residuals between source (0) and target (1).
+
+Source: Huang et al., MICCAI 2022; binary cross entropy with logits, mean over all patches.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SOURCE, TARGET = 0.0, 1.0
+
+
+def domain_loss(logits: Tensor, domain: float) -> Tensor:
+    """Binary cross entropy of a discriminator's logits against one domain's value."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain))
+
+
+def fooling_loss(discriminator: nn.Module, target_maps: Sequence[Tensor]) -> Tensor:
+    """How far target softmax maps are from looking like the source: mean over the maps."""
+    return domain_loss(discriminator(torch.cat(target_maps)), SOURCE)
+
+
+def discriminator_loss(
+    discriminator: nn.Module, source_maps: Sequence[Tensor], target_maps: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Loss and accuracy of a discriminator on detached softmax maps, as many of each domain.
+
+    Every map counts the same, so four maps enter with a quarter each and two with a half.
+    """
+    maps = torch.cat([*source_maps, *target_maps]).detach()
+    source, target = discriminator(maps).chunk(2)
+    loss = (domain_loss(source, SOURCE) + domain_loss(target, TARGET)) / 2
+    accuracy = torch.cat([source < 0, target >= 0]).float().mean()
+    return loss, accuracy

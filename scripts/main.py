@@ -1,0 +1,47 @@
+"""Train: adapt a segmentation network from a labelled source to an unlabelled target volume."""
+
+import project_root  # noqa: F401
+
+from utils.command import base_parser, choose_device, read_arguments
+from utils.errors import run_command
+from utils.paths import shown
+from utils.run_folder import RunLog
+from utils.training import CHECK_SETTINGS, Training, describe
+
+
+def main() -> None:
+    """Read the arguments, build the run, run it."""
+    parser = base_parser(__doc__)
+    parser.add_argument("--run-name", help="name of the run's folders (default: the config's NAME)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="two iterations, a validation on two sections, a picture and a checkpoint",
+    )
+    args = parser.parse_args()
+
+    loaded, workspace = read_arguments(args)
+    config = loaded.config
+    run = args.run_name or config.NAME
+    if args.check:
+        run += "-check"
+        config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=CHECK_SETTINGS)})
+    device = choose_device(args.device, config.TRAIN.if_cuda)
+
+    training = Training(config, workspace, run, device, check=args.check)
+    training.folder.create(config, overwrite=args.overwrite or args.check, keep=config.TRAIN.resume)
+    log = RunLog(training.folder, config, training.start)
+    for line in [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]:
+        log.info(line)
+    try:
+        training.run(log)
+    finally:
+        log.close()
+    print(f"logs: {shown(training.folder.logs)}")
+    print(f"checkpoint: {shown(training.folder.models)}/model.ckpt (the last iteration's)")
+    print("Done")
+
+
+if __name__ == "__main__":
+    run_command(main)

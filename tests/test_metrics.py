@@ -1,0 +1,97 @@
+"""Scores against sklearn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from utils.metrics import (
+    Counts,
+    DiceScores,
+    PooledScores,
+    SectionScores,
+    average_precision,
+    score,
+)
+
+
+def random_section(seed: int, levels: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probability and label that agree somewhat; ``levels`` > 0 gives ties."""
+    draw = np.random.default_rng(seed)
+    label = draw.random((37, 53)) < 0.2
+    probability = np.clip(0.3 * label + 0.7 * draw.random(label.shape), 0, 1)
+    if levels:
+        probability = np.round(probability * levels) / levels
+    return probability.astype(np.float32), label.astype(np.uint8)
+
+
+@pytest.mark.parametrize("levels", [0, 2, 10, 255])
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_sklearns(seed: int, levels: int) -> None:
+    probability, label = random_section(seed, levels)
+    truth, mask = label.ravel(), probability.ravel() >= 0.5
+    assert score(probability, label) == pytest.approx(
+        (
+            sk.average_precision_score(truth, probability.ravel()),
+            sk.f1_score(truth, mask),
+            sk.matthews_corrcoef(truth, mask),
+            sk.jaccard_score(truth, mask),
+        ),
+        abs=1e-9,
+    )
+
+
+def test_constant_probability_is_one_threshold() -> None:
+    label = np.array([1, 0, 0, 1, 0])
+    assert average_precision(np.full(5, 0.7), label) == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "present", "expected"),
+    [(False, False, (1, 1, 1, 1)), (True, False, (0, 0, 0, 0)), (False, True, (0.25, 0, 0, 0))],
+)
+def test_sections_without_mitochondria_have_a_score(
+    predicted: bool, present: bool, expected: tuple
+) -> None:
+    label = np.zeros((4, 4), np.uint8)
+    label[:1] = present
+    probability = np.zeros((4, 4), np.float32)
+    probability[2:] = 0.9 * predicted
+    assert score(probability, label) == pytest.approx(expected)
+
+
+def test_perfect_full_section_correlates_fully() -> None:
+    ones = np.ones((3, 3), np.uint8)
+    assert score(ones.astype(float), ones) == (1, 1, 1, 1)
+
+
+def test_averages_over_sections_and_pools_over_voxels() -> None:
+    sections, pooled = SectionScores(), PooledScores()
+    parts = [random_section(seed, 10) for seed in range(3)] + [
+        (np.zeros((37, 53), np.float32), np.zeros((37, 53), np.uint8))
+    ]
+    for probability, label in parts:
+        sections.add(probability, label)
+        pooled.add(probability, label)
+    np.testing.assert_allclose(sections.result(), np.mean([score(*part) for part in parts], 0))
+    probability, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    assert pooled.result() == score(probability, label)
+    assert sections.without_mitochondria == pooled.without_mitochondria == 1
+
+
+def test_dice_and_jaccard_average_over_sections() -> None:
+    scores = DiceScores()
+    label = np.array([[1, 1, 0, 0]])
+    scores.add(np.array([[1, 0, 1, 0]]), label)
+    scores.add(label, label)
+    assert scores.result() == pytest.approx(((0.5 + 1) / 2, (1 / 3 + 1) / 2))
+
+
+def test_counts_add() -> None:
+    one = Counts(1, 2, 3, 4)
+    assert one + one == Counts(2, 4, 6, 8)
+
+
+def test_scores_print_as_published() -> None:
+    probability, label = random_section(0)
+    assert str(score(probability, label)).startswith("mAP=0.")
+    assert str(score(label.astype(float), label)) == "mAP=1.0000, F1=1.0000, MCC=1.0000, IoU=1.0000"

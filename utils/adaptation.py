@@ -1,0 +1,176 @@
+"""One iteration of adaptation: networks, losses and optimisers joined."""
+
+import torch
+from torch import Tensor, nn
+
+from loss.adversarial import discriminator_loss, fooling_loss
+from loss.consistency import consistency_loss, rampup
+from loss.supervised import supervised_losses
+from model.discriminator import build_discriminator
+from model.segmentor import PairLogits, Segmentor
+from utils.config import TrainSettings
+
+ADAM_BETAS = (0.9, 0.99)
+MAX_GRAD_NORM = 1.0
+
+
+class AdaptationStep:
+    """Owns the segmentor, the two discriminators and their optimisers; one call is one iteration.
+
+    Works in the dtype and on the device of its modules.
+
+    Args:
+        segmentor: reads pairs (B, 2, H, W), returns ``PairLogits``.
+        disc_seg: discriminator of mask maps.
+        disc_residual: discriminator of residual maps.
+        settings: weights, schedules and learning rates.
+        adapt: False leaves the target and the discriminators out altogether. With the
+            adversarial and the consistency weights at 0 the segmentor learns the same, sooner.
+    """
+
+    def __init__(
+        self,
+        segmentor: nn.Module,
+        disc_seg: nn.Module,
+        disc_residual: nn.Module,
+        settings: TrainSettings,
+        adapt: bool = True,
+    ) -> None:
+        self.segmentor, self.disc_seg, self.disc_residual = segmentor, disc_seg, disc_residual
+        self.settings = settings
+        self.adapt = adapt
+        self.networks = {"segmentor": segmentor}
+        self.base_rates = {"segmentor": settings.learning_rate}
+        if adapt:
+            self.networks |= {"disc_seg": disc_seg, "disc_residual": disc_residual}
+            self.base_rates |= {
+                "disc_seg": settings.learning_rate_ms,
+                "disc_residual": settings.learning_rate_mt,
+            }
+        self.optimizers = {
+            name: torch.optim.Adam(net.parameters(), lr=self.base_rates[name], betas=ADAM_BETAS)
+            for name, net in self.networks.items()
+        }
+
+    @classmethod
+    def build(cls, settings: TrainSettings, width: int, device: torch.device) -> "AdaptationStep":
+        """New networks of a width on a device; source-only where no adaptation weight is set."""
+        networks = (Segmentor(width), build_discriminator(width), build_discriminator(width))
+        if device.type == "cpu":  # convolutions there are several times faster channels last
+            networks = (net.to(memory_format=torch.channels_last) for net in networks)
+        return cls(*(net.to(device) for net in networks), settings, adapt=settings.adapts)
+
+    def __call__(
+        self, iteration: int, source: Tensor, masks: Tensor, target: Tensor
+    ) -> dict[str, Tensor]:
+        """Learn from one batch of source pairs and one of target pairs.
+
+        Args:
+            iteration: counts from 1.
+            source: source pairs (B, 2, H, W) in [0, 1].
+            masks: their masks (B, 2, H, W), int64 of 0 and 1.
+            target: target pairs (B, 2, H, W) in [0, 1].
+
+        Returns:
+            Detached scalars, on the device: every loss with its weight applied, gradient norms
+            before clipping, accuracies of the discriminators.
+        """
+        self.set_learning_rates(iteration)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+        # One pass for both domains: InstanceNorm keeps the pairs of a batch apart.
+        logits = self.segmentor(torch.cat([source, target]) if self.adapt else source)
+        source_logits = PairLogits(*(maps[: len(source)] for maps in logits))
+        target_logits = PairLogits(*(maps[len(source) :] for maps in logits))
+        losses = self.source_losses(iteration, source_logits, masks)
+        if self.adapt:
+            losses |= self.target_losses(iteration, target_logits)
+        sum(losses.values()).backward()
+
+        report = dict(losses)
+        if self.adapt:
+            disc_losses, accuracies = self.discriminator_losses(source_logits, target_logits)
+            sum(disc_losses.values()).backward()
+            report |= disc_losses | accuracies
+        for name, network in self.networks.items():
+            norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
+            report[f"grad_norm_{name}"] = norm
+            self.optimizers[name].step()
+        return {name: value.detach() for name, value in report.items()}
+
+    def source_losses(self, iteration: int, logits: PairLogits, masks: Tensor) -> dict[str, Tensor]:
+        """Supervised losses and, where the settings ask for it, consistency on the source."""
+        losses = supervised_losses(*logits, masks)
+        if self.settings.cross_loss_source:
+            weight = self.consistency_weight(iteration)
+            losses["consistency_source"] = weight * consistency_loss(*logits)
+        return losses
+
+    def target_losses(self, iteration: int, logits: PairLogits) -> dict[str, Tensor]:
+        """Weighted consistency and adversarial losses, the discriminators frozen."""
+        losses = {}
+        if self.settings.cross_loss_target:
+            weight = self.consistency_weight(iteration)
+            losses["consistency_target"] = weight * consistency_loss(*logits)
+        current, auxiliary, residual = (maps.softmax(1) for maps in logits)
+        self.train_discriminators(False)
+        adv_seg = fooling_loss(self.disc_seg, [current, auxiliary])
+        adv_residual = fooling_loss(self.disc_residual, [residual])
+        self.train_discriminators(True)
+        losses["adv_target_seg"] = self.settings.weight_adv_spatial * adv_seg
+        losses["adv_target_residual"] = self.settings.weight_adv_temporal * adv_residual
+        return losses
+
+    def discriminator_losses(
+        self, source: PairLogits, target: PairLogits
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of the two discriminators on detached maps, and their accuracies in [0, 1]."""
+        source, target = (
+            PairLogits(*(maps.detach().softmax(1) for maps in logits))
+            for logits in (source, target)
+        )
+        loss_seg, accuracy_seg = discriminator_loss(self.disc_seg, source[:2], target[:2])
+        loss_residual, accuracy_residual = discriminator_loss(
+            self.disc_residual, source[2:], target[2:]
+        )
+        return (
+            {"disc_seg": loss_seg, "disc_residual": loss_residual},
+            {"disc_accuracy_seg": accuracy_seg, "disc_accuracy_residual": accuracy_residual},
+        )
+
+    def train_discriminators(self, trained: bool) -> None:
+        """Freeze (False) or release (True) the discriminators' weights."""
+        for network in (self.disc_seg, self.disc_residual):
+            network.requires_grad_(trained)
+
+    def consistency_weight(self, iteration: int) -> float:
+        """``weight_cross``, ramped up where the settings say so."""
+        if not self.settings.consistency_weight_rampup:
+            return self.settings.weight_cross
+        return self.settings.weight_cross * rampup(iteration, self.settings.rampup_iters)
+
+    def set_learning_rates(self, iteration: int) -> None:
+        """base x (1 - it / total_iters)^power for each optimiser; it counts from 1."""
+        decay = (1 - iteration / self.settings.total_iters) ** self.settings.power
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.base_rates[name] * decay
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate each network's optimiser has now."""
+        return {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
+
+    def state_dict(self) -> dict[str, dict]:
+        """Networks and optimisers, to go on with a run."""
+        return {
+            "networks": {name: net.state_dict() for name, net in self.networks.items()},
+            "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        """Undo ``state_dict``; raises KeyError or RuntimeError where the networks differ."""
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+            self.optimizers[name].load_state_dict(state["optimizers"][name])

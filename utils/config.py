@@ -1,0 +1,298 @@
+"""The config: one typed schema with its defaults, and a YAML file laid over it.
+
+The names of the published YAML files are kept; a field marked *published* is read so that those
+files work as they are, and has no effect here.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from utils.errors import UserError
+
+
+def _parse_size(value: Any) -> Any:
+    """512, [512, 512] or "512, 512" -> (512, 512)."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value, value]
+    return value[0:1] * 2 if isinstance(value, list) and len(value) == 1 else value
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
+Ignored = Any
+
+
+class Settings(BaseModel):
+    """A section of the config: no unknown key, no number out of a truth value."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field and field.annotation in (int, float):
+                raise ValueError(f"{key}: found {value}, expected a number")
+        return values
+
+
+class ModelSettings(Settings):
+    """MODEL."""
+
+    width: Annotated[int, Field(ge=2, multiple_of=2)] = 64  # channels at full size; 64 published
+    num_classes: Literal[2] = 2  # background and mitochondria
+    input_nc: Ignored = None  # published
+    output_nc: Ignored = None  # published
+    input_channels: Ignored = None  # published
+    level: Ignored = None  # published
+
+
+class TrainSettings(Settings):
+    """TRAIN. Defaults are the published settings."""
+
+    total_iters: PositiveInt = 200_000  # iterations of the run
+    batch_size: PositiveInt = 1  # pairs of each domain in an iteration
+    random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 555  # of weights and of every draw
+    num_workers: Annotated[int, Field(ge=0)] = 2  # processes that load pairs, for each domain
+    if_cuda: bool = True  # use a GPU where there is one (--device decides otherwise)
+
+    learning_rate: Rate = 1e-4  # segmentor
+    learning_rate_ms: Rate = 1e-4  # discriminator of masks
+    learning_rate_mt: Rate = 1e-4  # discriminator of residuals
+    power: Annotated[float, Field(ge=0)] = 0.9  # rates fall as (1 - it / total_iters)^power
+    opt_type: Literal["adam", "Adam", "ADAM"] = "adam"  # betas 0.9, 0.99
+    lr_mode: Ignored = None  # published as "fixed", though the published runs decayed, as here
+
+    weight_cross: Weight = 0.1  # of the consistency loss
+    cross_loss_target: bool = True  # consistency on the target
+    cross_loss_source: bool = False  # consistency on the source too
+    consistency_weight_rampup: bool = True  # raise weight_cross slowly ...
+    rampup_iters: PositiveInt = 50_000  # ... over these iterations
+    weight_adv_spatial: Weight = 0.001  # adversarial, masks
+    weight_adv_temporal: Weight = 0.001  # adversarial, residual
+    if_adv_weight: Literal[False] = False  # weight discrepancy: off in every published run
+    lamda_wd: Ignored = None  # published; belongs to if_adv_weight
+    loss_func: Ignored = None  # published; cross entropy throughout
+
+    display_freq: PositiveInt = 100  # iterations between lines in loss.txt, means over them
+    show_freq: PositiveInt = 500  # between pictures in TensorBoard
+    valid_freq: PositiveInt = 500  # between validations
+    save_freq: PositiveInt = 500  # between checkpoints
+    keep_checkpoints: bool = False  # keep one file per save_freq, not only the last and the best
+    if_valid: bool = True  # validate where validation labels exist
+
+    resume: bool = False  # go on from models/<model_name>/model.ckpt
+    model_name: str | None = None  # the run to go on with; default: this one
+    save_path: Path = Path("../models")  # where runs leave their checkpoints
+    cache_path: Ignored = None  # published; pictures are in the run's log folder
+
+    @property
+    def adapts(self) -> bool:
+        """Whether anything is learned from the target."""
+        consistency = self.weight_cross if self.cross_loss_target else 0
+        return consistency + self.weight_adv_spatial + self.weight_adv_temporal > 0
+
+
+class DataSettings(Settings):
+    """DATA. A volume is a folder of sections or an HDF5 file; paths are under the data root."""
+
+    data_dir_img: Path  # source sections
+    data_dir_label: Path  # their masks
+    data_list: Path | None = None  # text file: names of the sections to use, one a line
+    source_stride: PositiveInt = 1  # sections between current and auxiliary
+    input_size: Size = (512, 512)  # crop, pixels
+
+    data_dir_target: Path  # target sections, without labels
+    data_dir_target_label: Path | None = None  # never read in training
+    data_list_target: Path | None = None
+    target_stride: PositiveInt = 1
+    input_size_target: Size | None = None  # must equal input_size
+
+    data_dir_val: Path | None = None  # the volume that is scored
+    data_dir_val_label: Path | None = None  # its masks, if it has any
+    data_list_val: Path | None = None
+    input_size_test: Ignored = None  # published; see TEST.padded_size
+
+    pixel_size_source: Nanometres | None = None  # in-plane, nm
+    pixel_size_target: Nanometres | None = None  # of target and validation, nm
+    pixel_size_working: Nanometres | None = None  # sections are resampled to it; None: as they are
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataSettings":
+        if self.input_size[0] != self.input_size[1]:
+            raise ValueError(f"input_size: found {self.input_size}, expected a square")
+        if any(side % 16 for side in self.input_size):
+            raise ValueError(f"input_size: found {self.input_size}, expected multiples of 16")
+        if self.input_size_target not in (None, self.input_size):
+            raise ValueError(
+                f"input_size_target: found {self.input_size_target}, expected {self.input_size} "
+                "as input_size: both domains share a batch"
+            )
+        if self.pixel_size_working is not None:
+            for key in ("pixel_size_source", "pixel_size_target"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"{key}: missing, pixel_size_working needs it")
+        return self
+
+    @property
+    def crop(self) -> int:
+        """Side of the training crops, pixels."""
+        return self.input_size[0]
+
+    def scale(self, domain: Literal["source", "target"]) -> float:
+        """Working pixels per pixel of a domain's own grid; 1 without resampling."""
+        if self.pixel_size_working is None:
+            return 1.0
+        own = self.pixel_size_source if domain == "source" else self.pixel_size_target
+        return own / self.pixel_size_working
+
+
+class TestSettings(Settings):
+    """TEST: how a volume is predicted."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    windows: Literal["auto", "section", "tile"] = "auto"  # auto: whole sections of a folder,
+    # tiles of an HDF5 volume
+    padded_size: Size | None = None  # whole sections are reflect-padded to it; None: a square, 48
+    # pixels or more round the longer side, multiple of 16 (1120 for Lucchi)
+    tile: Annotated[int, Field(gt=0, multiple_of=16)] = 1024  # side, pixels
+    tile_step: PositiveInt = 512  # between tiles, pixels
+    tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
+    batch_size: PositiveInt = 1  # windows predicted at a time
+    pad: Ignored = None  # published
+    model_name: str | None = None  # run whose checkpoint is used; -mn overrides
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TestSettings":
+        if self.padded_size and any(side % 16 for side in self.padded_size):
+            raise ValueError(f"padded_size: found {self.padded_size}, expected multiples of 16")
+        if self.tile_step > self.tile:
+            raise ValueError(f"tile_step: found {self.tile_step}, expected at most {self.tile}")
+        return self
+
+
+class Config(Settings):
+    """A whole experiment."""
+
+    NAME: str  # of the run and its folders
+    MODEL: ModelSettings = ModelSettings()
+    TRAIN: TrainSettings = TrainSettings()
+    DATA: DataSettings
+    TEST: TestSettings = TestSettings()
+
+    def to_yaml(self) -> str:
+        """Every value in force, as YAML that ``load_config`` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class LoadedConfig(NamedTuple):
+    """A config and the file it came from."""
+
+    config: Config
+    path: Path
+
+
+def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConfig:
+    """Read a config and lay overrides over it.
+
+    Args:
+        name: ``vnc2lucchi1`` for that file in ``config_dir``, or a path to a YAML file.
+        overrides: ``SECTION.key=value`` each, the value in YAML.
+        config_dir: the shipped configs.
+
+    Raises:
+        UserError: no such file, unknown key, wrong type or impossible value.
+    """
+    path = _find_config(name, config_dir)
+    values = _read_yaml(path)
+    origin = {}
+    for override in overrides:
+        key, value = _parse_override(override)
+        origin[key] = f"--set {override}"
+        section, _, field = key.partition(".")
+        if field and not isinstance(values.setdefault(section, {}), dict):
+            raise UserError(f"{path}: {section}: found {values[section]!r}, expected keys under it")
+        (values[section] if field else values)[field or section] = value
+    try:
+        return LoadedConfig(Config.model_validate(values), path)
+    except ValidationError as error:
+        key, problem = _explain(error)
+        raise UserError(f"{origin.get(key, path)}: {key}: {problem}") from None
+
+
+def _find_config(name: str, config_dir: Path) -> Path:
+    candidates = [Path(name), config_dir / name, config_dir / f"{name}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    shipped = sorted(p.stem for p in config_dir.glob("*.yaml"))
+    raise UserError(
+        f"-c {name}: no such config; expected the path of a YAML file or one of "
+        f"{', '.join(shipped)}{_nearest(name, shipped)}"
+    )
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
+        raise UserError(f"{path}:{line} not valid YAML: {error.problem}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected the sections NAME, MODEL, TRAIN, DATA, TEST")
+    return {key: {} if value is None and key != "NAME" else value for key, value in values.items()}
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: expected SECTION.key=value, as TRAIN.total_iters=20")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: the value is not valid YAML") from None
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """Key and problem of the first thing wrong."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if isinstance(part, str)]
+    key, kind = ".".join(place), first["type"]
+    if kind == "extra_forbidden":
+        return key, f"unknown key{_nearest(key, _all_keys())}"
+    if kind == "missing":
+        return key, "missing; expected a value"
+    if kind == "value_error":  # raised above as "field: what was found, what was expected"
+        field, _, problem = str(first["ctx"]["error"]).partition(": ")
+        return ".".join([*place, field]), problem
+    found = first["input"]
+    return key, f"found {found!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _all_keys() -> list[str]:
+    keys = []
+    for section, field in Config.model_fields.items():
+        keys.append(section)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            keys += [f"{section}.{name}" for name in field.annotation.model_fields]
+    return keys
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    """A hint at the nearest valid name: by its own spelling first, then in whatever section."""
+    by_lower = {key.lower(): key for key in valid}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; the nearest is {by_lower[near[0]]}" if near else ""

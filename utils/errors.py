@@ -1,0 +1,23 @@
+"""A user's mistakes: one clear line and exit code 2."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """What the user has to mend. The message names the file or key, what was found, what to do."""
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run a command; end it with one line and exit code 2 at a ``UserError``."""
+    try:
+        command()
+    except UserError as error:
+        sys.exit(_fail(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+
+
+def _fail(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code

@@ -1,0 +1,187 @@
+"""The folders of a training run, and what it writes into them."""
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tensorboardX import SummaryWriter
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.config import Config
+from utils.errors import UserError
+from utils.paths import ROOT, Workspace
+
+# Columns of loss.txt and loss_adv.txt, and the losses of the step they hold.
+SUPERVISED_COLUMNS = {
+    "loss_cpred": "seg_source_current",
+    "loss_apred": "seg_source_auxiliary",
+    "loss_diff": "seg_source_residual",
+}
+ADAPTATION_COLUMNS = {
+    "loss_cross": "consistency_target",
+    "loss_adv_spatial": "adv_target_seg",
+    "loss_adv_temporal": "adv_target_residual",
+}
+
+
+class RunFolder:
+    """Where a run leaves its logs and checkpoints.
+
+    Attributes:
+        logs: ``logs/<run>``: train.log, loss.txt, loss_adv.txt, valid.txt, TensorBoard events,
+            resolved.yaml, git_revision.txt.
+        models: ``models/<run>``: the checkpoints.
+    """
+
+    def __init__(self, workspace: Workspace, config: Config, run: str) -> None:
+        self.name = run
+        self.logs = workspace.logs(run)
+        self.models = workspace.models(config.TRAIN.save_path, run)
+
+    def create(self, config: Config, overwrite: bool, keep: bool) -> None:
+        """Make the folders and write the config and the git revision.
+
+        Args:
+            overwrite: an earlier run of this name is deleted.
+            keep: it is continued.
+
+        Raises:
+            UserError: there is an earlier run and neither is asked for, or no right to write.
+        """
+        earlier = [folder for folder in (self.logs, self.models) if folder.exists()]
+        if earlier and not (overwrite or keep):
+            raise UserError(
+                f"{earlier[0]}: holds an earlier run; give --run-name NAME to keep it, "
+                "or --overwrite to replace it"
+            )
+        try:
+            for folder in earlier if overwrite else ():
+                shutil.rmtree(folder)
+            for folder in (self.logs, self.models):
+                folder.mkdir(parents=True, exist_ok=True)
+            (self.logs / "resolved.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            (self.logs / "git_revision.txt").write_text(git_revision() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from None
+
+
+class RunLog:
+    """Losses and scores of a run: text files as published, TensorBoard, progress on the terminal.
+
+    Losses stay on the device until a line is due, so that logging does not wait for it.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        start: iterations already done.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config, start: int = 0) -> None:
+        self.folder = folder.logs
+        self.total = config.TRAIN.total_iters
+        self.display_freq = config.TRAIN.display_freq
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.writer = SummaryWriter(str(self.folder))
+        self.writer.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
+        self.logger = _text_logger(self.folder / "train.log")
+        self.bar = tqdm(
+            total=self.total,
+            initial=start,
+            unit="it",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def info(self, line: str) -> None:
+        """A line in train.log and on the terminal."""
+        with tqdm.external_write_mode():
+            self.logger.info(line)
+
+    def add(self, iteration: int, report: dict[str, Tensor], rates: dict[str, float]) -> None:
+        """Take in the scalars of an iteration; every ``display_freq``-th, write their means."""
+        for name, value in report.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.count += 1
+        self.bar.update()
+        if iteration % self.display_freq == 0 or iteration == self.total:
+            means = torch.stack([value.float() for value in self.sums.values()]) / self.count
+            self._write(iteration, dict(zip(self.sums, means.tolist(), strict=True)), rates)
+            self.sums, self.count = {}, 0
+
+    def _write(self, step: int, means: dict[str, float], rates: dict[str, float]) -> None:
+        line = self._write_losses("loss.txt", "loss_supervised", step, means, SUPERVISED_COLUMNS)
+        line_adv = self._write_losses("loss_adv.txt", "loss_adv", step, means, ADAPTATION_COLUMNS)
+        for name, mean in means.items():
+            group = "disc" if name.startswith("disc_accuracy") else "terms"
+            self.writer.add_scalar(f"{group}/{name}", mean, step)
+        for name, rate in rates.items():
+            self.writer.add_scalar(f"learning_rate/{name}", rate, step)
+        self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
+        if self.bar.disable:  # no terminal: plain lines, 80 columns
+            self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
+
+    def _write_losses(
+        self, file: str, tag: str, step: int, means: dict[str, float], columns: dict[str, str]
+    ) -> str:
+        """A line as ``step=100, loss=0.836106, loss_cpred=...``, the loss being their sum."""
+        values = {column: means.get(name, 0.0) for column, name in columns.items()}
+        values = {"loss": sum(values.values()), **values}
+        line = f"step={step}, " + ", ".join(f"{key}={value:.6f}" for key, value in values.items())
+        self._append(file, line)
+        self.writer.add_scalar(tag, values["loss"], step)
+        return line
+
+    def validation(self, iteration: int, scores: dict[str, float]) -> None:
+        """A line of valid.txt, as ``model-500, dice=0.580416, jac=0.411523``."""
+        text = ", ".join(f"{name}={value:.6f}" for name, value in scores.items())
+        self._append("valid.txt", f"model-{iteration}, {text}")
+        for name, value in scores.items():
+            self.writer.add_scalar(f"valid/{name}", value, iteration)
+        self.info(f"validation at {iteration}: {text}")
+
+    def image(self, tag: str, picture, iteration: int) -> None:
+        """A picture (H, W, 3) uint8, RGB."""
+        self.writer.add_image(tag, picture, iteration, dataformats="HWC")
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Finish the bar and the files."""
+        self.bar.close()
+        self.writer.close()
+        for handler in list(self.logger.handlers):
+            handler.close()
+            self.logger.removeHandler(handler)
+
+    def _append(self, file: str, line: str) -> None:
+        with (self.folder / file).open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+
+def _text_logger(path: Path) -> logging.Logger:
+    logger = logging.getLogger(str(path))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(to_file)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    return logger
+
+
+def git_revision() -> str:
+    """The checkout's commit, with ``-dirty`` where files are changed; ``unknown`` outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,217 @@
+"""A training run from its config to its last checkpoint."""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dataloader.pairs import PairDataset, pair_loader
+from dataloader.volume import Volume
+from loss.consistency import pseudo_labels
+from loss.supervised import inter_section_residual
+from model.checkpoint import (
+    BEST,
+    CHOSEN_BEST,
+    CHOSEN_LAST,
+    LAST,
+    TRAINING_STATE,
+    Checkpoint,
+    load_file,
+    save_checkpoint,
+    save_whole,
+)
+from utils.adaptation import AdaptationStep
+from utils.command import open_images, open_labels
+from utils.config import Config
+from utils.errors import UserError
+from utils.evaluation import Validation
+from utils.paths import Workspace, shown
+from utils.pictures import training_picture, write_picture
+from utils.prediction import network_predictor
+from utils.run_folder import RunFolder, RunLog
+
+SOURCE, TARGET = 0, 1  # domains, in the seeds of their draws
+
+CHECK_SETTINGS = {"total_iters": 2, "display_freq": 1, "show_freq": 2, "save_freq": 2}
+CHECK_PAIRS = 1  # of sections in a check's validation
+
+
+class Training:
+    """Everything a run owns; ``run`` is the loop.
+
+    Args:
+        config: of the run.
+        workspace: data root and output folder.
+        run: name of the run's folders.
+        device: to train on.
+        check: validate on a few sections only.
+
+    Raises:
+        UserError: a volume is missing or unfit.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workspace: Workspace,
+        run: str,
+        device: torch.device,
+        check: bool = False,
+    ) -> None:
+        self.config, self.device = config, device
+        self.folder = RunFolder(workspace, config, run)
+        torch.manual_seed(config.TRAIN.random_seed)
+        self.step = AdaptationStep.build(config.TRAIN, config.MODEL.width, device)
+        self.source = self._dataset(workspace, "source")
+        self.target = self._dataset(workspace, "target")
+        self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
+        self.start = 0
+        self.best_score = float("-inf")
+        if config.TRAIN.resume:
+            self._resume(workspace)
+
+    def run(self, log: RunLog) -> None:
+        """Train to the last iteration."""
+        train, scores = self.config.TRAIN, {}
+        for iteration, (source, target) in enumerate(self.batches(), start=self.start + 1):
+            report = self.step(iteration, source["images"], source["masks"], target["images"])
+            log.add(iteration, report, self.step.learning_rates)
+            if self._due(iteration, train.show_freq):
+                self.show(log, iteration, source, target)
+            if self.validation and self._due(iteration, train.valid_freq, first=True):
+                scores = self.validate(log, iteration)
+            if self._due(iteration, train.save_freq):
+                self.save(iteration, scores)
+
+    def batches(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Source and target batches on the device, one for each iteration left."""
+        train = self.config.TRAIN
+        loaders = [
+            pair_loader(
+                dataset,
+                train.batch_size,
+                train.num_workers,
+                pin=self.device.type == "cuda",
+                first=self.start * train.batch_size,
+            )
+            for dataset in (self.source, self.target)
+        ]
+        if not self.step.adapt:
+            loaders[1] = itertools.repeat({"images": None})
+        for source, target in zip(*loaders, strict=False):
+            yield self._on_device(source), self._on_device(target)
+
+    def validate(self, log: RunLog, iteration: int) -> dict[str, float]:
+        """Score the validation volume; keep the checkpoint if it is the best so far."""
+        scores = self.validation(network_predictor(self.step.segmentor, self.device))
+        log.validation(iteration, scores)
+        score = next(iter(scores.values()))
+        if score > self.best_score:
+            self.best_score = score
+            self._save_segmentor(BEST, iteration, score, CHOSEN_BEST)
+        return scores
+
+    def save(self, iteration: int, scores: dict[str, float]) -> None:
+        """Write the last checkpoint and what it takes to go on from it."""
+        score = next(iter(scores.values()), None)
+        self._save_segmentor(LAST, iteration, score, CHOSEN_LAST)
+        if self.config.TRAIN.keep_checkpoints:
+            self._save_segmentor(f"model-{iteration:06d}.ckpt", iteration, score, CHOSEN_LAST)
+        state = {"iteration": iteration, "best_score": self.best_score, **self.step.state_dict()}
+        save_whole(self.folder.models / TRAINING_STATE, state)
+
+    @torch.no_grad()
+    def show(
+        self,
+        log: RunLog,
+        iteration: int,
+        source: dict[str, Tensor],
+        target: dict[str, Tensor],
+    ) -> None:
+        """Pictures of the first source pair with its labels, target pair with pseudo labels."""
+        for domain, batch in (("source", source), ("target", target)):
+            if batch["images"] is None:
+                continue
+            pair = batch["images"][:1]
+            logits = self.step.segmentor(pair)
+            if domain == "source":
+                masks = batch["masks"][:1]
+                truth = (masks[0, 0], masks[0, 1], inter_section_residual(masks)[0])
+            else:
+                truth = (*(p[0] for p in pseudo_labels(*logits)), logits.residual[0].argmax(0))
+            picture = training_picture(pair[0], truth, logits)
+            log.image(domain, picture, iteration)
+            write_picture(self.folder.logs / f"{domain}.png", picture)
+
+    def _due(self, iteration: int, frequency: int, first: bool = False) -> bool:
+        total = self.config.TRAIN.total_iters
+        at_first = first and iteration == 1 and total > frequency
+        return iteration % frequency == 0 or iteration == total or at_first
+
+    def _dataset(self, workspace: Workspace, domain: str) -> PairDataset:
+        data, train = self.config.DATA, self.config.TRAIN
+        is_source = domain == "source"
+        return PairDataset(
+            open_images(workspace, data, domain),
+            open_labels(workspace, data, "source") if is_source else None,
+            data.source_stride if is_source else data.target_stride,
+            data.crop,
+            seed=(train.random_seed, SOURCE if is_source else TARGET),
+            length=train.total_iters * train.batch_size,
+        )
+
+    def _validation(self, workspace: Workspace, limit: int | None) -> Validation | None:
+        """None where validation is off or there are no labels."""
+        data = self.config.DATA
+        labels = open_labels(workspace, data, "val", working=False)
+        if not self.config.TRAIN.if_valid or labels is None:
+            return None
+        return Validation(self.config, open_images(workspace, data, "val"), labels, limit)
+
+    def _resume(self, workspace: Workspace) -> None:
+        train = self.config.TRAIN
+        folder = workspace.models(train.save_path, train.model_name or self.folder.name)
+        path = folder / TRAINING_STATE
+        state = load_file(path)
+        try:
+            self.step.load_state_dict(state)
+            self.start, self.best_score = state["iteration"], state["best_score"]
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: not the state of such a run ({reason})") from None
+
+    def _save_segmentor(self, name: str, iteration: int, score: float | None, rule: str) -> None:
+        weights = self.step.segmentor.state_dict()
+        save_checkpoint(self.folder.models / name, Checkpoint(weights, iteration, score, rule))
+
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: value if value is None else value.to(self.device, non_blocking=True)
+            for name, value in batch.items()
+        }
+
+
+def describe(training: Training) -> list[str]:
+    """What a run is about to do, a line each."""
+    config, lines = training.config, []
+    for role, dataset in (("source", training.source), ("target", training.target)):
+        lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.stride}")
+    if config.DATA.pixel_size_working is not None:
+        lines.append(
+            f"pixel size: source {config.DATA.pixel_size_source:g} nm, target "
+            f"{config.DATA.pixel_size_target:g} nm, resampled to "
+            f"{config.DATA.pixel_size_working:g} nm"
+        )
+    if training.validation:
+        lines.append(f"validation: {_shape(training.validation.volume)}")
+    else:
+        lines.append("validation: none, no labels to score against (DATA.data_dir_val_label)")
+    if not training.step.adapt:
+        lines.append("source only: the consistency and adversarial weights are all 0")
+    return lines
+
+
+def _shape(volume: Volume) -> str:
+    sections, height, width = volume.shape
+    return f"{shown(volume.path)}, {sections} sections of {height} x {width}"
