@@ -29,6 +29,16 @@ class Volume(ABC):
     shape: tuple[int, int, int]
     tiled: bool = False
 
+    @property
+    def original(self) -> "Volume":
+        """This volume on its own grid, before any resampling."""
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """File names for the sections."""
+        return [f"{index:04d}.png" for index in range(len(self))]
+
     @abstractmethod
     def section(self, index: int) -> np.ndarray:
         """One section (H, W), in the type of the file."""
@@ -62,7 +72,7 @@ class FolderVolume(Volume):
         if not files:
             raise UserError(f"{path}: no sections; expected {', '.join(SECTION_SUFFIXES)} files")
         self.sections = [read_section(file) for file in files]
-        self.names = [file.name for file in files]
+        self.files = files
         for file, section in zip(files, self.sections, strict=True):
             if section.shape != self.sections[0].shape:
                 raise UserError(
@@ -70,6 +80,10 @@ class FolderVolume(Volume):
                     f"{self.sections[0].shape[0]} x {self.sections[0].shape[1]} as {files[0].name}"
                 )
         self.shape = (len(files), *self.sections[0].shape)
+
+    @property
+    def names(self) -> list[str]:
+        return [file.name for file in self.files]
 
     def section(self, index: int) -> np.ndarray:
         return self.sections[index]
@@ -139,6 +153,10 @@ class ResampledVolume(Volume):
         self.shape = (len(volume), height, width)
         # A folder is in memory anyway, and small; an HDF5 volume may be large.
         self._kept = None if self.tiled else [self._resample(i) for i in range(len(volume))]
+
+    @property
+    def original(self) -> Volume:
+        return self.volume
 
     def section(self, index: int) -> np.ndarray:
         return self._recent(index) if self._kept is None else self._kept[index]

@@ -27,7 +27,7 @@ def fill_segmentor(network: nn.Module) -> nn.Module:
 
 def blobs(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A pair of sections (2, size, size) float64 in [0, 1] and its masks, int64 of 0 and 1."""
-    draw = np.random.RandomState(seed)  # noqa: NPY002 - the golden numbers are made with it
+    draw = np.random.RandomState(seed)
     centres = draw.uniform(0.15, 0.85, (6, 2)) * size
     radii = draw.uniform(0.06, 0.14, 6) * size
     velocities = draw.uniform(-2, 2, (6, 2))

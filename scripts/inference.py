@@ -1,0 +1,46 @@
+"""Predict the mitochondria of a volume with a trained model, and score it if it has labels."""
+
+import project_root  # noqa: F401
+
+from model.checkpoint import LAST
+from utils.command import base_parser, choose_device, read_arguments
+from utils.errors import run_command
+from utils.inference import MEASURES, Inference
+
+
+def main() -> None:
+    """Read the arguments, load model and volume, predict, score, draw."""
+    parser = base_parser(__doc__)
+    parser.add_argument(
+        "-mn",
+        "--model-name",
+        help="folder in models/ that holds the checkpoint (default: TEST.model_name, else NAME)",
+    )
+    parser.add_argument(
+        "--checkpoint", default=LAST, metavar="FILE", help=f"in that folder (default: {LAST})"
+    )
+    parser.add_argument(
+        "-mm",
+        "--mode-map",
+        choices=MEASURES,
+        default="map",
+        help="map, map_2d: per section; map_3d: pooled; dice: dice and Jaccard (default: map)",
+    )
+    parser.add_argument("-sw", "--show", action="store_true", help="write pictures to seg_img/")
+    args = parser.parse_args()
+
+    loaded, workspace = read_arguments(args)
+    config = loaded.config
+    print(f"cfg_file: {loaded.path.name}")
+    inference = Inference(
+        config,
+        workspace,
+        args.model_name or config.TEST.model_name or config.NAME,
+        args.checkpoint,
+        choose_device(args.device, config.TRAIN.if_cuda),
+    )
+    inference.run(args.mode_map, args.show)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,189 @@
+"""Predict a config's validation volume with a checkpoint, score it, draw it."""
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from dataloader.pairs import check_same_shape
+from dataloader.volume import HDF5_DATASET, Volume, binarise
+from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
+from utils.command import open_images, open_labels
+from utils.config import Config
+from utils.errors import UserError
+from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
+from utils.metrics import THRESHOLD, DiceScores, PooledScores, SectionScores
+from utils.paths import Workspace, shown
+from utils.pictures import contours, mask_picture, write_picture
+from utils.prediction import network_predictor
+from utils.windows import Windows
+
+MEASURES = {
+    "map": "per section, averaged over sections",
+    "map_2d": "per section, averaged over sections",
+    "map_3d": "pooled over all voxels",
+    "dice": "per section, averaged over sections",
+}
+PREDICTIONS = "preds.hdf"
+
+
+class Inference:
+    """One model on one volume.
+
+    Args:
+        config: names the volume, its labels and the windows.
+        workspace: data root and output folder.
+        model: name of the folder in ``models/`` that holds the checkpoint.
+        checkpoint_file: in that folder.
+        device: to predict on.
+        say: receives the lines for the user.
+
+    Raises:
+        UserError: the checkpoint or the volume is missing or unfit.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workspace: Workspace,
+        model: str,
+        checkpoint_file: str,
+        device: torch.device,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.config, self.device, self.say = config, device, say
+        self.checkpoint_path = workspace.models(config.TRAIN.save_path, model) / checkpoint_file
+        self.checkpoint: Checkpoint = load_checkpoint(self.checkpoint_path)
+        self.segmentor = segmentor_from(self.checkpoint, self.checkpoint_path).to(device)
+        if device.type == "cpu":
+            self.segmentor.to(memory_format=torch.channels_last)
+        self.volume: Volume = open_images(workspace, config.DATA, "val")
+        self.raw: Volume = self.volume.original  # on the target's own grid
+        self.labels = open_labels(workspace, config.DATA, "val", working=False)
+        if self.labels is not None:
+            check_same_shape(self.raw, self.labels)
+        self.windows: Windows = choose_windows(config, self.volume)
+        self.pairs = choose_pairs(config, self.volume)
+        self.out = workspace.inference(model)
+        self.predictions = self.out / PREDICTIONS
+
+    def predict(self, argmax: bool = False) -> None:
+        """Write the probabilities to ``preds.hdf`` (``main``, float32) and a folder's masks as PNG.
+
+        Args:
+            argmax: join a section's predictions from several pairs by their maximum, which gives
+                the OR of its argmax masks at the threshold; else by their mean, as published.
+        """
+        masks = self.out / "masks"
+        with writing_to(self.out):
+            (self.out if self.raw.tiled else masks).mkdir(parents=True, exist_ok=True)
+            part = self.predictions.with_suffix(".part")
+            with h5py.File(part, "w") as file:
+                dataset = file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32)
+                for index, probability in predict_on_grid(
+                    network_predictor(self.segmentor, self.device),
+                    self.volume,
+                    self.pairs,
+                    self.windows,
+                    self.raw.shape[1:],
+                    self.config.TEST.batch_size,
+                    "max" if argmax else "mean",
+                ):
+                    dataset[index] = probability
+                    if not self.raw.tiled:
+                        mask = mask_picture(probability >= THRESHOLD)[..., 0]
+                        write_picture(masks / self.picture_name(index), mask)
+            part.replace(self.predictions)
+
+    def measure(self, measure: str) -> str:
+        """Score ``preds.hdf`` and write ``scores.txt``.
+
+        Args:
+            measure: ``map`` or ``map_2d`` per section, ``map_3d`` pooled, ``dice`` for dice and
+                Jaccard.
+
+        Returns:
+            The line of scores, as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``.
+        """
+        kinds = {"map_3d": PooledScores, "dice": DiceScores}
+        scores = kinds.get(measure, SectionScores)()
+        with h5py.File(self.predictions) as file:
+            for index in range(len(self.labels)):
+                label = binarise(self.labels.section(index))
+                probability = file[HDF5_DATASET][index]
+                scores.add(probability > 0.5 if measure == "dice" else probability, label)
+        result = scores.result()
+        line = "dice={:.4f}, jac={:.4f}".format(*result) if measure == "dice" else str(result)
+        origin = (
+            f"checkpoint={self.checkpoint_path.name}, iteration={self.checkpoint.iteration}, "
+            f"chosen by: {self.checkpoint.chosen_by}; {measure}: {MEASURES[measure]}; "
+            f"sections without mitochondria: {scores.without_mitochondria} of {len(self.labels)}"
+        )
+        with writing_to(self.out):
+            (self.out / "scores.txt").write_text(f"{line}\n{origin}\n", encoding="utf-8")
+        return line
+
+    def draw(self) -> None:
+        """Write ``seg_img/``: a folder's sections with contours, an HDF5 volume's masks."""
+        folder = self.out / "seg_img"
+        with writing_to(folder), h5py.File(self.predictions) as file:
+            folder.mkdir(exist_ok=True)
+            for index in range(len(self.raw)):
+                mask = file[HDF5_DATASET][index] >= THRESHOLD
+                picture = mask_picture(mask)[..., 0]
+                if not self.raw.tiled:
+                    label = None if self.labels is None else binarise(self.labels.section(index))
+                    picture = contours(self.raw.section(index), mask, label)
+                write_picture(folder / self.picture_name(index), picture)
+
+    def picture_name(self, index: int) -> str:
+        """The file name of a section's mask or picture."""
+        return f"{Path(self.raw.names[index]).stem}.png"
+
+    def run(self, measure: str, show: bool) -> None:
+        """Predict, score where there are labels, draw where asked; say so as published."""
+        self.say(f"out_path: {shown(self.out)}")
+        self.say(
+            f"checkpoint: {shown(self.checkpoint_path)}, iteration {self.checkpoint.iteration}, "
+            f"chosen by: {self.checkpoint.chosen_by}"
+        )
+        if self.raw.tiled:
+            self._say_tiles()
+        self.say("Begin inference...")
+        begin = time.perf_counter()
+        self.predict(argmax=measure == "dice")
+        self.say(f"Prediction time (s): {time.perf_counter() - begin:.2f}")
+        if self.labels is None:
+            path = self.config.DATA.data_dir_val_label
+            self.say(f"No labels ({path or 'DATA.data_dir_val_label is not set'}): not scored")
+        else:
+            names = "dice and Jaccard" if measure == "dice" else "mAP, F1, MCC, and IoU"
+            self.say(f"Measure on {names}...")
+            begin = time.perf_counter()
+            self.say(self.measure(measure))
+            self.say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
+        if show:
+            self.draw()
+        self.say("Done")
+
+    def _say_tiles(self) -> None:
+        (top, bottom), (left, right) = self.windows.padding
+        sections, height, width = self.volume.shape
+        self.say(f"Load {shown(self.raw.path)}")
+        self.say(f"raw shape: {self.raw.shape}")
+        self.say(f"padded raw shape: {(sections, height + top + bottom, width + left + right)}")
+        self.say(f"the number of sub-volume: {len(self.windows.corners) * len(self.pairs)}")
+
+
+@contextmanager
+def writing_to(folder: Path):
+    """Turn a failure to write into one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise UserError(f"{where}: cannot be written ({error.strerror or error})") from None
