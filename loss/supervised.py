@@ -1,6 +1,7 @@
 """Supervised loss on the source.
 
-    loss = CE(current, y_current) + CE(auxiliary, y_auxiliary) + CE(residual, y_current XOR y_auxiliary)
+    loss = CE(current, y_current) + CE(auxiliary, y_auxiliary)
+         + CE(residual, y_current XOR y_auxiliary)
 
 Source: Huang et al., MICCAI 2022.
 """

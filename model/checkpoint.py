@@ -1,6 +1,5 @@
 """Checkpoints in the published format, written whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ def save_whole(path: Path, content: dict) -> None:
     """Write a file beside its place and move it there, so that it is never seen half written."""
     part = path.with_name(path.name + ".part")
     torch.save(content, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -1,5 +1,7 @@
 """The discriminator of masks and of residuals."""
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -11,6 +13,6 @@ def build_discriminator(width: int = 64) -> nn.Sequential:
     """
     channels = [2, width, 2 * width, 4 * width, 8 * width, 1]
     layers: list[nn.Module] = []
-    for channels_in, channels_out in zip(channels[:-1], channels[1:], strict=True):
+    for channels_in, channels_out in pairwise(channels):
         layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers[:-1])  # logits out: no activation after the last
