@@ -103,5 +103,4 @@ class Validation:
             pooled += Counts.of(mask, label)
         if self.pooled:
             return {"F1": pooled.f1}
-        dice, jaccard = sections.result()
-        return {"dice": dice, "jac": jaccard}
+        return sections.result()._asdict()

@@ -16,7 +16,7 @@ from utils.command import open_images, open_labels
 from utils.config import Config
 from utils.errors import UserError
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
-from utils.metrics import THRESHOLD, DiceScores, PooledScores, SectionScores
+from utils.metrics import THRESHOLD, DiceJaccard, DiceScores, PooledScores, Scores, SectionScores
 from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
 from utils.prediction import network_predictor
@@ -71,6 +71,11 @@ class Inference:
         self.out = workspace.inference(model)
         self.predictions = self.out / PREDICTIONS
 
+    def probability(self, index: int) -> np.ndarray:
+        """A section's mitochondria probability (H, W) float32, from ``preds.hdf``."""
+        with h5py.File(self.predictions) as file:
+            return file[HDF5_DATASET][index]
+
     def predict(self, argmax: bool = False) -> None:
         """Write the probabilities to ``preds.hdf`` (``main``, float32) and a folder's masks as PNG.
 
@@ -99,7 +104,7 @@ class Inference:
                         write_picture(masks / self.picture_name(index), mask)
             part.replace(self.predictions)
 
-    def measure(self, measure: str) -> str:
+    def measure(self, measure: str) -> Scores | DiceJaccard:
         """Score ``preds.hdf`` and write ``scores.txt``.
 
         Args:
@@ -107,33 +112,31 @@ class Inference:
                 Jaccard.
 
         Returns:
-            The line of scores, as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``.
+            The scores; their text is as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``.
         """
         kinds = {"map_3d": PooledScores, "dice": DiceScores}
         scores = kinds.get(measure, SectionScores)()
-        with h5py.File(self.predictions) as file:
-            for index in range(len(self.labels)):
-                label = binarise(self.labels.section(index))
-                probability = file[HDF5_DATASET][index]
-                scores.add(probability > 0.5 if measure == "dice" else probability, label)
+        for index in range(len(self.labels)):
+            label = binarise(self.labels.section(index))
+            probability = self.probability(index)
+            scores.add(probability > THRESHOLD if measure == "dice" else probability, label)
         result = scores.result()
-        line = "dice={:.4f}, jac={:.4f}".format(*result) if measure == "dice" else str(result)
         origin = (
             f"checkpoint={self.checkpoint_path.name}, iteration={self.checkpoint.iteration}, "
             f"chosen by: {self.checkpoint.chosen_by}; {measure}: {MEASURES[measure]}; "
             f"sections without mitochondria: {scores.without_mitochondria} of {len(self.labels)}"
         )
         with writing_to(self.out):
-            (self.out / "scores.txt").write_text(f"{line}\n{origin}\n", encoding="utf-8")
-        return line
+            (self.out / "scores.txt").write_text(f"{result}\n{origin}\n", encoding="utf-8")
+        return result
 
     def draw(self) -> None:
         """Write ``seg_img/``: a folder's sections with contours, an HDF5 volume's masks."""
         folder = self.out / "seg_img"
-        with writing_to(folder), h5py.File(self.predictions) as file:
+        with writing_to(folder):
             folder.mkdir(exist_ok=True)
             for index in range(len(self.raw)):
-                mask = file[HDF5_DATASET][index] >= THRESHOLD
+                mask = self.probability(index) >= THRESHOLD
                 picture = mask_picture(mask)[..., 0]
                 if not self.raw.tiled:
                     label = None if self.labels is None else binarise(self.labels.section(index))
@@ -164,7 +167,7 @@ class Inference:
             names = "dice and Jaccard" if measure == "dice" else "mAP, F1, MCC, and IoU"
             self.say(f"Measure on {names}...")
             begin = time.perf_counter()
-            self.say(self.measure(measure))
+            self.say(str(self.measure(measure)))
             self.say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
         if show:
             self.draw()

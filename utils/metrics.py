@@ -24,6 +24,16 @@ class Scores(NamedTuple):
         return ", ".join(f"{name}={value:.4f}" for name, value in self._asdict().items())
 
 
+class DiceJaccard(NamedTuple):
+    """Dice and Jaccard of masks, in [0, 1]."""
+
+    dice: float
+    jac: float
+
+    def __str__(self) -> str:
+        return f"dice={self.dice:.4f}, jac={self.jac:.4f}"
+
+
 class Counts(NamedTuple):
     """Pixels of a binary prediction: true/false positives, false/true negatives."""
 
@@ -150,9 +160,9 @@ class DiceScores:
         self.counts.append(Counts.of(mask, label))
         self.without_mitochondria += not label.any()
 
-    def result(self) -> tuple[float, float]:
+    def result(self) -> DiceJaccard:
         """Mean dice and mean Jaccard over the sections added."""
-        return (
+        return DiceJaccard(
             float(np.mean([counts.f1 for counts in self.counts])),
             float(np.mean([counts.iou for counts in self.counts])),
         )
