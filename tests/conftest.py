@@ -1,8 +1,17 @@
 """What several tests need."""
 
+import contextlib
+import importlib
+import io
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import pytest
+
+from utils.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -14,3 +23,35 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"needs the golden numbers and volumes in {SHARED}, which is not there")
     return SHARED
+
+
+class Finished(NamedTuple):
+    """A command that came to its end."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., Finished]:
+    """Run a command of ``scripts/`` in this process: ``command("main", "-c", "x.yaml")``."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+
+    def run(script: str, *arguments: object) -> Finished:
+        module = importlib.import_module(script)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        argv = [f"{script}.py", *map(str, arguments)]
+        with (
+            mock.patch.object(sys, "argv", argv),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                run_command(module.main)
+            except SystemExit as end:
+                code = end.code or 0
+        return Finished(code, out.getvalue(), err.getvalue())
+
+    yield run
+    sys.path.remove(str(ROOT / "scripts"))

@@ -4,19 +4,26 @@ import json
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from dataloader.volume import read_section
 from loss.consistency import pseudo_labels
+from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.published import to_published
 from model.segmentor import PairLogits, Segmentor
 from tests.golden import blobs, fill_segmentor, fill_weights
 from utils.adaptation import AdaptationStep
-from utils.config import TrainSettings
+from utils.config import Config, TrainSettings
+from utils.inference import Inference
+from utils.paths import Workspace
+from utils.synthetic import write_sections
 
 TRAINING_TOLERANCE = 1e-8
+INFERENCE_TOLERANCE = 1e-4  # absolute; of probabilities and scores
 
 # golden column -> name in our report
 COLUMNS = {
@@ -119,3 +126,65 @@ def test_published_names_and_shapes(shared: Path) -> None:
     published = json.loads((shared / "reference/released_checkpoint_shapes.json").read_text())
     ours = to_published(Segmentor().state_dict())
     assert {key: list(value.shape) for key, value in ours.items()} == published
+
+
+# kind -> which part of VNC3 is predicted, and how
+VOLUMES = {
+    "sections": {"files": range(4), "rows": slice(100, 868), "columns": slice(0, 1024)},
+    "tiled": {"files": range(4, 7), "rows": slice(200, 712), "columns": slice(300, 812)},
+}
+STRIDES = {"sections": 2, "tiled": 1}
+MEASURES = {
+    "sections": {"map_f1_mcc_iou": "map", "dice_jac": "dice"},
+    "tiled": {"map_f1_mcc_iou_2d": "map_2d", "map_f1_mcc_iou_3d": "map_3d"},
+}
+
+
+def vnc3_part(shared: Path, kind: str, folder: str) -> np.ndarray:
+    """Sections (Z, H, W) of one of VNC3's folders."""
+    part = VOLUMES[kind]
+    files = [shared / "data/VNC3" / folder / f"{n:02d}.png" for n in part["files"]]
+    return np.stack([read_section(file)[part["rows"], part["columns"]] for file in files])
+
+
+def write_volume(path: Path, kind: str, volume: np.ndarray) -> None:
+    """A folder of PNG sections, or an HDF5 file."""
+    if kind == "sections":
+        write_sections(path, volume)
+    else:
+        with h5py.File(path.with_suffix(".hdf"), "w") as file:
+            file["main"] = volume
+
+
+@pytest.mark.parametrize("kind", VOLUMES)
+def test_inference(kind: str, shared: Path, tmp_path: Path) -> None:
+    write_volume(tmp_path / "images", kind, vnc3_part(shared, kind, "training"))
+    write_volume(tmp_path / "masks", kind, vnc3_part(shared, kind, "training_groundtruth"))
+    (tmp_path / "models/golden").mkdir(parents=True)
+    weights = fill_segmentor(Segmentor()).state_dict()
+    save_checkpoint(tmp_path / "models/golden/model.ckpt", Checkpoint(weights, iteration=0))
+    config = Config(
+        NAME="golden",
+        DATA={
+            **dict.fromkeys(("data_dir_img", "data_dir_target", "data_dir_val"), "images"),
+            **dict.fromkeys(("data_dir_label", "data_dir_val_label"), "masks"),
+            "target_stride": STRIDES[kind],
+        },
+        TEST={"tile": 512, "tile_step": 256, "tile_pad": 256},
+    )
+    workspace = Workspace(data=tmp_path, out=tmp_path)
+    inference = Inference(config, workspace, "golden", "model.ckpt", torch.device("cpu"))
+    inference.predict()
+
+    with h5py.File(inference.predictions) as file:
+        probability = file["main"][:]
+    with np.load(shared / "golden/inference.npz") as arrays:
+        golden = {key.removeprefix(f"{kind}/"): arrays[key] for key in arrays if kind in key}
+    np.testing.assert_allclose(
+        probability[:, ::8, ::8], golden["probability_every8"], rtol=0, atol=INFERENCE_TOLERANCE
+    )
+    means = probability.mean((1, 2), dtype=np.float64)
+    np.testing.assert_allclose(means, golden["mean"], rtol=0, atol=INFERENCE_TOLERANCE)
+    for name, measure in MEASURES[kind].items():
+        scores = inference.measure(measure)
+        np.testing.assert_allclose(scores, golden[name], rtol=0, atol=INFERENCE_TOLERANCE)

@@ -1,0 +1,206 @@
+"""Training pairs: stride, crops, masks, and draws that depend on seed and number alone."""
+
+from itertools import islice
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from dataloader.pairs import TILE_MARGIN, PairDataset, pair_loader
+from dataloader.volume import Volume, open_volume
+from loss.supervised import inter_section_residual
+from utils.errors import UserError
+from utils.synthetic import make_volume, write_sections
+
+SECTIONS, SIDE, CROP = 6, 96, 48
+SEED = (7, 0)
+
+
+def marked_volume(sections: int = SECTIONS, shape: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    """Sections in which every pixel but those of a sparse 0/200 grid holds 20 times the number.
+
+    The grid fixes each section's least and largest value, so that the number can be told from a
+    pixel of any crop: it is the median, whatever is flipped, turned or shifted.
+    """
+    volume = np.empty((sections, *shape), np.uint8)
+    volume[:] = 20 * np.arange(1, sections + 1)[:, None, None]
+    volume[:, ::8, ::8] = 0
+    volume[:, 4::8, 4::8] = 200
+    return volume
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory) -> tuple[Volume, Volume]:
+    """Images and masks of a synthetic stack, as folders."""
+    root = tmp_path_factory.mktemp("pairs")
+    for name, volume in zip(
+        ("images", "masks"), make_volume(1, (SECTIONS, SIDE, SIDE)), strict=True
+    ):
+        write_sections(root / name, volume)
+    return open_volume(root / "images"), open_volume(root / "masks")
+
+
+def dataset(
+    volumes, stride: int = 2, seed: tuple = SEED, length: int = 40, **kwargs
+) -> PairDataset:
+    return PairDataset(*volumes, stride, kwargs.get("crop", CROP), seed, length)
+
+
+def hdf5(path: Path, volume: np.ndarray) -> Volume:
+    with h5py.File(path, "w") as file:
+        file["main"] = volume
+    return open_volume(path)
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_pairs_are_a_stride_apart_and_all_are_drawn(tmp_path, stride: int, tiled: bool) -> None:
+    if tiled:
+        volume = hdf5(tmp_path / "v.h5", marked_volume())
+    else:
+        write_sections(tmp_path / "v", marked_volume())
+        volume = open_volume(tmp_path / "v")
+    samples = dataset((volume, None), stride, length=120)
+    drawn = []
+    for n in range(len(samples)):
+        values = np.median(samples[n]["images"], axis=(1, 2)) * 10  # 1 for the first section
+        # Contrast and brightness are the same for both, and change the numbers; leave those out.
+        if np.allclose(values, values.round(), atol=1e-3):
+            drawn.append(tuple(int(v) - 1 for v in values.round()))
+    assert len(drawn) > 60
+    assert set(drawn) == {(k, k + stride) for k in range(SECTIONS - stride)}
+
+
+def test_samples_are_crops_of_the_section_by_its_own_range(volumes) -> None:
+    samples = dataset(volumes, length=60)
+    whole = [volumes[0].section(i).astype(float) for i in range(SECTIONS)]
+    whole = [(s - s.min()) / (s.max() - s.min()) for s in whole]
+    labels = [volumes[1].section(i) // 255 for i in range(SECTIONS)]
+    windows = [np.lib.stride_tricks.sliding_window_view(s, (CROP, CROP)) for s in whole]
+    found = 0
+    for n in range(len(samples)):
+        sample = samples[n]
+        assert sample["images"].shape == sample["masks"].shape == (2, CROP, CROP)
+        assert sample["images"].dtype == np.float32
+        assert sample["masks"].dtype == np.int64
+        assert 0 <= sample["images"].min() <= sample["images"].max() <= 1
+        for k in range(SECTIONS - 2):
+            corner = abs(windows[k][..., 0, :] - sample["images"][0, 0]).max(-1)
+            if corner.min() > 1e-6:
+                continue
+            y, x = np.unravel_index(corner.argmin(), corner.shape)
+            cut = (slice(y, y + CROP), slice(x, x + CROP))
+            np.testing.assert_allclose(sample["images"][0], whole[k][cut], atol=1e-6)
+            np.testing.assert_allclose(sample["images"][1], whole[k + 2][cut], atol=1e-6)
+            np.testing.assert_array_equal(sample["masks"][0], labels[k][cut])
+            np.testing.assert_array_equal(sample["masks"][1], labels[k + 2][cut])
+            found += 1
+    # Three in four are not augmented.
+    assert 0.6 < found / len(samples) < 0.9
+
+
+def test_residual_is_where_exactly_one_of_the_two_masks_is(volumes) -> None:
+    samples = dataset(volumes, length=20)
+    loader = pair_loader(samples, batch_size=4, workers=0, pin=False)
+    differing = 0
+    for batch in loader:
+        residual = inter_section_residual(batch["masks"])
+        current, auxiliary = batch["masks"][:, 0] == 1, batch["masks"][:, 1] == 1
+        expected = (current & ~auxiliary) | (~current & auxiliary)
+        np.testing.assert_array_equal(residual.numpy(), expected.numpy())
+        differing += int(residual.sum())
+    assert differing
+
+
+def test_number_of_workers_changes_nothing(volumes) -> None:
+    samples = dataset(volumes, length=10)
+    alone, shared = (
+        list(pair_loader(samples, batch_size=2, workers=workers, pin=False)) for workers in (0, 2)
+    )
+    assert len(alone) == 5
+    assert all(equal(*batches) for batches in zip(alone, shared, strict=True))
+
+
+def test_hdf5_volumes_are_read_by_workers(tmp_path) -> None:
+    images, labels = make_volume(2, (4, 96, 96))
+    volumes = hdf5(tmp_path / "i.h5", images), hdf5(tmp_path / "l.h5", labels)
+    samples = dataset(volumes, length=6)
+    alone = [samples[n] for n in range(6)]  # leaves the files open before the workers start
+    shared = pair_loader(samples, batch_size=1, workers=2, pin=False)
+    for sample, batch in zip(alone, shared, strict=True):
+        assert equal(sample, {name: value[0].numpy() for name, value in batch.items()})
+
+
+def test_a_stream_resumes_anywhere(volumes) -> None:
+    samples = dataset(volumes, length=12)
+    whole = list(pair_loader(samples, batch_size=2, workers=0, pin=False))
+    rest = list(pair_loader(samples, batch_size=2, workers=0, pin=False, first=8))
+    assert len(rest) == 2
+    assert all(equal(*batches) for batches in zip(rest, islice(whole, 4, None), strict=True))
+
+
+def test_draws_differ_between_numbers_seeds_and_domains(volumes) -> None:
+    streams = [dataset(volumes, seed=seed, length=12) for seed in ((7, 0), (7, 1), (8, 0))]
+    corners = [[s[n]["images"].tobytes() for n in range(len(s))] for s in streams]
+    assert [dataset(volumes, length=12)[n]["images"].tobytes() for n in range(12)] == corners[0]
+    assert len({image for stream in corners for image in stream}) == 36
+
+
+def test_without_labels_there_are_no_masks_and_the_same_images(volumes) -> None:
+    labelled, bare = dataset(volumes), dataset((volumes[0], None))
+    for n in range(10):
+        assert bare[n].keys() == {"images"}
+        np.testing.assert_array_equal(bare[n]["images"], labelled[n]["images"])
+
+
+def test_tiles_are_cut_at_the_centre_of_a_larger_window(tmp_path) -> None:
+    # A pixel tells its own place: one volume holds y, the other x.
+    side, length = 2 * TILE_MARGIN + CROP + 20, 60
+    place = np.tile(np.arange(side, dtype=np.uint16), (3, side, 1))
+    columns = dataset((hdf5(tmp_path / "x.h5", place), None), 1, length=length)
+    rows = dataset((hdf5(tmp_path / "y.h5", place.swapaxes(1, 2)), None), 1, length=length)
+    starts = []
+    for n in range(length):
+        x, y = (s[n]["images"][0] * (side - 1) for s in (columns, rows))
+        if np.allclose(np.diff(x, axis=1), 1, atol=1e-3) and np.ptp(x, axis=0).max() < 1e-3:
+            starts.append((round(float(y[0, 0])), round(float(x[0, 0]))))
+    assert len(starts) > 30
+    starts = np.array(starts)
+    # The window's corner is 0 to 20, its margin TILE_MARGIN.
+    assert starts.min() >= TILE_MARGIN
+    assert starts.max() <= TILE_MARGIN + 20
+    assert (np.ptp(starts, axis=0) >= 15).all()
+
+
+def test_tiled_sections_are_scaled_by_the_whole_section(tmp_path) -> None:
+    volume = np.full((2, 300, 300), 50, np.uint8)
+    volume[:, 0, 0], volume[:, -1, -1] = 0, 200
+    samples = dataset((hdf5(tmp_path / "v.h5", volume), None), 1, length=12)
+    values = [float(np.median(samples[n]["images"])) for n in range(12)]
+    assert np.median(values) == 0.25
+
+
+def test_tiled_volume_smaller_than_crop_and_margin_still_works(tmp_path) -> None:
+    images, labels = make_volume(3, (3, 64, 80))
+    samples = dataset((hdf5(tmp_path / "i.h5", images), hdf5(tmp_path / "l.h5", labels)), 1)
+    for n in range(8):
+        assert samples[n]["images"].shape == samples[n]["masks"].shape == (2, CROP, CROP)
+
+
+def test_unfit_volumes_are_refused(volumes, tmp_path) -> None:
+    images, masks = volumes
+    with pytest.raises(UserError, match=f"found {SECTIONS} sections, expected more than the str"):
+        dataset(volumes, stride=SECTIONS)
+    assert len(dataset(volumes, stride=SECTIONS - 1)) == 40
+    with pytest.raises(UserError, match="96 x 96 pixels are smaller than the crop of 112"):
+        dataset(volumes, crop=112)
+    for shape in ((SECTIONS - 1, SIDE, SIDE), (SECTIONS, SIDE, SIDE - 1)):
+        other = hdf5(tmp_path / f"{sum(shape)}.h5", np.zeros(shape, np.uint8))
+        with pytest.raises(UserError, match="do not fit") as caught:
+            dataset((images, other))
+        assert str(other.path) in str(caught.value)

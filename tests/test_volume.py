@@ -1,0 +1,227 @@
+"""Reading volumes: folders, HDF5 files, resampling, masks, grey values."""
+
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from dataloader.volume import (
+    CroppedVolume,
+    FolderVolume,
+    Hdf5Volume,
+    binarise,
+    find_volume,
+    natural_key,
+    normalise,
+    open_volume,
+    read_names,
+    resample,
+)
+from utils.errors import UserError
+
+
+def write(folder: Path, **sections: np.ndarray) -> Path:
+    """Sections by their file names, ``__`` standing for the dot."""
+    folder.mkdir(exist_ok=True)
+    for name, section in sections.items():
+        assert cv2.imwrite(str(folder / name.replace("__", ".")), section)
+    return folder
+
+
+def write_hdf5(path: Path, volume: np.ndarray, name: str = "main") -> Path:
+    with h5py.File(path, "w") as file:
+        file[name] = volume
+    return path
+
+
+def flat(value: int, shape: tuple[int, int] = (4, 6), dtype=np.uint8) -> np.ndarray:
+    return np.full(shape, value, dtype)
+
+
+@pytest.fixture
+def stack() -> np.ndarray:
+    """Three sections of noise, uint8."""
+    return np.random.default_rng(0).integers(0, 256, (3, 40, 60), np.uint8)
+
+
+def test_natural_order() -> None:
+    names = ["z10.png", "z2.png", "z1_10.png", "z1_9.png", "Z3.png", "7.png", "a.png"]
+    expected = ["7.png", "a.png", "z1_9.png", "z1_10.png", "z2.png", "Z3.png", "z10.png"]
+    assert sorted(names, key=natural_key) == expected
+
+
+def test_natural_order_of_digits_that_are_no_numbers() -> None:
+    assert sorted(["²1.png", "1.png"], key=natural_key) == ["1.png", "²1.png"]
+
+
+def test_folder_is_read_in_natural_order_whatever_the_format(tmp_path: Path) -> None:
+    folder = write(tmp_path, s10__png=flat(10), s2__tif=flat(2), s1__PNG=flat(1))
+    (folder / "notes.txt").write_text("no section")
+    volume = open_volume(folder)
+    assert volume.shape == (3, 4, 6)
+    assert len(volume) == 3
+    assert not volume.tiled
+    assert [int(volume.section(i)[0, 0]) for i in range(3)] == [1, 2, 10]
+    assert volume.names == ["s1.PNG", "s2.tif", "s10.png"]
+
+
+def test_16_bit_sections_keep_their_type(tmp_path: Path) -> None:
+    volume = open_volume(write(tmp_path, a__tif=flat(60000, dtype=np.uint16)))
+    assert volume.section(0).dtype == np.uint16
+    assert volume.section(0)[0, 0] == 60000
+
+
+def test_list_file_chooses_and_orders_sections(tmp_path: Path) -> None:
+    folder = write(tmp_path / "v", a__png=flat(1), b__png=flat(2), c__png=flat(3))
+    names = tmp_path / "list.txt"
+    names.write_text("c.png\n\n  some/where/a.png \n")
+    volume = open_volume(folder, names)
+    assert [int(volume.section(i)[0, 0]) for i in range(len(volume))] == [3, 1]
+    assert read_names(None) is None
+
+
+def test_list_file_may_not_name_what_is_not_there(tmp_path: Path) -> None:
+    folder = write(tmp_path / "v", a__png=flat(1))
+    names = tmp_path / "list.txt"
+    names.write_text("b.png\n")
+    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
+        open_volume(folder, names)
+
+
+def test_bad_sections_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: no sections"):
+        open_volume(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"b\.png: found 4 x 7 pixels, expected 4 x 6 as a\.png"):
+        FolderVolume(write(tmp_path / "sizes", a__png=flat(0), b__png=flat(0, (4, 7))))
+    with pytest.raises(UserError, match=r"a\.png: found 3 channels"):
+        FolderVolume(write(tmp_path / "colour", a__png=np.zeros((4, 6, 3), np.uint8)))
+    broken = write(tmp_path / "broken", a__png=flat(0))
+    (broken / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
+        FolderVolume(broken)
+
+
+@pytest.mark.parametrize("suffix", [".hdf", ".h5", ".hdf5"])
+def test_hdf5_with_and_without_its_suffix(tmp_path: Path, stack: np.ndarray, suffix: str) -> None:
+    path = write_hdf5(tmp_path / f"train{suffix}", stack)
+    for written in (path, path.with_suffix("")):
+        assert find_volume(written) == path
+        volume = open_volume(written)
+        assert volume.tiled
+        assert volume.shape == stack.shape
+        np.testing.assert_array_equal(volume.section(2), stack[2])
+        np.testing.assert_array_equal(volume.crop(1, 5, 7, 16), stack[1, 5:21, 7:23])
+        assert volume.grey_range(0) == (stack[0].min(), stack[0].max())
+    with pytest.raises(UserError, match="other: not found"):
+        open_volume(tmp_path / "other")
+
+
+def test_hdf5_reopens_after_it_was_closed(tmp_path: Path, stack: np.ndarray) -> None:
+    volume = Hdf5Volume(write_hdf5(tmp_path / "v.hdf", stack))
+    volume.section(0)
+    volume.close()
+    np.testing.assert_array_equal(volume.section(1), stack[1])
+
+
+def test_bad_hdf5_files_are_named(tmp_path: Path, stack: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"a\.h5: no data set main; found raw"):
+        open_volume(write_hdf5(tmp_path / "a.h5", stack, "raw"))
+    with pytest.raises(UserError, match=r"b\.h5: main has shape \(40, 60\), expected"):
+        open_volume(write_hdf5(tmp_path / "b.h5", stack[0]))
+    (tmp_path / "c.h5").write_bytes(b"not HDF5")
+    with pytest.raises(UserError, match=r"c\.h5: not a readable HDF5 file"):
+        open_volume(tmp_path / "c.h5")
+
+
+def test_hdf5_group_instead_of_a_data_set_is_named(tmp_path: Path, stack: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"d\.h5: "):
+        open_volume(write_hdf5(tmp_path / "d.h5", stack, "main/raw"))
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_resampling_takes_area_means(tmp_path: Path, stack: np.ndarray, tiled: bool) -> None:
+    path = tmp_path / "v"
+    if tiled:
+        write_hdf5(path.with_suffix(".h5"), stack)
+    else:
+        write(path, **{f"{i}__png": section for i, section in enumerate(stack)})
+    volume = open_volume(path, scale=0.5)
+    assert volume.shape == (3, 20, 30)
+    assert volume.tiled is tiled
+    means = stack.reshape(3, 20, 2, 30, 2).astype(float).mean((2, 4))
+    for index in range(3):
+        assert volume.section(index).shape == (20, 30)
+        np.testing.assert_allclose(volume.section(index), means[index], atol=0.5)
+        np.testing.assert_array_equal(
+            volume.crop(index, 3, 5, 8), volume.section(index)[3:11, 5:13]
+        )
+    assert volume.original.shape == stack.shape
+    np.testing.assert_array_equal(volume.original.section(1), stack[1])
+    assert open_volume(path, scale=1.0).original.shape == stack.shape
+
+
+@pytest.mark.parametrize("scale", [0.46, 0.5, 1.7])
+def test_resampled_masks_stay_masks_and_keep_their_area(tmp_path: Path, scale: float) -> None:
+    mask = np.zeros((1, 80, 100), np.uint8)
+    cv2.circle(mask[0], (45, 40), 20, 255, -1)
+    volume = open_volume(write_hdf5(tmp_path / "m.h5", mask), scale=scale, masks=True)
+    assert volume.shape == (1, round(80 * scale), round(100 * scale))
+    section = volume.section(0)
+    assert set(np.unique(section)) == {0, 1}
+    assert section.mean() == pytest.approx((mask > 0).mean(), rel=0.03)
+
+
+def test_resample_to_the_same_shape_changes_nothing(stack: np.ndarray) -> None:
+    np.testing.assert_array_equal(resample(stack[0], (40, 60)), stack[0])
+    large = resample(stack[0].astype(np.float32), (80, 90))
+    assert large.shape == (80, 90)
+    assert stack[0].min() <= large.min() <= large.max() <= stack[0].max()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 255], np.uint8, [0, 1]),
+        ([0, 100, 127, 128, 255], np.uint8, [0, 0, 0, 1, 1]),
+        ([0, 1], np.uint8, [0, 1]),
+        ([0, 0], np.uint8, [0, 0]),
+        ([0, 1, 7, 300], np.uint16, [0, 1, 1, 1]),
+        ([0, 255], np.int64, [0, 1]),
+        ([False, True], bool, [0, 1]),
+    ],
+)
+def test_binarise(values: list, dtype: type, expected: list) -> None:
+    mask = binarise(np.array([values], dtype))
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == [expected]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_normalise_scales_least_to_0_and_largest_to_1(dtype: type) -> None:
+    section = np.array([[10, 60, 110], [35, 10, 85]], dtype)
+    scaled = normalise(section)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, [[0, 0.5, 1], [0.25, 0, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(normalise(section[:, 1:], (10, 110)), scaled[:, 1:])
+
+
+def test_normalise_keeps_the_whole_16_bit_range() -> None:
+    scaled = normalise(np.array([[0, 1, 65535]], np.uint16))
+    np.testing.assert_allclose(scaled, [[0, 1 / 65535, 1]])
+
+
+def test_normalise_of_a_constant_section_is_0() -> None:
+    assert not normalise(flat(0)).any()
+    assert not normalise(flat(200)).any()
+
+
+def test_cropped_volume_is_the_top_left_square(tmp_path: Path, stack: np.ndarray) -> None:
+    volume = Hdf5Volume(write_hdf5(tmp_path / "v.hdf", stack))
+    cropped = CroppedVolume(volume, 50)
+    assert cropped.shape == (3, 40, 50)
+    np.testing.assert_array_equal(cropped.section(1), stack[1, :, :50])
+    assert CroppedVolume(volume, 16).shape == (3, 16, 16)
+    np.testing.assert_array_equal(CroppedVolume(volume, 16).section(2), stack[2, :16, :16])
