@@ -30,7 +30,8 @@ def main() -> None:
     device = choose_device(args.device, config.TRAIN.if_cuda)
 
     training = Training(config, workspace, run, device, check=args.check)
-    training.folder.create(config, overwrite=args.overwrite or args.check, keep=config.TRAIN.resume)
+    goes_on = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
+    training.folder.create(config, overwrite=args.overwrite or args.check, keep=goes_on)
     log = RunLog(training.folder, config, training.start)
     for line in [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]:
         log.info(line)

@@ -91,9 +91,10 @@ def load(tmp_path: Path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_load_by_name_and_by_path(path: Path) -> None:
-    by_name = load_config(path.stem, [], CONFIG_DIR)
+    name = path.stem
+    by_name = load_config(name, [], CONFIG_DIR)
     assert by_name.path == path
-    assert by_name.config.NAME == path.stem
+    assert name == by_name.config.NAME
     assert load_config(str(path), [], Path("nowhere")).config == by_name.config
 
 
@@ -232,7 +233,7 @@ def test_impossible_value_names_key_and_value(load, override: str) -> None:
 
 
 def test_resampling_needs_all_pixel_sizes(load) -> None:
-    with pytest.raises(UserError, match="DATA.pixel_size_target: missing"):
+    with pytest.raises(UserError, match=r"DATA\.pixel_size_target: missing"):
         load("DATA.pixel_size_working=10", "DATA.pixel_size_source=5")
     sizes = ("DATA.pixel_size_source=5", "DATA.pixel_size_target=8")
     data = load("DATA.pixel_size_working=10", *sizes).DATA
@@ -294,7 +295,7 @@ def test_empty_sections_mean_the_defaults(load) -> None:
 
 
 def test_config_not_found_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="mitoh2r, mitor2h, .*the nearest is vnc2lucchi1$"):
+    with pytest.raises(UserError, match=r"mitoh2r, mitor2h, .*the nearest is vnc2lucchi1$"):
         load_config("vnc2luchi1", [], CONFIG_DIR)
     with pytest.raises(UserError, match="no such config"):
         load_config(str(tmp_path), [], CONFIG_DIR)

@@ -31,6 +31,15 @@ def marked_volume(sections: int = SECTIONS, shape: tuple[int, int] = (SIDE, SIDE
 
 
 @pytest.fixture(scope="module")
+def tiled_volumes(tmp_path_factory) -> tuple[Volume, Volume]:
+    """Images and masks of a synthetic stack, as HDF5 files."""
+    root = tmp_path_factory.mktemp("tiled")
+    # Larger than the window that is read, so that its corner varies.
+    images, labels = make_volume(2, (SECTIONS, CROP + 2 * TILE_MARGIN + 24, 300))
+    return hdf5(root / "images.h5", images), hdf5(root / "labels.h5", labels)
+
+
+@pytest.fixture(scope="module")
 def volumes(tmp_path_factory) -> tuple[Volume, Volume]:
     """Images and masks of a synthetic stack, as folders."""
     root = tmp_path_factory.mktemp("pairs")
@@ -76,8 +85,10 @@ def test_pairs_are_a_stride_apart_and_all_are_drawn(tmp_path, stride: int, tiled
     assert set(drawn) == {(k, k + stride) for k in range(SECTIONS - stride)}
 
 
-def test_samples_are_crops_of_the_section_by_its_own_range(volumes) -> None:
-    samples = dataset(volumes, length=60)
+@pytest.mark.parametrize("kind", ["volumes", "tiled_volumes"])
+def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -> None:
+    volumes = request.getfixturevalue(kind)
+    samples = dataset(volumes, length=40)
     whole = [volumes[0].section(i).astype(float) for i in range(SECTIONS)]
     whole = [(s - s.min()) / (s.max() - s.min()) for s in whole]
     labels = [volumes[1].section(i) // 255 for i in range(SECTIONS)]
@@ -126,10 +137,8 @@ def test_number_of_workers_changes_nothing(volumes) -> None:
     assert all(equal(*batches) for batches in zip(alone, shared, strict=True))
 
 
-def test_hdf5_volumes_are_read_by_workers(tmp_path) -> None:
-    images, labels = make_volume(2, (4, 96, 96))
-    volumes = hdf5(tmp_path / "i.h5", images), hdf5(tmp_path / "l.h5", labels)
-    samples = dataset(volumes, length=6)
+def test_hdf5_volumes_are_read_by_workers(tiled_volumes) -> None:
+    samples = dataset(tiled_volumes, length=6)
     alone = [samples[n] for n in range(6)]  # leaves the files open before the workers start
     shared = pair_loader(samples, batch_size=1, workers=2, pin=False)
     for sample, batch in zip(alone, shared, strict=True):
@@ -193,7 +202,7 @@ def test_tiled_volume_smaller_than_crop_and_margin_still_works(tmp_path) -> None
 
 
 def test_unfit_volumes_are_refused(volumes, tmp_path) -> None:
-    images, masks = volumes
+    images, _ = volumes
     with pytest.raises(UserError, match=f"found {SECTIONS} sections, expected more than the str"):
         dataset(volumes, stride=SECTIONS)
     assert len(dataset(volumes, stride=SECTIONS - 1)) == 40
