@@ -112,7 +112,7 @@ class Hdf5Volume(Volume):
                 file = h5py.File(self.path, "r")
             except OSError as error:
                 raise UserError(f"{self.path}: not a readable HDF5 file ({error})") from None
-            if HDF5_DATASET not in file:
+            if not isinstance(file.get(HDF5_DATASET), h5py.Dataset):
                 raise UserError(
                     f"{self.path}: no data set {HDF5_DATASET}; found {', '.join(file) or 'none'}"
                 )
@@ -203,6 +203,8 @@ def open_volume(
         raise UserError(f"{path}: not found; expected a folder of sections or an HDF5 file")
     if found.is_dir():
         volume: Volume = FolderVolume(found, read_names(list_file))
+        if masks:
+            check_masks(volume)
     else:
         volume = Hdf5Volume(found)
     return volume if scale == 1.0 else ResampledVolume(volume, scale, masks)
@@ -223,7 +225,7 @@ def section_files(folder: Path) -> list[Path]:
 def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sort key under which numbers in names count as numbers."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts]
 
 
 def read_names(list_file: Path | None) -> list[str] | None:
@@ -231,7 +233,10 @@ def read_names(list_file: Path | None) -> list[str] | None:
     if list_file is None or not list_file.is_file():
         return None
     lines = (line.strip() for line in list_file.read_text(encoding="utf-8").splitlines())
-    return [Path(line).name for line in lines if line]
+    names = [Path(line).name for line in lines if line]
+    if not names:
+        raise UserError(f"{list_file}: empty; expected the names of sections, one a line")
+    return names
 
 
 def read_section(file: Path) -> np.ndarray:
@@ -262,6 +267,16 @@ def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None
     low, high = grey_range or (float(section.min()), float(section.max()))
     scaled = (section.astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny)
     return scaled.astype(np.float32, copy=False)
+
+
+def check_masks(volume: FolderVolume) -> None:
+    """Refuse 8-bit masks of which nobody knows what is foreground; raises UserError."""
+    highest = max(int(section.max()) for section in volume.sections)
+    if volume.sections[0].dtype == np.uint8 and 1 < highest < 128:
+        raise UserError(
+            f"{volume.path}: found 8-bit masks with values up to {highest}, expected 0/255 or 0/1; "
+            "save instance numbers as 16-bit"
+        )
 
 
 def binarise(mask: np.ndarray) -> np.ndarray:

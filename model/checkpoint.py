@@ -70,7 +70,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: no such file, no checkpoint, or the weights of another network.
     """
     content = load_file(path)
-    if not isinstance(content, dict) or "model_weights" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("model_weights"), dict):
         raise UserError(f"{path}: no checkpoint; expected a dict with model_weights, current_iter")
     with torch.device("meta"):
         our_keys = list(Segmentor().state_dict())

@@ -3,7 +3,7 @@
 import project_root  # noqa: F401
 
 from model.checkpoint import LAST
-from utils.command import base_parser, choose_device, read_arguments
+from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import run_command
 from utils.inference import MEASURES, Inference
 
@@ -35,7 +35,7 @@ def main() -> None:
     inference = Inference(
         config,
         workspace,
-        args.model_name or config.TEST.model_name or config.NAME,
+        folder_name("-mn", args.model_name or config.TEST.model_name or config.NAME),
         args.checkpoint,
         choose_device(args.device, config.TRAIN.if_cuda),
     )

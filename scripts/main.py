@@ -2,7 +2,7 @@
 
 import project_root  # noqa: F401
 
-from utils.command import base_parser, choose_device, read_arguments
+from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import run_command
 from utils.paths import shown
 from utils.run_folder import RunLog
@@ -23,7 +23,7 @@ def main() -> None:
 
     loaded, workspace = read_arguments(args)
     config = loaded.config
-    run = args.run_name or config.NAME
+    run = folder_name("--run-name", args.run_name or config.NAME)
     if args.check:
         run += "-check"
         config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=CHECK_SETTINGS)})

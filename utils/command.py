@@ -2,12 +2,13 @@
 
 import argparse
 import ctypes
+import sys
 from pathlib import Path
 
 import torch
 
 from dataloader.volume import Volume, find_volume, open_volume
-from utils.config import DataSettings, LoadedConfig, load_config
+from utils.config import DataSettings, LoadedConfig, check_run_name, load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace
 
@@ -47,6 +48,14 @@ def read_arguments(args: argparse.Namespace) -> tuple[LoadedConfig, Workspace]:
         raise UserError(f"--data {args.data}: no such folder; expected the root of the data tree")
     loaded = load_config(args.cfg, args.overrides, CONFIG_DIR)
     return loaded, Workspace(args.data.resolve(), args.out.resolve())
+
+
+def folder_name(option: str, name: str) -> str:
+    """A run's or a model's name, which must be that of one folder; raises UserError."""
+    try:
+        return check_run_name(name)
+    except ValueError as error:
+        raise UserError(f"{option} {name}: {str(error).partition(': ')[2]}") from None
 
 
 def choose_device(name: str, if_cuda: bool = True) -> torch.device:
@@ -125,6 +134,8 @@ def _open(
 ) -> Volume:
     names = {"source": data.data_list, "target": data.data_list_target, "val": data.data_list_val}
     list_file = names[role] and workspace.data_path(names[role])
+    if list_file and not list_file.is_file():
+        print(f"warning: {list_file}: no such list of sections; all are used", file=sys.stderr)
     scale = data.scale("source" if role == "source" else "target") if working else 1.0
     try:
         return open_volume(workspace.data_path(path), list_file, scale, masks)

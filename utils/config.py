@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from utils.errors import UserError
 
@@ -28,7 +36,18 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]  # "": None
 Ignored = Any
+
+
+def check_run_name(name: str) -> str:
+    """A run's name is that of one folder; raises ValueError."""
+    if not name or name in (".", "..") or set(name) & set("/\\"):
+        raise ValueError(f"NAME: found {name!r}, expected the name of a folder")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(check_run_name)]
 
 
 class Settings(BaseModel):
@@ -41,7 +60,8 @@ class Settings(BaseModel):
     def _no_bool_as_number(cls, values: Any) -> Any:
         for key, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field and field.annotation in (int, float):
+            numbers = (int, float, Nanometres | None)
+            if isinstance(value, bool) and field and field.annotation in numbers:
                 raise ValueError(f"{key}: found {value}, expected a number")
         return values
 
@@ -69,7 +89,7 @@ class TrainSettings(Settings):
     learning_rate: Rate = 1e-4  # segmentor
     learning_rate_ms: Rate = 1e-4  # discriminator of masks
     learning_rate_mt: Rate = 1e-4  # discriminator of residuals
-    power: Annotated[float, Field(ge=0)] = 0.9  # rates fall as (1 - it / total_iters)^power
+    power: Weight = 0.9  # rates fall as (1 - it / total_iters)^power
     opt_type: Literal["adam", "Adam", "ADAM"] = "adam"  # betas 0.9, 0.99
     lr_mode: Ignored = None  # published as "fixed", though the published runs decayed, as here
 
@@ -108,19 +128,19 @@ class DataSettings(Settings):
 
     data_dir_img: Path  # source sections
     data_dir_label: Path  # their masks
-    data_list: Path | None = None  # text file: names of the sections to use, one a line
+    data_list: OptionalPath = None  # text file: names of the sections to use, one a line
     source_stride: PositiveInt = 1  # sections between current and auxiliary
     input_size: Size = (512, 512)  # crop, pixels
 
     data_dir_target: Path  # target sections, without labels
-    data_dir_target_label: Path | None = None  # never read in training
-    data_list_target: Path | None = None
+    data_dir_target_label: OptionalPath = None  # never read in training
+    data_list_target: OptionalPath = None
     target_stride: PositiveInt = 1
     input_size_target: Size | None = None  # must equal input_size
 
-    data_dir_val: Path | None = None  # the volume that is scored
-    data_dir_val_label: Path | None = None  # its masks, if it has any
-    data_list_val: Path | None = None
+    data_dir_val: OptionalPath = None  # the volume that is scored
+    data_dir_val_label: OptionalPath = None  # its masks, if it has any
+    data_list_val: OptionalPath = None
     input_size_test: Ignored = None  # published; see TEST.padded_size
 
     pixel_size_source: Nanometres | None = None  # in-plane, nm
@@ -131,8 +151,10 @@ class DataSettings(Settings):
     def _consistent(self) -> "DataSettings":
         if self.input_size[0] != self.input_size[1]:
             raise ValueError(f"input_size: found {self.input_size}, expected a square")
-        if any(side % 16 for side in self.input_size):
-            raise ValueError(f"input_size: found {self.input_size}, expected multiples of 16")
+        if any(side % 16 or side < 32 for side in self.input_size):
+            raise ValueError(
+                f"input_size: found {self.input_size}, expected multiples of 16 from 32 on"
+            )
         if self.input_size_target not in (None, self.input_size):
             raise ValueError(
                 f"input_size_target: found {self.input_size_target}, expected {self.input_size} "
@@ -166,7 +188,7 @@ class TestSettings(Settings):
     # tiles of an HDF5 volume
     padded_size: Size | None = None  # whole sections are reflect-padded to it; None: a square, 48
     # pixels or more round the longer side, multiple of 16 (1120 for Lucchi)
-    tile: Annotated[int, Field(gt=0, multiple_of=16)] = 1024  # side, pixels
+    tile: Annotated[int, Field(ge=32, multiple_of=16)] = 1024  # side, pixels
     tile_step: PositiveInt = 512  # between tiles, pixels
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
     batch_size: PositiveInt = 1  # windows predicted at a time
@@ -175,8 +197,10 @@ class TestSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TestSettings":
-        if self.padded_size and any(side % 16 for side in self.padded_size):
-            raise ValueError(f"padded_size: found {self.padded_size}, expected multiples of 16")
+        if self.padded_size and any(side % 16 or side < 32 for side in self.padded_size):
+            raise ValueError(
+                f"padded_size: found {self.padded_size}, expected multiples of 16 from 32 on"
+            )
         if self.tile_step > self.tile:
             raise ValueError(f"tile_step: found {self.tile_step}, expected at most {self.tile}")
         return self
@@ -185,7 +209,7 @@ class TestSettings(Settings):
 class Config(Settings):
     """A whole experiment."""
 
-    NAME: str  # of the run and its folders
+    NAME: RunName  # of the run and its folders
     MODEL: ModelSettings = ModelSettings()
     TRAIN: TrainSettings = TrainSettings()
     DATA: DataSettings
@@ -228,7 +252,8 @@ def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConf
         return LoadedConfig(Config.model_validate(values), path)
     except ValidationError as error:
         key, problem = _explain(error)
-        raise UserError(f"{origin.get(key, path)}: {key}: {problem}") from None
+        source = next((o for k, o in origin.items() if f"{k}.".startswith(f"{key}.")), path)
+        raise UserError(f"{source}: {key}: {problem}") from None
 
 
 def _find_config(name: str, config_dir: Path) -> Path:
@@ -277,7 +302,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return key, "missing; expected a value"
     if kind == "value_error":  # raised above as "field: what was found, what was expected"
         field, _, problem = str(first["ctx"]["error"]).partition(": ")
-        return ".".join([*place, field]), problem
+        place = place if place[-1:] == [field] else [*place, field]
+        return ".".join(place), problem
     found = first["input"]
     return key, f"found {found!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
 

@@ -72,6 +72,7 @@ class Validation:
     def __init__(
         self, config: Config, volume: Volume, labels: Volume, limit: int | None = None
     ) -> None:
+        check_same_shape(volume.original, labels)
         self.pooled = volume.tiled
         if self.pooled:
             scale = config.DATA.scale("target")
@@ -81,8 +82,6 @@ class Validation:
             self.windows = whole_section(volume.shape[1:], padded)
         else:
             self.windows = choose_windows(config, volume)
-        if len(volume) != len(labels):
-            check_same_shape(volume, labels)
         self.volume, self.labels = volume, labels
         self.pairs = choose_pairs(config, volume)[:limit]
 

@@ -64,7 +64,7 @@ def predict_volume(
         ):
             seen[index] = seen.get(index, 0) + 1
             if index not in sums:
-                sums[index] = probability
+                sums[index] = probability.clone()  # not a view that keeps the pair's other half
             elif combine == "mean":
                 sums[index] += probability
             else:

@@ -1,6 +1,7 @@
 """The folders of a training run, and what it writes into them."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,8 @@ class RunLog:
         self.display_freq = config.TRAIN.display_freq
         self.sums: dict[str, Tensor] = {}
         self.count = 0
+        for file in ("loss.txt", "loss_adv.txt", "valid.txt"):
+            drop_lines_after(self.folder / file, start)
         self.writer = SummaryWriter(str(self.folder))
         self.writer.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
         self.logger = _text_logger(self.folder / "train.log")
@@ -160,6 +163,14 @@ class RunLog:
     def _append(self, file: str, line: str) -> None:
         with (self.folder / file).open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
+
+
+def drop_lines_after(path: Path, iteration: int) -> None:
+    """Cut off what an interrupted run wrote after the checkpoint it is resumed from."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if int(re.search(r"\d+", line)[0]) <= iteration]
+        path.write_text("".join(kept), encoding="utf-8")
 
 
 def _text_logger(path: Path) -> logging.Logger:

@@ -33,7 +33,13 @@ from utils.run_folder import RunFolder, RunLog
 
 SOURCE, TARGET = 0, 1  # domains, in the seeds of their draws
 
-CHECK_SETTINGS = {"total_iters": 2, "display_freq": 1, "show_freq": 2, "save_freq": 2}
+CHECK_SETTINGS = {
+    "total_iters": 2,
+    "display_freq": 1,
+    "show_freq": 2,
+    "save_freq": 2,
+    "resume": False,
+}
 CHECK_PAIRS = 1  # of sections in a check's validation
 
 
@@ -164,8 +170,10 @@ class Training:
     def _validation(self, workspace: Workspace, limit: int | None) -> Validation | None:
         """None where validation is off or there are no labels."""
         data = self.config.DATA
+        if not self.config.TRAIN.if_valid:
+            return None
         labels = open_labels(workspace, data, "val", working=False)
-        if not self.config.TRAIN.if_valid or labels is None:
+        if labels is None:
             return None
         return Validation(self.config, open_images(workspace, data, "val"), labels, limit)
 
@@ -178,8 +186,12 @@ class Training:
             self.step.load_state_dict(state)
             self.start, self.best_score = state["iteration"], state["best_score"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{path}: not the state of such a run ({reason})") from None
+        if self.start >= train.total_iters:
+            raise UserError(
+                f"TRAIN.total_iters: found {train.total_iters}, {path} is at {self.start}"
+            )
 
     def _save_segmentor(self, name: str, iteration: int, score: float | None, rule: str) -> None:
         weights = self.step.segmentor.state_dict()
