@@ -61,23 +61,23 @@ SOURCE_MICROSCOPE = Microscope(
     curtain=0.0,
 )
 
-# FIB-SEM: softer and noisier; pale mitochondria with light cristae, grey endosomes.
+# FIB-SEM: softer and noisier, cells of uneven tone, grey endosomes that look like mitochondria.
 TARGET_MICROSCOPE = Microscope(
     cytoplasm=0.62,
-    cell_variation=0.025,
+    cell_variation=0.07,
     membrane=0.36,
-    matrix=0.49,
-    rim=0.35,
-    cristae=0.12,
+    matrix=0.44,
+    rim=0.33,
+    cristae=-0.05,
     dense_body=0.32,
-    endosome=0.44,
-    texture=0.035,
+    endosome=0.46,
+    texture=0.06,
     texture_scale=2.6,
     blur=1.3,
     gamma=1.35,
-    gaussian_noise=0.03,
-    shot_noise=0.04,
-    shading=0.02,
+    gaussian_noise=0.05,
+    shot_noise=0.05,
+    shading=0.05,
     curtain=0.012,
 )
 
