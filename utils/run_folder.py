@@ -125,7 +125,7 @@ class RunLog:
         for name, rate in rates.items():
             self.writer.add_scalar(f"learning_rate/{name}", rate, step)
         self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
-        if self.bar.disable:  # no terminal: plain lines, 80 columns
+        if self.bar.disable:  # no terminal: plain lines
             self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
 
     def _write_losses(
