@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.normalisation import norm_relu
+
 
 class PairLogits(NamedTuple):
     """Logit maps (B, 2, H, W) of a pair of sections; channel 1 is mitochondria, or "differs"."""
@@ -137,12 +139,3 @@ class Segmentor(nn.Module):
 def downsample(x: Tensor) -> Tensor:
     """Halve the size by max pooling."""
     return F.max_pool2d(x, 2)
-
-
-def norm_relu(x: Tensor) -> Tensor:
-    """InstanceNorm2d without parameters or running statistics, then ReLU.
-
-    Not a group norm of one channel a group, though the formula is the same: PyTorch's kernel of
-    that for maps that lie channels last loses three digits on a CPU.
-    """
-    return F.relu(F.instance_norm(x))

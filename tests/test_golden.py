@@ -58,7 +58,7 @@ def training(request: pytest.FixtureRequest) -> tuple[dict, dict]:
         return json.loads((folder / "settings.json").read_text()), dict(arrays)
 
 
-def golden_step(settings: dict) -> AdaptationStep:
+def golden_step(settings: dict, memory_format: torch.memory_format) -> AdaptationStep:
     """The step on formula-made weights, float64."""
     rate = settings["learning_rate"]
     skipped = ("size", "iterations", "seed", "learning_rate")
@@ -66,12 +66,13 @@ def golden_step(settings: dict) -> AdaptationStep:
         **{key: value for key, value in settings.items() if key not in skipped},
         **dict.fromkeys(("learning_rate", "learning_rate_ms", "learning_rate_mt"), rate),
     )
-    return AdaptationStep(
-        fill_segmentor(Segmentor()).double(),
-        fill_weights(build_discriminator(), "disc_seg.").double(),
-        fill_weights(build_discriminator(), "disc_res.").double(),
-        train,
+    networks = (
+        fill_segmentor(Segmentor()),
+        fill_weights(build_discriminator(), "disc_seg."),
+        fill_weights(build_discriminator(), "disc_res."),
     )
+    networks = (net.to(torch.float64, memory_format=memory_format) for net in networks)
+    return AdaptationStep(*networks, train)
 
 
 def pair(settings: dict, iteration: int, domain: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,9 +88,17 @@ def close(found: torch.Tensor, golden: np.ndarray) -> None:
     assert error < TRAINING_TOLERANCE
 
 
-def test_networks_and_pseudo_labels(training: tuple[dict, dict]) -> None:
+MEMORY_FORMATS = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last], ids=str
+)
+
+
+@MEMORY_FORMATS
+def test_networks_and_pseudo_labels(
+    training: tuple[dict, dict], memory_format: torch.memory_format
+) -> None:
     settings, golden = training
-    step = golden_step(settings)
+    step = golden_step(settings, memory_format)
     source, _ = pair(settings, 1, "source")
     close(source, golden["source_input"])
     logits = step.segmentor(source)
@@ -105,9 +114,10 @@ def test_networks_and_pseudo_labels(training: tuple[dict, dict]) -> None:
     np.testing.assert_array_equal(auxiliary.numpy(), golden["pseudo_auxiliary"])
 
 
-def test_training_steps(training: tuple[dict, dict]) -> None:
+@MEMORY_FORMATS
+def test_training_steps(training: tuple[dict, dict], memory_format: torch.memory_format) -> None:
     settings, golden = training
-    step = golden_step(settings)
+    step = golden_step(settings, memory_format)
     columns = list(golden["columns"])
     assert set(columns) == {*COLUMNS, "lr"}
     for iteration, row in enumerate(golden["history"], start=1):
