@@ -43,11 +43,7 @@ class PairDataset(Dataset):
                 f"{images.path}: found {len(images)} sections, expected more than the stride of "
                 f"{stride} between the two of a pair"
             )
-        if min(images.shape[1:]) < crop:
-            raise UserError(
-                f"{images.path}: sections of {images.shape[1]} x {images.shape[2]} pixels are "
-                f"smaller than the crop of {crop}; set DATA.input_size"
-            )
+        check_crop_fits(images, crop)
         if labels is not None:
             check_same_shape(images, labels)
         self.images, self.labels = images, labels
@@ -93,6 +89,16 @@ class PairDataset(Dataset):
     @staticmethod
     def _read(volume: Volume, index: int, y: int, x: int, side: int | None) -> np.ndarray:
         return volume.section(index) if side is None else volume.crop(index, y, x, side)
+
+
+def check_crop_fits(images: Volume, crop: int) -> None:
+    """Demand sections of at least ``crop`` pixels a side; raises UserError."""
+    height, width = images.shape[1:]
+    if min(height, width) < crop:
+        raise UserError(
+            f"{images.path}: sections of {height} x {width} pixels are smaller than the crop of "
+            f"{crop}; set DATA.input_size"
+        )
 
 
 def check_same_shape(images: Volume, labels: Volume) -> None:

@@ -418,6 +418,23 @@ def test_check_does_a_little_of_everything_in_folders_of_its_own(project: Projec
     assert not (project.out / "logs/tiny").exists()
 
 
+def test_check_on_a_cpu_takes_smaller_crops(command, tmp_path: Path) -> None:
+    images, labels = make_volume(0, (3, 288, 288))
+    for name in ("source", "target", "val"):
+        write_sections(tmp_path / "data/png" / name, images)
+        write_sections(tmp_path / f"data/png/{name}_groundtruth", labels)
+    project = Project(command, tmp_path / "data", tmp_path)
+    write_config(project.config, DATA={"input_size": 288}, TEST={"padded_size": 288})
+    output = project.run("main", "--check")
+    assert output.count("crops of 256 pixels, as this is a check; 288 else") == 1
+
+
+def test_check_demands_that_the_run_s_crops_fit(project: Project) -> None:
+    finished = project("main", "--check", "--set", "DATA.input_size=272")
+    assert finished.code == 2
+    assert "are smaller than the crop of 272; set DATA.input_size" in finished.err
+
+
 def test_training_repeats_with_its_seed(project: Project, trained: Project) -> None:
     project.run("main", "--set", "TRAIN.num_workers=2")
     for file in ("loss.txt", "loss_adv.txt", "valid.txt"):
