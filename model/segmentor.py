@@ -113,10 +113,19 @@ class Segmentor(nn.Module):
             pair: (B, 2, H, W), each section in [0, 1]; H and W multiples of 16.
             with_residual: False saves the residual decoder, about a third of the work.
         """
-        sections = self.encode_sections(torch.cat([pair[:, :1], pair[:, 1:]]))
-        current, auxiliary = (
-            SectionFeatures(*maps) for maps in zip(*(m.chunk(2) for m in sections), strict=True)
-        )
+        both = self.encode_sections(torch.cat([pair[:, :1], pair[:, 1:]]))
+        sections = zip(*(maps.chunk(2) for maps in both), strict=True)
+        return self.decode_pair(*(SectionFeatures(*maps) for maps in sections), with_residual)
+
+    def encode_sections(self, sections: Tensor) -> SectionFeatures:
+        """Features of single sections (B, 1, H, W); the weights are shared by both roles."""
+        full = self.section_full(sections)
+        return SectionFeatures(full, self.section_half(downsample(full)))
+
+    def decode_pair(
+        self, current: SectionFeatures, auxiliary: SectionFeatures, with_residual: bool = True
+    ) -> PairLogits:
+        """Logits of pairs from the features of their sections, see ``forward``."""
         quarter = self.pair_quarter(downsample(torch.cat([current.half, auxiliary.half], dim=1)))
         eighth = self.pair_eighth(downsample(quarter))
         sixteenth = self.pair_sixteenth(downsample(eighth))
@@ -129,11 +138,6 @@ class Segmentor(nn.Module):
         return PairLogits(
             self.seg_current(seg, current), self.seg_auxiliary(seg, auxiliary), residual
         )
-
-    def encode_sections(self, sections: Tensor) -> SectionFeatures:
-        """Features of single sections (B, 1, H, W); the weights are shared by both roles."""
-        full = self.section_full(sections)
-        return SectionFeatures(full, self.section_half(downsample(full)))
 
 
 def downsample(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
 from utils.metrics import THRESHOLD, DiceJaccard, DiceScores, PooledScores, Scores, SectionScores
 from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
-from utils.prediction import network_predictor
+from utils.prediction import NetworkPredictor
 from utils.windows import Windows
 
 MEASURES = {
@@ -90,7 +90,7 @@ class Inference:
             with h5py.File(part, "w") as file:
                 dataset = file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32)
                 for index, probability in predict_on_grid(
-                    network_predictor(self.segmentor, self.device),
+                    NetworkPredictor(self.segmentor, self.device),
                     self.volume,
                     self.pairs,
                     self.windows,

@@ -1,31 +1,59 @@
 """From a volume to the mitochondria probability of each of its sections."""
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dataloader.volume import Volume, normalise
+from model.segmentor import SectionFeatures, Segmentor
 from utils.windows import Windows
 
-# (windows, 2, h, w) pairs of sections in [0, 1] -> the same shape, probability of each section
-PairPredictor = Callable[[Tensor], Tensor]
+
+class PairPredictor(Protocol):
+    """What predicts pairs of sections, in two steps: a section is in two pairs, encoded once."""
+
+    def encode(self, sections: Tensor) -> Any:
+        """Features of windows of one section, (windows, h, w) in [0, 1]."""
+
+    def decode(self, current: Any, auxiliary: Any) -> Tensor:
+        """From the features of both sections to their probabilities, (windows, 2, h, w)."""
+
+
+class NetworkPredictor:
+    """Softmax, channel 1, of both sections' maps; the residual decoder is left out."""
+
+    def __init__(self, segmentor: Segmentor, device: torch.device) -> None:
+        self.segmentor, self.device = segmentor, device
+
+    @torch.inference_mode()
+    def encode(self, sections: Tensor) -> SectionFeatures:
+        return self.segmentor.encode_sections(sections[:, None].to(self.device))
+
+    @torch.inference_mode()
+    def decode(self, current: SectionFeatures, auxiliary: SectionFeatures) -> Tensor:
+        logits = self.segmentor.decode_pair(current, auxiliary, with_residual=False)
+        maps = torch.stack([logits.current, logits.auxiliary], dim=1)  # (B, 2 sections, 2, H, W)
+        return maps.softmax(2)[:, :, 1]
 
 
 def section_pairs(sections: int, stride: int) -> list[tuple[int, int]]:
     """The pairs (current, auxiliary) that show every section of a volume at least once.
 
     All (i, i + stride), as published; where the volume is shorter than two strides, the sections
-    of the middle, which those leave out, are paired with the last one.
+    of the middle, which those leave out, are paired with the last one. Their order is in chains,
+    0, stride, 2 stride ..., then 1, 1 + stride ...: the auxiliary section of a pair is the current
+    one of the next, so that no more than two sections are ever held.
 
     Raises:
         ValueError: no pair, the stride reaches over the volume's end.
     """
     if sections <= stride:
         raise ValueError(f"found {sections} sections, expected more than the stride of {stride}")
-    pairs = [(i, i + stride) for i in range(sections - stride)]
+    chains = [range(start, sections - stride, stride) for start in range(stride)]
+    pairs = [(i, i + stride) for chain in chains for i in chain]
     return pairs + [(i, sections - 1) for i in range(sections - stride, stride)]
 
 
@@ -39,14 +67,15 @@ def predict_volume(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict sections from all the pairs they are in.
 
-    Holds as many sections as lie between the two of a pair, not the volume.
+    Holds two sections, not the volume, if the pairs are in chains as ``section_pairs`` has them.
 
     Args:
-        predict: the network, see ``network_predictor``.
+        predict: the network, see ``NetworkPredictor``.
         volume: the sections.
         pairs: see ``section_pairs``.
         windows: see ``utils.windows``.
-        batch_size: windows predicted at a time.
+        batch_size: windows predicted at a time. The features of a section are kept for its second
+            pair where all its windows fit in.
         combine: how a section's predictions from several pairs are joined: their mean (inference)
             or their maximum, which above 0.5 is the OR of the argmax masks (validation). The
             maximum is taken of whole sections only.
@@ -56,12 +85,11 @@ def predict_volume(
     """
     last_pair = {index: n for n, pair in enumerate(pairs) for index in pair}
     total_weight = torch.from_numpy(windows.total_weight())
+    encoder = _Encoder(predict, volume, windows, batch_size)
     sums: dict[int, Tensor] = {}
     seen: dict[int, int] = {}
     for n, pair in enumerate(pairs):
-        for index, probability in zip(
-            pair, _predict_pair(predict, volume, pair, windows, batch_size), strict=True
-        ):
+        for index, probability in zip(pair, _predict_pair(encoder, pair), strict=True):
             seen[index] = seen.get(index, 0) + 1
             if index not in sums:
                 sums[index] = probability.clone()  # not a view that keeps the pair's other half
@@ -74,38 +102,53 @@ def predict_volume(
             yield index, windows.unpad((sums.pop(index).cpu() / weight).numpy())
 
 
-def _predict_pair(
-    predict: PairPredictor,
-    volume: Volume,
-    pair: tuple[int, int],
-    windows: Windows,
-    batch_size: int,
-) -> Tensor:
+class _Encoder:
+    """Padded sections and features of the last pair's sections, for the pair that comes next."""
+
+    def __init__(
+        self, predict: PairPredictor, volume: Volume, windows: Windows, batch_size: int
+    ) -> None:
+        self.predict, self.volume, self.windows = predict, volume, windows
+        starts = range(0, len(windows.corners), batch_size)
+        self.batches = [windows.corners[start : start + batch_size] for start in starts]
+        self.padded: dict[int, Tensor] = {}
+        self.features: dict[int, Any] = {}
+
+    def keep(self, pair: tuple[int, int]) -> None:
+        """Forget all sections but these two."""
+        for kept in (self.padded, self.features):
+            for index in set(kept) - set(pair):
+                del kept[index]
+
+    def __call__(self, index: int, batch: int) -> Any:
+        """Features of a section's windows of one batch."""
+        if len(self.batches) > 1:
+            return self.predict.encode(self._cut(index, batch))
+        if index not in self.features:
+            self.features[index] = self.predict.encode(self._cut(index, batch))
+        return self.features[index]
+
+    def _cut(self, index: int, batch: int) -> Tensor:
+        """A batch's windows of a section, (windows, h, w)."""
+        if index not in self.padded:
+            section = normalise(self.volume.section(index))
+            self.padded[index] = torch.from_numpy(self.windows.pad(section))
+        height, width = self.windows.size
+        padded = self.padded[index]
+        return torch.stack([padded[y : y + height, x : x + width] for y, x in self.batches[batch]])
+
+
+def _predict_pair(encoder: _Encoder, pair: tuple[int, int]) -> Tensor:
     """Weighted sums of the windows' probabilities on the padded sections, (2, H, W)."""
-    sections = torch.from_numpy(
-        np.stack([windows.pad(normalise(volume.section(index))) for index in pair])
-    )
+    encoder.keep(pair)
+    windows, total = encoder.windows, None
     height, width = windows.size
-    total = None
-    for start in range(0, len(windows.corners), batch_size):
-        corners = windows.corners[start : start + batch_size]
-        batch = torch.stack([sections[:, y : y + height, x : x + width] for y, x in corners])
-        probabilities = predict(batch)
+    for number, corners in enumerate(encoder.batches):
+        features = (encoder(index, number) for index in pair)
+        probabilities = encoder.predict.decode(*features)
         if total is None:
-            total = torch.zeros(sections.shape, device=probabilities.device)
+            total = torch.zeros((2, *windows.padded_shape), device=probabilities.device)
             weight = torch.from_numpy(windows.weight).to(probabilities.device)
         for (y, x), probability in zip(corners, probabilities, strict=True):
             total[:, y : y + height, x : x + width] += probability * weight
     return total
-
-
-def network_predictor(segmentor: torch.nn.Module, device: torch.device) -> PairPredictor:
-    """Softmax, channel 1, of both sections' maps; the residual decoder is left out."""
-
-    @torch.inference_mode()
-    def predict(batch: Tensor) -> Tensor:
-        logits = segmentor(batch.to(device), with_residual=False)
-        maps = torch.stack([logits.current, logits.auxiliary], dim=1)  # (B, 2 sections, 2, H, W)
-        return maps.softmax(2)[:, :, 1]
-
-    return predict

@@ -28,7 +28,7 @@ from utils.errors import UserError
 from utils.evaluation import Validation
 from utils.paths import Workspace, shown
 from utils.pictures import training_picture, write_picture
-from utils.prediction import network_predictor
+from utils.prediction import NetworkPredictor
 from utils.run_folder import RunFolder, RunLog
 
 SOURCE, TARGET = 0, 1  # domains, in the seeds of their draws
@@ -114,7 +114,7 @@ class Training:
 
     def validate(self, log: RunLog, iteration: int) -> dict[str, float]:
         """Score the validation volume; keep the checkpoint if it is the best so far."""
-        scores = self.validation(network_predictor(self.step.segmentor, self.device))
+        scores = self.validation(NetworkPredictor(self.step.segmentor, self.device))
         log.validation(iteration, scores)
         score = next(iter(scores.values()))
         if score > self.best_score:

@@ -35,11 +35,15 @@ class Windows(NamedTuple):
         (top, bottom), (left, right) = self.padding
         return padded[top : padded.shape[0] - bottom, left : padded.shape[1] - right]
 
+    @property
+    def padded_shape(self) -> tuple[int, int]:
+        """(height, width) of a padded section."""
+        height = max(y for y, _ in self.corners) + self.size[0]
+        return height, max(x for _, x in self.corners) + self.size[1]
+
     def total_weight(self) -> np.ndarray:
         """Summed weight of all windows on the padded section, float32."""
-        height = max(y for y, _ in self.corners) + self.size[0]
-        width = max(x for _, x in self.corners) + self.size[1]
-        total = np.zeros((height, width), np.float32)
+        total = np.zeros(self.padded_shape, np.float32)
         for y, x in self.corners:
             total[y : y + self.size[0], x : x + self.size[1]] += self.weight
         return total
