@@ -246,6 +246,7 @@ def test_inference_prints_as_published(trained: Project) -> None:
         r"Measure on mAP, F1, MCC, and IoU\.\.\.",
         SCORES_LINE,
         r"Measurement time \(s\): \d+\.\d+",
+        r"map: per section, .*; sections: \d+, without mitochondria: \d+, with none predicted: \d+",
         r"Done",
     ]
     lines = trained.inference_output.splitlines()
@@ -259,12 +260,14 @@ def test_scores_are_sklearns_of_the_predictions(trained: Project) -> None:
     assert probability.shape == SHAPE
     assert probability.dtype == np.float32
     assert 0 <= probability.min() < probability.max() <= 1
-    scores, origin = (trained.out / "inference/tiny/scores.txt").read_text().splitlines()
+    scores, notes, origin = (trained.out / "inference/tiny/scores.txt").read_text().splitlines()
     assert re.fullmatch(SCORES_LINE, scores)
     assert scores in trained.inference_output
     expected = np.mean([sklearn_scores(*pair) for pair in zip(probability, label, strict=True)], 0)
     assert numbers(scores) == pytest.approx(expected, abs=1e-4)
-    assert "checkpoint=model.ckpt, iteration=6, chosen by: last" in origin
+    assert notes in trained.inference_output
+    assert notes.startswith("map: per section, averaged over sections; sections: ")
+    assert origin == "checkpoint=model.ckpt, iteration=6, chosen by: last"
 
 
 def test_pictures_and_masks_of_sections(trained: Project) -> None:
@@ -288,13 +291,13 @@ def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_
     probability, label = trained.predictions(), labels(data)
     (tmp_path / "models").symlink_to(trained.out / "models")
     project = Project(command, data, tmp_path)
-    pooled = project.run("inference", "-mm", "map_3d").splitlines()[-3]
+    pooled = project.run("inference", "-mm", "map_3d").splitlines()[-4]
     assert numbers(pooled) == pytest.approx(sklearn_scores(probability, label), abs=1e-4)
 
     output = project.run("inference", "-mm", "dice").splitlines()
     assert "Measure on dice and Jaccard..." in output
     # The same number as in training: the same windows, the same masks.
-    assert numbers(output[-3]) == pytest.approx(numbers(trained.lines("valid.txt")[-1]), abs=1e-4)
+    assert numbers(output[-4]) == pytest.approx(numbers(trained.lines("valid.txt")[-1]), abs=1e-4)
 
     output = project.run("inference", "--checkpoint", BEST)
     assert "chosen by: best-on-target-labels" in output

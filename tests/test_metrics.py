@@ -10,6 +10,7 @@ from utils.metrics import (
     PooledScores,
     SectionScores,
     average_precision,
+    binned_average_precision,
     score,
 )
 
@@ -74,8 +75,55 @@ def test_averages_over_sections_and_pools_over_voxels() -> None:
         pooled.add(probability, label)
     np.testing.assert_allclose(sections.result(), np.mean([score(*part) for part in parts], 0))
     probability, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    assert pooled.result() == score(probability, label)
-    assert sections.without_mitochondria == pooled.without_mitochondria == 1
+    assert pooled.result() == pytest.approx(score(probability, label), abs=1e-12)
+    for tally in (sections.tally, pooled.tally):
+        assert str(tally) == "sections: 4, without mitochondria: 1, with none predicted: 1"
+
+
+def pooled_scores(*sections: tuple[np.ndarray, np.ndarray]) -> PooledScores:
+    pooled = PooledScores()
+    for probability, label in sections:
+        pooled.add(probability, label)
+    return pooled
+
+
+@pytest.mark.parametrize("levels", [0, 2, 255])
+def test_pooled_precision_is_sklearns(levels: int) -> None:
+    parts = [random_section(seed, levels) for seed in range(4)]
+    probability, label = (np.concatenate(arrays).ravel() for arrays in zip(*parts, strict=True))
+    pooled = pooled_scores(*parts)
+    expected = sk.average_precision_score(label, probability)
+    assert pooled.result().mAP == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-5, 1e-4])  # a few bins of 2.4e-7, or many
+def test_error_of_the_pooled_precision_keeps_to_its_bound(spread: float) -> None:
+    draw = np.random.default_rng(5)
+    label = draw.random((64, 64)) < 0.3
+    probability = (0.5 + spread * (draw.random(label.shape) + 0.3 * label)).astype(np.float32)
+    pooled = pooled_scores((probability, label))
+    expected = sk.average_precision_score(label.ravel(), probability.ravel())
+    error = abs(pooled.result().mAP - expected)
+    assert 1e-9 < error <= pooled.mAP_bound
+    assert pooled.mAP_bound < 1e-6 / spread
+
+
+def test_saturated_probabilities_are_exact() -> None:
+    draw = np.random.default_rng(6)
+    label = draw.random((64, 64)) < 0.3
+    probability = np.where(draw.random(label.shape) < 0.8, 1.0, 0.25).astype(np.float32)
+    pooled = pooled_scores((probability, label))
+    expected = sk.average_precision_score(label.ravel(), probability.ravel())
+    assert pooled.result().mAP == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_bound_is_the_best_and_the_worst_order_of_a_bin() -> None:
+    negatives, positives = np.array([3, 2, 0]), np.array([2, 4, 1])
+    tied, bound = binned_average_precision(negatives, positives)
+    assert tied == pytest.approx((1 + 4 * 5 / 7 + 2 * 7 / 12) / 7)
+    worst = (1 + sum((1 + k) / (1 + k + 2) for k in range(1, 5)) + 6 / 11 + 7 / 12) / 7
+    best = (1 + 4 + 6 / 8 + 7 / 9) / 7
+    assert bound == pytest.approx(max(best - tied, tied - worst))
 
 
 def test_dice_and_jaccard_average_over_sections() -> None:

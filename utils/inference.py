@@ -70,6 +70,7 @@ class Inference:
         self.pairs = choose_pairs(config, self.volume)
         self.out = workspace.inference(model)
         self.predictions = self.out / PREDICTIONS
+        self.notes = ""
 
     def probability(self, index: int) -> np.ndarray:
         """A section's mitochondria probability (H, W) float32, from ``preds.hdf``."""
@@ -105,7 +106,7 @@ class Inference:
             part.replace(self.predictions)
 
     def measure(self, measure: str) -> Scores | DiceJaccard:
-        """Score ``preds.hdf`` and write ``scores.txt``.
+        """Score ``preds.hdf``, write ``scores.txt``, leave what to know of the scores in ``notes``.
 
         Args:
             measure: ``map`` or ``map_2d`` per section, ``map_3d`` pooled, ``dice`` for dice and
@@ -121,13 +122,17 @@ class Inference:
             probability = self.probability(index)
             scores.add(probability > THRESHOLD if measure == "dice" else probability, label)
         result = scores.result()
+        self.notes = f"{measure}: {MEASURES[measure]}; {scores.tally}"
+        if isinstance(scores, PooledScores):
+            self.notes += f"; mAP exact to {scores.mAP_bound:.0e}"
         origin = (
             f"checkpoint={self.checkpoint_path.name}, iteration={self.checkpoint.iteration}, "
-            f"chosen by: {self.checkpoint.chosen_by}; {measure}: {MEASURES[measure]}; "
-            f"sections without mitochondria: {scores.without_mitochondria} of {len(self.labels)}"
+            f"chosen by: {self.checkpoint.chosen_by}"
         )
         with writing_to(self.out):
-            (self.out / "scores.txt").write_text(f"{result}\n{origin}\n", encoding="utf-8")
+            (self.out / "scores.txt").write_text(
+                f"{result}\n{self.notes}\n{origin}\n", encoding="utf-8"
+            )
         return result
 
     def draw(self) -> None:
@@ -169,6 +174,7 @@ class Inference:
             begin = time.perf_counter()
             self.say(str(self.measure(measure)))
             self.say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
+            self.say(self.notes)
         if show:
             self.draw()
         self.say("Done")

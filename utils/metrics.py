@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import digamma
 
 THRESHOLD = 0.5
 
@@ -106,10 +107,32 @@ def score(probability: np.ndarray, label: np.ndarray) -> Scores:
     Without mitochondria in the label the average precision is 1 if none is predicted, else 0.
     """
     counts = Counts.of(probability >= THRESHOLD, label)
-    precision = average_precision(probability, label)
+    return _scores(counts, average_precision(probability, label))
+
+
+def _scores(counts: Counts, precision: float) -> Scores:
     if math.isnan(precision):
         precision = float(counts.empty)
     return Scores(precision, counts.f1, counts.mcc, counts.iou)
+
+
+class Tally:
+    """Counts the sections scored, those with nothing to find and those where nothing was found."""
+
+    def __init__(self) -> None:
+        self.sections = self.without_mitochondria = self.without_prediction = 0
+
+    def count(self, counts: Counts) -> None:
+        """Take in a section."""
+        self.sections += 1
+        self.without_mitochondria += counts.tp + counts.fn == 0
+        self.without_prediction += counts.tp + counts.fp == 0
+
+    def __str__(self) -> str:
+        return (
+            f"sections: {self.sections}, without mitochondria: {self.without_mitochondria}, "
+            f"with none predicted: {self.without_prediction}"
+        )
 
 
 class SectionScores:
@@ -117,12 +140,13 @@ class SectionScores:
 
     def __init__(self) -> None:
         self.scores: list[Scores] = []
-        self.without_mitochondria = 0
+        self.tally = Tally()
 
     def add(self, probability: np.ndarray, label: np.ndarray) -> None:
         """Add a section: probability (H, W) float, label (H, W) of 0 and 1."""
-        self.scores.append(score(probability, label))
-        self.without_mitochondria += not label.any()
+        counts = Counts.of(probability >= THRESHOLD, label)
+        self.scores.append(_scores(counts, average_precision(probability, label)))
+        self.tally.count(counts)
 
     def result(self) -> Scores:
         """Mean over the sections added."""
@@ -130,22 +154,69 @@ class SectionScores:
 
 
 class PooledScores:
-    """Scores of all voxels at once; keeps them (5 bytes a voxel) until the result is asked for."""
+    """Scores of all voxels at once, from histograms of the probabilities: 64 MiB for any volume.
+
+    The bins are 2^-22 wide, the last one holds those of exactly 1, where networks saturate. All
+    voxels of a bin count as tied. ``mAP_bound`` is the most by which the average precision can be
+    wrong for that.
+    """
+
+    BINS = 2**22
 
     def __init__(self) -> None:
-        self.probabilities: list[np.ndarray] = []
-        self.labels: list[np.ndarray] = []
-        self.without_mitochondria = 0
+        self.histograms = np.zeros((2, self.BINS + 1), np.int64)  # of background, mitochondria
+        self.counts = Counts(0, 0, 0, 0)
+        self.mAP_bound = 0.0
+        self.tally = Tally()
 
     def add(self, probability: np.ndarray, label: np.ndarray) -> None:
-        """Add a section: probability (H, W) float, label (H, W) of 0 and 1."""
-        self.probabilities.append(probability.astype(np.float32).ravel())
-        self.labels.append(label.astype(bool).ravel())
-        self.without_mitochondria += not label.any()
+        """Add a section: probability (H, W) float in [0, 1], label (H, W) of 0 and 1."""
+        bins = (probability * self.BINS).astype(np.int32)
+        positive = label.astype(bool)
+        for histogram, part in zip(self.histograms, (~positive, positive), strict=True):
+            histogram += np.bincount(bins[part], minlength=self.BINS + 1)
+        counts = Counts.of(probability >= THRESHOLD, positive)
+        self.counts += counts
+        self.tally.count(counts)
 
     def result(self) -> Scores:
         """Scores over all voxels added."""
-        return score(np.concatenate(self.probabilities), np.concatenate(self.labels))
+        precision, self.mAP_bound = binned_average_precision(*self.histograms)
+        return _scores(self.counts, precision)
+
+
+def binned_average_precision(negatives: np.ndarray, positives: np.ndarray) -> tuple[float, float]:
+    """Average precision where all scores of a bin count as tied, and a bound of its error.
+
+    In a bin of p positives and n negatives above which there are T positives and F negatives, the
+    k-th positive has a precision of (T + k) / (T + k + f), the f negatives above it being F at best
+    and F + n at worst; if all are tied, each has (T + p) / (T + p + F + n). The sum over k is
+    p - f (digamma(T + p + f + 1) - digamma(T + f + 1)). The bound is the distance from the tied
+    value to the sum of the best or of the worst.
+
+    Args:
+        negatives, positives: counts in bins of rising score; those of the last bin are tied.
+
+    Returns:
+        Two numbers in [0, 1]; NaN without a positive.
+    """
+    total = positives.sum()
+    if not total:
+        return math.nan, math.nan
+    negatives, positives = negatives[::-1], positives[::-1]
+    true, false = np.cumsum(positives), np.cumsum(negatives)
+    used = np.flatnonzero(positives)
+    tied = float(np.sum(positives[used] * (true[used] / (true + false)[used])) / total)
+    mixed = np.flatnonzero(positives[1:] * negatives[1:]) + 1  # elsewhere all orders are alike
+
+    def deviation(above: np.ndarray) -> float:
+        """Of the sum of precisions, if so many negatives are above a bin's positives."""
+        t, p = true[mixed], positives[mixed]
+        ordered = p - above * (digamma(t + above + 1.0) - digamma(t - p + above + 1.0))
+        return abs(float(np.sum(ordered - p * t / (t + false[mixed])) / total))
+
+    worst, best = false[mixed], false[mixed] - negatives[mixed]
+    return tied, max(deviation(worst), deviation(best))
 
 
 class DiceScores:
@@ -153,12 +224,12 @@ class DiceScores:
 
     def __init__(self) -> None:
         self.counts: list[Counts] = []
-        self.without_mitochondria = 0
+        self.tally = Tally()
 
     def add(self, mask: np.ndarray, label: np.ndarray) -> None:
         """Add a section: mask and label (H, W) of 0 and 1."""
         self.counts.append(Counts.of(mask, label))
-        self.without_mitochondria += not label.any()
+        self.tally.count(self.counts[-1])
 
     def result(self) -> DiceJaccard:
         """Mean dice and mean Jaccard over the sections added."""
