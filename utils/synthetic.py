@@ -61,23 +61,23 @@ SOURCE_MICROSCOPE = Microscope(
     curtain=0.0,
 )
 
-# FIB-SEM: softer and noisier, cells of uneven tone, grey endosomes that look like mitochondria.
+# FIB-SEM: soft and grainy; mitochondria hardly darker than the cell, with faint cristae.
 TARGET_MICROSCOPE = Microscope(
     cytoplasm=0.62,
-    cell_variation=0.07,
-    membrane=0.36,
-    matrix=0.44,
+    cell_variation=0.03,
+    membrane=0.25,
+    matrix=0.50,
     rim=0.33,
-    cristae=-0.05,
+    cristae=-0.03,
     dense_body=0.32,
-    endosome=0.46,
-    texture=0.06,
-    texture_scale=2.6,
+    endosome=0.72,
+    texture=0.09,
+    texture_scale=1.5,
     blur=1.3,
     gamma=1.35,
     gaussian_noise=0.05,
     shot_noise=0.05,
-    shading=0.05,
+    shading=0.01,
     curtain=0.012,
 )
 
