@@ -2,17 +2,20 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import h5py
 import numpy as np
+from PIL import Image
 
 from utils.errors import UserError
 
 HDF5_SUFFIXES = (".hdf", ".h5", ".hdf5")
 HDF5_DATASET = "main"
+Image.MAX_IMAGE_PIXELS = None  # sections may be large; Pillow reads no more than their headers
 SECTION_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
@@ -23,11 +26,13 @@ class Volume(ABC):
         path: where it lies.
         shape: (sections, height, width).
         tiled: whether its sections are large enough that the method predicts them in tiles.
+        kept: whether it is in memory; else sections are read as needed.
     """
 
     path: Path
     shape: tuple[int, int, int]
     tiled: bool = False
+    kept: bool = False
 
     @property
     def original(self) -> "Volume":
@@ -60,33 +65,41 @@ class Volume(ABC):
 class FolderVolume(Volume):
     """A folder of 8-bit or 16-bit grey sections in the natural order of their names.
 
-    Read once and kept in the type of the files.
+    Args:
+        path: the folder.
+        names: file names of the sections to use; None: all.
+        keep: read all sections now and keep them, in the type of their files.
 
     Raises:
         UserError: no sections, one that cannot be read, colour, or sizes that differ.
     """
 
-    def __init__(self, path: Path, names: list[str] | None = None) -> None:
-        self.path = path
-        files = [path / name for name in names] if names else section_files(path)
-        if not files:
+    def __init__(self, path: Path, names: list[str] | None = None, keep: bool = True) -> None:
+        self.path, self.kept = path, keep
+        self.files = [path / name for name in names] if names else section_files(path)
+        if not self.files:
             raise UserError(f"{path}: no sections; expected {', '.join(SECTION_SUFFIXES)} files")
-        self.sections = [read_section(file) for file in files]
-        self.files = files
-        for file, section in zip(files, self.sections, strict=True):
-            if section.shape != self.sections[0].shape:
+        self.sections = [read_section(file) for file in self.files] if keep else None
+        shapes = [s.shape for s in self.sections] if keep else map(section_shape, self.files)
+        self.shape = (len(self.files), *self._common_shape(shapes))
+
+    def _common_shape(self, shapes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+        first = None
+        for file, shape in zip(self.files, shapes, strict=True):
+            first = first or shape
+            if shape != first:
                 raise UserError(
-                    f"{file}: found {section.shape[0]} x {section.shape[1]} pixels, expected "
-                    f"{self.sections[0].shape[0]} x {self.sections[0].shape[1]} as {files[0].name}"
+                    f"{file}: found {shape[0]} x {shape[1]} pixels, expected "
+                    f"{first[0]} x {first[1]} as {self.files[0].name}"
                 )
-        self.shape = (len(files), *self.sections[0].shape)
+        return first
 
     @property
     def names(self) -> list[str]:
         return [file.name for file in self.files]
 
     def section(self, index: int) -> np.ndarray:
-        return self.sections[index]
+        return self.sections[index] if self.kept else read_section(self.files[index])
 
 
 class Hdf5Volume(Volume):
@@ -148,18 +161,17 @@ class ResampledVolume(Volume):
 
     def __init__(self, volume: Volume, scale: float, masks: bool) -> None:
         self.volume, self.masks = volume, masks
-        self.path, self.tiled = volume.path, volume.tiled
+        self.path, self.tiled, self.kept = volume.path, volume.tiled, volume.kept
         height, width = (max(1, round(side * scale)) for side in volume.shape[1:])
         self.shape = (len(volume), height, width)
-        # A folder is in memory anyway, and small; an HDF5 volume may be large.
-        self._kept = None if self.tiled else [self._resample(i) for i in range(len(volume))]
+        self._resampled = [self._resample(i) for i in range(len(volume))] if self.kept else None
 
     @property
     def original(self) -> Volume:
         return self.volume
 
     def section(self, index: int) -> np.ndarray:
-        return self._recent(index) if self._kept is None else self._kept[index]
+        return self._resampled[index] if self.kept else self._recent(index)
 
     @lru_cache(maxsize=16)  # noqa: B019 - a volume lives as long as the run
     def _recent(self, index: int) -> np.ndarray:
@@ -185,7 +197,11 @@ class CroppedVolume(Volume):
 
 
 def open_volume(
-    path: Path, list_file: Path | None = None, scale: float = 1.0, masks: bool = False
+    path: Path,
+    list_file: Path | None = None,
+    scale: float = 1.0,
+    masks: bool = False,
+    keep: bool = True,
 ) -> Volume:
     """The volume at a path: a folder of sections or an HDF5 file.
 
@@ -194,6 +210,7 @@ def open_volume(
         list_file: text file naming the sections of a folder to use, one a line.
         scale: resample to so many pixels per pixel.
         masks: the volume holds masks.
+        keep: a folder's sections in memory; else they are read as needed. HDF5 always is.
 
     Raises:
         UserError: nothing there, or nothing readable.
@@ -202,7 +219,7 @@ def open_volume(
     if found is None:
         raise UserError(f"{path}: not found; expected a folder of sections or an HDF5 file")
     if found.is_dir():
-        volume: Volume = FolderVolume(found, read_names(list_file))
+        volume: Volume = FolderVolume(found, read_names(list_file), keep)
         if masks:
             check_masks(volume)
     else:
@@ -248,9 +265,26 @@ def read_section(file: Path) -> np.ndarray:
     image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
     if image is None:
         raise UserError(f"{file}: not a readable image; expected a grey section")
-    if image.ndim != 2:
-        raise UserError(f"{file}: found {image.shape[2]} channels, expected one (grey)")
+    check_grey(file, 1 if image.ndim == 2 else image.shape[2])
     return image
+
+
+def section_shape(file: Path) -> tuple[int, int]:
+    """(H, W) of a grey section from its file's header; raises UserError as ``read_section``."""
+    try:
+        with Image.open(file) as image:
+            channels = 3 if image.mode == "P" else len(image.getbands())
+            shape = image.height, image.width
+    except (OSError, ValueError):
+        raise UserError(f"{file}: not a readable image; expected a grey section") from None
+    check_grey(file, channels)
+    return shape
+
+
+def check_grey(file: Path, channels: int) -> None:
+    """Demand one channel; raises UserError."""
+    if channels != 1:
+        raise UserError(f"{file}: found {channels} channels, expected one (grey)")
 
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -271,8 +305,10 @@ def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None
 
 def check_masks(volume: FolderVolume) -> None:
     """Refuse 8-bit masks of which nobody knows what is foreground; raises UserError."""
-    highest = max(int(section.max()) for section in volume.sections)
-    if volume.sections[0].dtype == np.uint8 and 1 < highest < 128:
+    if volume.section(0).dtype != np.uint8:
+        return
+    highest = max(int(volume.section(index).max()) for index in range(len(volume)))
+    if 1 < highest < 128:
         raise UserError(
             f"{volume.path}: found 8-bit masks with values up to {highest}, expected 0/255 or 0/1; "
             "save instance numbers as 16-bit"

@@ -56,10 +56,15 @@ def test_natural_order_of_digits_that_are_no_numbers() -> None:
     assert sorted(["²1.png", "1.png"], key=natural_key) == ["1.png", "²1.png"]
 
 
-def test_folder_is_read_in_natural_order_whatever_the_format(tmp_path: Path) -> None:
+KEEP = pytest.mark.parametrize("keep", [True, False])
+
+
+@KEEP
+def test_folder_is_read_in_natural_order_whatever_the_format(tmp_path: Path, keep: bool) -> None:
     folder = write(tmp_path, s10__png=flat(10), s2__tif=flat(2), s1__PNG=flat(1))
     (folder / "notes.txt").write_text("no section")
-    volume = open_volume(folder)
+    volume = open_volume(folder, keep=keep)
+    assert volume.kept == keep
     assert volume.shape == (3, 4, 6)
     assert len(volume) == 3
     assert not volume.tiled
@@ -90,18 +95,19 @@ def test_list_file_may_not_name_what_is_not_there(tmp_path: Path) -> None:
         open_volume(folder, names)
 
 
-def test_bad_sections_are_named(tmp_path: Path) -> None:
+@KEEP
+def test_bad_sections_are_named(tmp_path: Path, keep: bool) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no sections"):
-        open_volume(tmp_path / "empty")
+        FolderVolume(tmp_path / "empty", keep=keep)
     with pytest.raises(UserError, match=r"b\.png: found 4 x 7 pixels, expected 4 x 6 as a\.png"):
-        FolderVolume(write(tmp_path / "sizes", a__png=flat(0), b__png=flat(0, (4, 7))))
+        FolderVolume(write(tmp_path / "sizes", a__png=flat(0), b__png=flat(0, (4, 7))), keep=keep)
     with pytest.raises(UserError, match=r"a\.png: found 3 channels"):
-        FolderVolume(write(tmp_path / "colour", a__png=np.zeros((4, 6, 3), np.uint8)))
+        FolderVolume(write(tmp_path / "colour", a__png=np.zeros((4, 6, 3), np.uint8)), keep=keep)
     broken = write(tmp_path / "broken", a__png=flat(0))
     (broken / "b.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"b\.png: not a readable image"):
-        FolderVolume(broken)
+        FolderVolume(broken, keep=keep)
 
 
 @pytest.mark.parametrize("suffix", [".hdf", ".h5", ".hdf5"])

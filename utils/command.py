@@ -92,8 +92,11 @@ def keep_freed_memory() -> None:
         return
 
 
-def open_images(workspace: Workspace, data: DataSettings, role: str) -> Volume:
+def open_images(workspace: Workspace, data: DataSettings, role: str, keep: bool = True) -> Volume:
     """The sections of ``source``, ``target`` or ``val``, at the working pixel size.
+
+    Args:
+        keep: a folder's sections in memory.
 
     Raises:
         UserError: the config names none, or nothing readable is there.
@@ -102,16 +105,21 @@ def open_images(workspace: Workspace, data: DataSettings, role: str) -> Volume:
     path = getattr(data, key)
     if path is None:
         raise UserError(f"DATA.{key}: missing; expected a folder of sections or an HDF5 file")
-    return _open(workspace, data, role, key, path, masks=False)
+    return _open(workspace, data, role, key, path, masks=False, keep=keep)
 
 
 def open_labels(
-    workspace: Workspace, data: DataSettings, role: str, working: bool = True
+    workspace: Workspace,
+    data: DataSettings,
+    role: str,
+    working: bool = True,
+    keep: bool = True,
 ) -> Volume | None:
     """The masks of ``source`` or ``val``; None where the validation volume has none.
 
     Args:
         working: at the working pixel size; else on their own grid.
+        keep: a folder's sections in memory.
 
     Raises:
         UserError: the source's are not there, or not readable.
@@ -120,7 +128,7 @@ def open_labels(
     path = getattr(data, key)
     if role == "val" and (path is None or find_volume(workspace.data_path(path)) is None):
         return None
-    return _open(workspace, data, role, key, path, masks=True, working=working)
+    return _open(workspace, data, role, key, path, masks=True, working=working, keep=keep)
 
 
 def _open(
@@ -130,6 +138,7 @@ def _open(
     key: str,
     path: Path,
     masks: bool,
+    keep: bool,
     working: bool = True,
 ) -> Volume:
     names = {"source": data.data_list, "target": data.data_list_target, "val": data.data_list_val}
@@ -138,6 +147,6 @@ def _open(
         print(f"warning: {list_file}: no such list of sections; all are used", file=sys.stderr)
     scale = data.scale("source" if role == "source" else "target") if working else 1.0
     try:
-        return open_volume(workspace.data_path(path), list_file, scale, masks)
+        return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
     except UserError as error:
         raise UserError(f"DATA.{key}: {error}") from None

@@ -61,9 +61,9 @@ class Inference:
         self.segmentor = segmentor_from(self.checkpoint, self.checkpoint_path).to(device)
         if device.type == "cpu":
             self.segmentor.to(memory_format=torch.channels_last)
-        self.volume: Volume = open_images(workspace, config.DATA, "val")
+        self.volume: Volume = open_images(workspace, config.DATA, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
-        self.labels = open_labels(workspace, config.DATA, "val", working=False)
+        self.labels = open_labels(workspace, config.DATA, "val", working=False, keep=False)
         if self.labels is not None:
             check_same_shape(self.raw, self.labels)
         self.windows: Windows = choose_windows(config, self.volume)
