@@ -205,14 +205,14 @@ def test_too_large_a_stride_is_refused(stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 3, 5])
-def test_two_sections_are_held_and_each_is_read_and_encoded_once(stride: int) -> None:
+def test_few_sections_are_held_and_each_is_read_and_encoded_once(stride: int) -> None:
     volume = ArrayVolume(noise(12, 16, 16))
     predict = Plain(half)
     windows = whole_section((16, 16), (16, 16))
     done = []
     for index, _ in predict_volume(predict, volume, section_pairs(12, stride), windows):
         done.append(index)
-        assert len(set(volume.read) - set(done)) <= 1
+        assert len(set(volume.read) - set(done)) <= 4  # one held, three read ahead
     assert sorted(volume.read) == sorted(done) == list(range(12))
     assert predict.encoded == 12
 

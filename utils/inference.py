@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -20,6 +21,7 @@ from utils.metrics import THRESHOLD, DiceJaccard, DiceScores, PooledScores, Scor
 from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
 from utils.prediction import NetworkPredictor
+from utils.threads import behind
 from utils.windows import Windows
 
 MEASURES = {
@@ -29,6 +31,7 @@ MEASURES = {
     "dice": "per section, averaged over sections",
 }
 PREDICTIONS = "preds.hdf"
+MASKS = "masks"
 
 
 class Inference:
@@ -84,12 +87,14 @@ class Inference:
             argmax: join a section's predictions from several pairs by their maximum, which gives
                 the OR of its argmax masks at the threshold; else by their mean, as published.
         """
-        masks = self.out / "masks"
         with writing_to(self.out):
-            (self.out if self.raw.tiled else masks).mkdir(parents=True, exist_ok=True)
+            (self.out if self.raw.tiled else self.out / MASKS).mkdir(parents=True, exist_ok=True)
             part = self.predictions.with_suffix(".part")
-            with h5py.File(part, "w") as file:
-                dataset = file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32)
+            with (
+                h5py.File(part, "w") as file,
+                behind(partial(self._write, file)) as write,
+            ):
+                file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32)
                 for index, probability in predict_on_grid(
                     NetworkPredictor(self.segmentor, self.device),
                     self.volume,
@@ -99,11 +104,14 @@ class Inference:
                     self.config.TEST.batch_size,
                     "max" if argmax else "mean",
                 ):
-                    dataset[index] = probability
-                    if not self.raw.tiled:
-                        mask = mask_picture(probability >= THRESHOLD)[..., 0]
-                        write_picture(masks / self.picture_name(index), mask)
+                    write(index, probability)
             part.replace(self.predictions)
+
+    def _write(self, file: h5py.File, index: int, probability: np.ndarray) -> None:
+        file[HDF5_DATASET][index] = probability
+        if not self.raw.tiled:
+            mask = mask_picture(probability >= THRESHOLD)[..., 0]
+            write_picture(self.out / MASKS / self.picture_name(index), mask)
 
     def measure(self, measure: str) -> Scores | DiceJaccard:
         """Score ``preds.hdf``, write ``scores.txt``, leave what to know of the scores in ``notes``.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dataloader.volume import Volume, normalise
 from model.segmentor import SectionFeatures, Segmentor
+from utils.threads import ahead
 from utils.windows import Windows
 
 
@@ -67,7 +68,8 @@ def predict_volume(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict sections from all the pairs they are in.
 
-    Holds two sections, not the volume, if the pairs are in chains as ``section_pairs`` has them.
+    Holds two sections and reads two ahead, not the volume, if the pairs are in chains as
+    ``section_pairs`` has them.
 
     Args:
         predict: the network, see ``NetworkPredictor``.
@@ -85,7 +87,7 @@ def predict_volume(
     """
     last_pair = {index: n for n, pair in enumerate(pairs) for index in pair}
     total_weight = torch.from_numpy(windows.total_weight())
-    encoder = _Encoder(predict, volume, windows, batch_size)
+    encoder = _Encoder(predict, volume, pairs, windows, batch_size)
     sums: dict[int, Tensor] = {}
     seen: dict[int, int] = {}
     for n, pair in enumerate(pairs):
@@ -103,22 +105,40 @@ def predict_volume(
 
 
 class _Encoder:
-    """Padded sections and features of the last pair's sections, for the pair that comes next."""
+    """Padded sections and features of the last pair's sections, for the pair that comes next.
+
+    Sections are read ahead, in the order in which the pairs need them.
+    """
 
     def __init__(
-        self, predict: PairPredictor, volume: Volume, windows: Windows, batch_size: int
+        self,
+        predict: PairPredictor,
+        volume: Volume,
+        pairs: list[tuple[int, int]],
+        windows: Windows,
+        batch_size: int,
     ) -> None:
-        self.predict, self.volume, self.windows = predict, volume, windows
+        self.predict, self.windows = predict, windows
         starts = range(0, len(windows.corners), batch_size)
         self.batches = [windows.corners[start : start + batch_size] for start in starts]
         self.padded: dict[int, Tensor] = {}
         self.features: dict[int, Any] = {}
 
-    def keep(self, pair: tuple[int, int]) -> None:
-        """Forget all sections but these two."""
-        for kept in (self.padded, self.features):
-            for index in set(kept) - set(pair):
-                del kept[index]
+        def read(index: int) -> Tensor:
+            return torch.from_numpy(windows.pad(normalise(volume.section(index))))
+
+        held = [(), *pairs]
+        needed = (i for n, pair in enumerate(pairs) for i in pair if i not in held[n])
+        self.sections = ahead(read, needed)
+
+    def turn_to(self, pair: tuple[int, int]) -> None:
+        """Hold the sections of this pair and no others."""
+        for held in (self.padded, self.features):
+            for index in set(held) - set(pair):
+                del held[index]
+        for index in pair:
+            if index not in self.padded:
+                self.padded[index] = next(self.sections)
 
     def __call__(self, index: int, batch: int) -> Any:
         """Features of a section's windows of one batch."""
@@ -130,9 +150,6 @@ class _Encoder:
 
     def _cut(self, index: int, batch: int) -> Tensor:
         """A batch's windows of a section, (windows, h, w)."""
-        if index not in self.padded:
-            section = normalise(self.volume.section(index))
-            self.padded[index] = torch.from_numpy(self.windows.pad(section))
         height, width = self.windows.size
         padded = self.padded[index]
         return torch.stack([padded[y : y + height, x : x + width] for y, x in self.batches[batch]])
@@ -140,7 +157,7 @@ class _Encoder:
 
 def _predict_pair(encoder: _Encoder, pair: tuple[int, int]) -> Tensor:
     """Weighted sums of the windows' probabilities on the padded sections, (2, H, W)."""
-    encoder.keep(pair)
+    encoder.turn_to(pair)
     windows, total = encoder.windows, None
     height, width = windows.size
     for number, corners in enumerate(encoder.batches):
