@@ -277,25 +277,44 @@ class PairAugmentation:
             ValueError: if the arrays have the wrong shape or dtype, or are smaller than `crop`.
         """
         self._check(images, masks)
-        rng = np.random.default_rng(seed)
-        outer, inner = rng.random(2) < 0.5
-        if outer and inner:
+        augmented, rng = self._draw(seed)
+        if augmented:
             images, masks = transform_pair(self._pipeline, images, masks, rng)
-        window = self._window(*images.shape[1:], rng)
+        window = (slice(None), *self._window(images.shape[1:], rng))
         # The cubic interpolation of the random square leaves [0, 1] at sharp edges.
         images = np.clip(images[window], 0.0, 1.0, order="C")
         if masks is not None:
             masks = np.greater(masks[window], 0.5, order="C").astype(np.uint8)
         return images, masks
 
-    def _window(self, height: int, width: int, rng: np.random.Generator) -> tuple[slice, ...]:
-        """Index of the patch in arrays of shape (2, height, width)."""
-        margins = (height - self.crop, width - self.crop)
+    def plain_window(self, shape: tuple[int, int], seed: int) -> tuple[slice, slice] | None:
+        """What a call with this seed cuts, if it does no more than that: three pairs in four.
+
+        The caller may then read that window alone; None if the draw augments the pair.
+
+        Args:
+            shape: (H, W) of the sections the call would get.
+            seed: of the call.
+        """
+        augmented, rng = self._draw(seed)
+        return None if augmented else self._window(shape, rng)
+
+    @staticmethod
+    def _draw(seed: int) -> tuple[bool, np.random.Generator]:
+        """Whether a pair is augmented, and the source of all further draws."""
+        rng = np.random.default_rng(seed)
+        outer, inner = rng.random(2) < 0.5
+        return bool(outer and inner), rng
+
+    def _window(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
+        """Rows and columns of the patch in sections of a shape (H, W)."""
+        margins = [side - self.crop for side in shape]
         if self.final_crop == "random":
             starts = [int(rng.integers(margin, endpoint=True)) for margin in margins]
         else:
             starts = [margin // 2 for margin in margins]
-        return (slice(None), *(slice(start, start + self.crop) for start in starts))
+        rows, columns = (slice(start, start + self.crop) for start in starts)
+        return rows, columns
 
     def _check(self, images: np.ndarray, masks: np.ndarray | None) -> None:
         """Raises ValueError for arrays that cannot be augmented and cut."""

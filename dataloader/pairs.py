@@ -1,5 +1,7 @@
 """Training pairs: two sections of a volume, cropped and augmented alike."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -9,6 +11,15 @@ from dataloader.volume import Volume, binarise, normalise
 from utils.errors import UserError
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
+
+
+class Area(NamedTuple):
+    """A rectangle of a section, in pixels."""
+
+    y: int
+    x: int
+    height: int
+    width: int
 
 
 class PairDataset(Dataset):
@@ -58,37 +69,38 @@ class PairDataset(Dataset):
 
         Returns:
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) int64 of 0 and 1.
+            (2, crop, crop) uint8 of 0 and 1.
         """
         draw = np.random.default_rng((*self.seed, number))
         first = int(draw.integers(len(self.images) - self.stride))
         pair = (first, first + self.stride)
-        y, x, side = self._window(draw)
-        images = np.stack([self._image(k, y, x, side) for k in pair])
-        masks = None
-        if self.labels is not None:
-            masks = np.stack([binarise(self._read(self.labels, k, y, x, side)) for k in pair])
-        images, masks = self.augment(images, masks, seed=int(draw.integers(2**32)))
-        sample = {"images": images}
-        if masks is not None:
-            sample["masks"] = masks.astype(np.int64)
-        return sample
+        area = self._area(draw)
+        seed = int(draw.integers(2**32))
+        window = self.augment.plain_window((area.height, area.width), seed)
+        if window is not None:  # read no more than what is kept
+            rows, columns = window
+            area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
+        images = np.stack([self._image(k, area) for k in pair])
+        masks = np.stack([self._mask(k, area) for k in pair]) if self.labels is not None else None
+        if window is None:
+            images, masks = self.augment(images, masks, seed)
+        return {"images": images} | ({} if masks is None else {"masks": masks})
 
-    def _window(self, draw: np.random.Generator) -> tuple[int, int, int | None]:
-        """Corner and side of what is read before augmentation; side None: the whole section."""
-        if not self.images.tiled:
-            return 0, 0, None
+    def _area(self, draw: np.random.Generator) -> Area:
+        """What the augmentation sees: a whole section, or a part of a tiled one."""
         height, width = self.images.shape[1:]
+        if not self.images.tiled:
+            return Area(0, 0, height, width)
         side = min(self.crop + 2 * TILE_MARGIN, height, width)
-        return int(draw.integers(height - side + 1)), int(draw.integers(width - side + 1)), side
+        y, x = (int(draw.integers(length - side + 1)) for length in (height, width))
+        return Area(y, x, side, side)
 
-    def _image(self, index: int, y: int, x: int, side: int | None) -> np.ndarray:
-        part = self._read(self.images, index, y, x, side)
-        return normalise(part, self.images.grey_range(index))
+    def _image(self, index: int, area: Area) -> np.ndarray:
+        return normalise(self.images.crop(index, *area), self.images.grey_range(index))
 
-    @staticmethod
-    def _read(volume: Volume, index: int, y: int, x: int, side: int | None) -> np.ndarray:
-        return volume.section(index) if side is None else volume.crop(index, y, x, side)
+    def _mask(self, index: int, area: Area) -> np.ndarray:
+        _, highest = self.labels.grey_range(index)
+        return binarise(self.labels.crop(index, *area), highest)
 
 
 def check_crop_fits(images: Volume, crop: int) -> None:

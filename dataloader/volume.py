@@ -48,9 +48,9 @@ class Volume(ABC):
     def section(self, index: int) -> np.ndarray:
         """One section (H, W), in the type of the file."""
 
-    def crop(self, index: int, y: int, x: int, side: int) -> np.ndarray:
-        """A square (side, side) of a section, its corner at (y, x); cut off at the border."""
-        return self.section(index)[y : y + side, x : x + side]
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """A part (height, width) of a section, its corner at (y, x); cut off at the border."""
+        return self.section(index)[y : y + height, x : x + width]
 
     @lru_cache(maxsize=4096)  # noqa: B019 - a volume lives as long as the run
     def grey_range(self, index: int) -> tuple[float, float]:
@@ -146,8 +146,8 @@ class Hdf5Volume(Volume):
     def section(self, index: int) -> np.ndarray:
         return self.dataset[index]
 
-    def crop(self, index: int, y: int, x: int, side: int) -> np.ndarray:
-        return self.dataset[index, y : y + side, x : x + side]
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        return self.dataset[index, y : y + height, x : x + width]
 
 
 class ResampledVolume(Volume):
@@ -193,7 +193,7 @@ class CroppedVolume(Volume):
         self.shape = (len(volume), *(min(side, length) for length in volume.shape[1:]))
 
     def section(self, index: int) -> np.ndarray:
-        return self.volume.crop(index, 0, 0, self.side)
+        return self.volume.crop(index, 0, 0, self.side, self.side)
 
 
 def open_volume(
@@ -315,11 +315,17 @@ def check_masks(volume: FolderVolume) -> None:
         )
 
 
-def binarise(mask: np.ndarray) -> np.ndarray:
+def binarise(mask: np.ndarray, highest: float | None = None) -> np.ndarray:
     """A mask as uint8 of 0 and 1.
 
     8-bit masks hold 0 and 255 (grey edges are cut at half) or 0 and 1; wider integers are
     instance numbers, all of them foreground.
+
+    Args:
+        mask: of any shape.
+        highest: value of the whole section, of which this may be a part; None: of this mask.
     """
-    threshold = 127 if mask.dtype == np.uint8 and mask.max(initial=0) > 1 else 0
+    if highest is None:
+        highest = mask.max(initial=0)
+    threshold = 127 if mask.dtype == np.uint8 and highest > 1 else 0
     return (mask > threshold).astype(np.uint8)

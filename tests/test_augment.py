@@ -390,6 +390,21 @@ def test_share_of_augmented_pairs_and_of_each_transform(applied):
     )
 
 
+@pytest.mark.parametrize("final_crop", ["random", "centre"])
+def test_plain_window_is_all_that_is_done_to_three_pairs_in_four(final_crop):
+    images, masks = smooth_pair()
+    augmentation = PairAugmentation(CROP, final_crop)
+    plain = 0
+    for seed in range(200):
+        window = augmentation.plain_window(images.shape[1:], seed)
+        out, out_masks = augmentation(images, masks, seed)
+        if window is not None:
+            plain += 1
+            np.testing.assert_array_equal(out, images[:, *window])
+            np.testing.assert_array_equal(out_masks, masks[:, *window])
+    assert 0.68 < plain / 200 < 0.82
+
+
 def test_unaugmented_pairs_are_cut_at_one_place(monkeypatch):
     monkeypatch.setattr(augment, "transform_pair", lambda _, images, masks, rng: (images, masks))
     images = ramps(160, 224)

@@ -98,7 +98,7 @@ def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -
         sample = samples[n]
         assert sample["images"].shape == sample["masks"].shape == (2, CROP, CROP)
         assert sample["images"].dtype == np.float32
-        assert sample["masks"].dtype == np.int64
+        assert sample["masks"].dtype == np.uint8
         assert 0 <= sample["images"].min() <= sample["images"].max() <= 1
         for k in range(SECTIONS - 2):
             corner = abs(windows[k][..., 0, :] - sample["images"][0, 0]).max(-1)
@@ -113,6 +113,20 @@ def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -
             found += 1
     # Three in four are not augmented.
     assert 0.6 < found / len(samples) < 0.9
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_parts_of_masks_are_read_as_the_whole_section_is(tmp_path, tiled: bool) -> None:
+    volume = marked_volume()
+    masks = np.ones_like(volume)  # as JPEG leaves the black of a 0/255 mask
+    masks[:, -1, -1] = 255
+    volumes = []
+    for name, array in (("images", volume), ("masks", masks)):
+        write_sections(tmp_path / name, array)
+        whole = open_volume(tmp_path / name)
+        volumes.append(hdf5(tmp_path / f"{name}.h5", array) if tiled else whole)
+    samples = dataset(volumes, length=30)
+    assert max(samples[n]["masks"].mean() for n in range(30)) < 0.1
 
 
 def test_residual_is_where_exactly_one_of_the_two_masks_is(volumes) -> None:

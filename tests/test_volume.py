@@ -119,7 +119,7 @@ def test_hdf5_with_and_without_its_suffix(tmp_path: Path, stack: np.ndarray, suf
         assert volume.tiled
         assert volume.shape == stack.shape
         np.testing.assert_array_equal(volume.section(2), stack[2])
-        np.testing.assert_array_equal(volume.crop(1, 5, 7, 16), stack[1, 5:21, 7:23])
+        np.testing.assert_array_equal(volume.crop(1, 5, 7, 16, 12), stack[1, 5:21, 7:19])
         assert volume.grey_range(0) == (stack[0].min(), stack[0].max())
     with pytest.raises(UserError, match="other: not found"):
         open_volume(tmp_path / "other")
@@ -162,7 +162,7 @@ def test_resampling_takes_area_means(tmp_path: Path, stack: np.ndarray, tiled: b
         assert volume.section(index).shape == (20, 30)
         np.testing.assert_allclose(volume.section(index), means[index], atol=0.5)
         np.testing.assert_array_equal(
-            volume.crop(index, 3, 5, 8), volume.section(index)[3:11, 5:13]
+            volume.crop(index, 3, 5, 8, 9), volume.section(index)[3:11, 5:14]
         )
     assert volume.original.shape == stack.shape
     np.testing.assert_array_equal(volume.original.section(1), stack[1])

@@ -204,10 +204,13 @@ class Training:
         save_checkpoint(self.folder.models / name, Checkpoint(weights, iteration, score, rule))
 
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
+        moved = {
             name: value if value is None else value.to(self.device, non_blocking=True)
             for name, value in batch.items()
         }
+        if "masks" in moved:
+            moved["masks"] = moved["masks"].long()  # an eighth of the bytes on the way
+        return moved
 
 
 def describe(training: Training) -> list[str]:
