@@ -3,13 +3,15 @@
 Source: Huang et al., MICCAI 2022; binary cross entropy with logits, mean over all patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 SOURCE, TARGET = 0.0, 1.0
+
+Discriminator = Callable[[Tensor], Tensor]  # softmax maps (B, 2, H, W) -> logits (B, 1, h, w)
 
 
 def domain_loss(logits: Tensor, domain: float) -> Tensor:
@@ -17,13 +19,13 @@ def domain_loss(logits: Tensor, domain: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain))
 
 
-def fooling_loss(discriminator: nn.Module, target_maps: Sequence[Tensor]) -> Tensor:
+def fooling_loss(discriminator: Discriminator, target_maps: Sequence[Tensor]) -> Tensor:
     """How far target softmax maps are from looking like the source: mean over the maps."""
     return domain_loss(discriminator(torch.cat(target_maps)), SOURCE)
 
 
 def discriminator_loss(
-    discriminator: nn.Module, source_maps: Sequence[Tensor], target_maps: Sequence[Tensor]
+    discriminator: Discriminator, source_maps: Sequence[Tensor], target_maps: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Loss and accuracy of a discriminator on detached softmax maps, as many of each domain.
 

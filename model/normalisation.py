@@ -25,6 +25,8 @@ def norm_relu(x: Tensor) -> Tensor:
 class _NormRelu(torch.autograd.Function):
     """relu(n), n = (x - mean) / sqrt(variance + EPSILON) over H and W; channels last throughout.
 
+    Of bfloat16 maps all sums are in float32; what is kept and returned is bfloat16.
+
     Backward, with g the gradient where n > 0 and 0 elsewhere:
     dx = (g - mean(g) - n mean(g n)) / sqrt(variance + EPSILON).
     """
@@ -34,7 +36,7 @@ class _NormRelu(torch.autograd.Function):
         rows = x.permute(0, 2, 3, 1)
         normed = rows - _mean(rows)
         scale = (_mean(normed.square()) + EPSILON).rsqrt_()
-        normed *= scale
+        normed = normed.mul_(scale).to(x.dtype)
         ctx.save_for_backward(normed, scale)
         result = normed.relu() if ctx.needs_input_grad[0] else normed.relu_()
         return result.permute(0, 3, 1, 2)
@@ -46,10 +48,12 @@ class _NormRelu(torch.autograd.Function):
         passed = torch.ops.aten.threshold_backward(gradient, normed, 0)  # 0 where normed <= 0
         along = -scale * _mean(passed * normed)
         mean = -scale * _mean(passed)
-        return torch.addcmul(mean, passed, scale).addcmul_(normed, along).permute(0, 3, 1, 2)
+        result = torch.addcmul(mean, passed, scale).addcmul_(normed, along).to(normed.dtype)
+        return result.permute(0, 3, 1, 2)
 
 
 def _mean(rows: Tensor) -> Tensor:
     """Mean over H and W of (B, H, W, C), row by row: one long sum would lose digits."""
+    dtype = torch.promote_types(rows.dtype, torch.float32)
     count = rows.shape[1] * rows.shape[2]
-    return rows.sum(2, keepdim=True).sum(1, keepdim=True) / count
+    return rows.sum(2, keepdim=True, dtype=dtype).sum(1, keepdim=True) / count

@@ -5,6 +5,7 @@ import project_root  # noqa: F401
 from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import run_command
 from utils.paths import shown
+from utils.resources import peak_memory
 from utils.run_folder import RunLog
 from utils.training import CHECK_SETTINGS, Training, describe
 
@@ -37,6 +38,7 @@ def main() -> None:
         log.info(line)
     try:
         training.run(log)
+        log.info(f"iterations per second: {log.speed:.2f}, {peak_memory(device)}")
     finally:
         log.close()
     print(f"logs: {shown(training.folder.logs)}")

@@ -243,10 +243,12 @@ def test_inference_prints_as_published(trained: Project) -> None:
         r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: last",
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
+        r"pairs of windows per second: \d+\.\d+",
         r"Measure on mAP, F1, MCC, and IoU\.\.\.",
         SCORES_LINE,
         r"Measurement time \(s\): \d+\.\d+",
         r"map: per section, .*; sections: \d+, without mitochondria: \d+, with none predicted: \d+",
+        r"peak memory: \d+\.\d GB",
         r"Done",
     ]
     lines = trained.inference_output.splitlines()
@@ -291,13 +293,13 @@ def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_
     probability, label = trained.predictions(), labels(data)
     (tmp_path / "models").symlink_to(trained.out / "models")
     project = Project(command, data, tmp_path)
-    pooled = project.run("inference", "-mm", "map_3d").splitlines()[-4]
+    pooled = project.run("inference", "-mm", "map_3d").splitlines()[-5]
     assert numbers(pooled) == pytest.approx(sklearn_scores(probability, label), abs=1e-4)
 
     output = project.run("inference", "-mm", "dice").splitlines()
     assert "Measure on dice and Jaccard..." in output
     # The same number as in training: the same windows, the same masks.
-    assert numbers(output[-4]) == pytest.approx(numbers(trained.lines("valid.txt")[-1]), abs=1e-4)
+    assert numbers(output[-5]) == pytest.approx(numbers(trained.lines("valid.txt")[-1]), abs=1e-4)
 
     output = project.run("inference", "--checkpoint", BEST)
     assert "chosen by: best-on-target-labels" in output

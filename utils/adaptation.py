@@ -9,6 +9,7 @@ from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
 from utils.config import TrainSettings
+from utils.precision import choose_precision, computing_in, widened
 
 ADAM_BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
@@ -17,7 +18,7 @@ MAX_GRAD_NORM = 1.0
 class AdaptationStep:
     """Owns the segmentor, the two discriminators and their optimisers; one call is one iteration.
 
-    Works in the dtype and on the device of its modules.
+    Works in the dtype and on the device of its modules, their convolutions in ``precision``.
 
     Args:
         segmentor: reads pairs (B, 2, H, W), returns ``PairLogits``.
@@ -26,6 +27,8 @@ class AdaptationStep:
         settings: weights, schedules and learning rates.
         adapt: False leaves the target and the discriminators out altogether. With the
             adversarial and the consistency weights at 0 the segmentor learns the same, sooner.
+        precision: bfloat16, or float32: as the modules are.
+        compiled: let ``torch.compile`` join the segmentor's kernels.
     """
 
     def __init__(
@@ -35,10 +38,14 @@ class AdaptationStep:
         disc_residual: nn.Module,
         settings: TrainSettings,
         adapt: bool = True,
+        precision: torch.dtype = torch.float32,
+        compiled: bool = False,
     ) -> None:
         self.segmentor, self.disc_seg, self.disc_residual = segmentor, disc_seg, disc_residual
         self.settings = settings
         self.adapt = adapt
+        self.precision = precision
+        self.run_segmentor = torch.compile(segmentor) if compiled else segmentor
         self.networks = {"segmentor": segmentor}
         self.base_rates = {"segmentor": settings.learning_rate}
         if adapt:
@@ -48,7 +55,9 @@ class AdaptationStep:
                 "disc_residual": settings.learning_rate_mt,
             }
         self.optimizers = {
-            name: torch.optim.Adam(net.parameters(), lr=self.base_rates[name], betas=ADAM_BETAS)
+            name: torch.optim.Adam(
+                net.parameters(), lr=self.base_rates[name], betas=ADAM_BETAS, fused=True
+            )
             for name, net in self.networks.items()
         }
 
@@ -56,9 +65,13 @@ class AdaptationStep:
     def build(cls, settings: TrainSettings, width: int, device: torch.device) -> "AdaptationStep":
         """New networks of a width on a device; source-only where no adaptation weight is set."""
         networks = (Segmentor(width), build_discriminator(width), build_discriminator(width))
-        if device.type == "cpu":  # convolutions there are several times faster channels last
-            networks = (net.to(memory_format=torch.channels_last) for net in networks)
-        return cls(*(net.to(device) for net in networks), settings, adapt=settings.adapts)
+        return cls(
+            *(net.to(device, memory_format=torch.channels_last) for net in networks),
+            settings,
+            adapt=settings.adapts,
+            precision=choose_precision(settings.precision, device),
+            compiled=settings.compiles(device),
+        )
 
     def __call__(
         self, iteration: int, source: Tensor, masks: Tensor, target: Tensor
@@ -80,7 +93,7 @@ class AdaptationStep:
             optimizer.zero_grad(set_to_none=True)
 
         # One pass for both domains: InstanceNorm keeps the pairs of a batch apart.
-        logits = self.segmentor(torch.cat([source, target]) if self.adapt else source)
+        logits = self.segment(torch.cat([source, target]) if self.adapt else source)
         source_logits = PairLogits(*(maps[: len(source)] for maps in logits))
         target_logits = PairLogits(*(maps[len(source) :] for maps in logits))
         losses = self.source_losses(iteration, source_logits, masks)
@@ -115,8 +128,8 @@ class AdaptationStep:
             losses["consistency_target"] = weight * consistency_loss(*logits)
         current, auxiliary, residual = (maps.softmax(1) for maps in logits)
         self.train_discriminators(False)
-        adv_seg = fooling_loss(self.disc_seg, [current, auxiliary])
-        adv_residual = fooling_loss(self.disc_residual, [residual])
+        adv_seg = fooling_loss(self.judge_seg, [current, auxiliary])
+        adv_residual = fooling_loss(self.judge_residual, [residual])
         self.train_discriminators(True)
         losses["adv_target_seg"] = self.settings.weight_adv_spatial * adv_seg
         losses["adv_target_residual"] = self.settings.weight_adv_temporal * adv_residual
@@ -130,14 +143,30 @@ class AdaptationStep:
             PairLogits(*(maps.detach().softmax(1) for maps in logits))
             for logits in (source, target)
         )
-        loss_seg, accuracy_seg = discriminator_loss(self.disc_seg, source[:2], target[:2])
+        loss_seg, accuracy_seg = discriminator_loss(self.judge_seg, source[:2], target[:2])
         loss_residual, accuracy_residual = discriminator_loss(
-            self.disc_residual, source[2:], target[2:]
+            self.judge_residual, source[2:], target[2:]
         )
         return (
             {"disc_seg": loss_seg, "disc_residual": loss_residual},
             {"disc_accuracy_seg": accuracy_seg, "disc_accuracy_residual": accuracy_residual},
         )
+
+    def segment(self, pairs: Tensor) -> PairLogits:
+        """The segmentor's logits of pairs, computed in the run's precision, float32 at least."""
+        with computing_in(self.precision, pairs.device):
+            logits = self.run_segmentor(pairs)
+        return PairLogits(*map(widened, logits))
+
+    def judge_seg(self, maps: Tensor) -> Tensor:
+        """Logits of the discriminator of masks."""
+        with computing_in(self.precision, maps.device):
+            return widened(self.disc_seg(maps))
+
+    def judge_residual(self, maps: Tensor) -> Tensor:
+        """Logits of the discriminator of residuals."""
+        with computing_in(self.precision, maps.device):
+            return widened(self.disc_residual(maps))
 
     def train_discriminators(self, trained: bool) -> None:
         """Freeze (False) or release (True) the discriminators' weights."""

@@ -20,7 +20,10 @@ from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
 from utils.metrics import THRESHOLD, DiceJaccard, DiceScores, PooledScores, Scores, SectionScores
 from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
+from utils.precision import choose_precision
 from utils.prediction import NetworkPredictor
+from utils.resources import peak_memory
+from utils.run_folder import progress
 from utils.threads import behind
 from utils.windows import Windows
 
@@ -58,12 +61,15 @@ class Inference:
         device: torch.device,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.config, self.device, self.say = config, device, say
+        self.config, self.say = config, say
         self.checkpoint_path = workspace.models(config.TRAIN.save_path, model) / checkpoint_file
         self.checkpoint: Checkpoint = load_checkpoint(self.checkpoint_path)
-        self.segmentor = segmentor_from(self.checkpoint, self.checkpoint_path).to(device)
-        if device.type == "cpu":
-            self.segmentor.to(memory_format=torch.channels_last)
+        segmentor = segmentor_from(self.checkpoint, self.checkpoint_path)
+        self.predictor = NetworkPredictor(
+            segmentor.to(device, memory_format=torch.channels_last),
+            device,
+            choose_precision(config.TEST.precision, device),
+        )
         self.volume: Volume = open_images(workspace, config.DATA, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
         self.labels = open_labels(workspace, config.DATA, "val", working=False, keep=False)
@@ -95,15 +101,16 @@ class Inference:
                 behind(partial(self._write, file)) as write,
             ):
                 file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32)
-                for index, probability in predict_on_grid(
-                    NetworkPredictor(self.segmentor, self.device),
+                sections = predict_on_grid(
+                    self.predictor,
                     self.volume,
                     self.pairs,
                     self.windows,
                     self.raw.shape[1:],
                     self.config.TEST.batch_size,
                     "max" if argmax else "mean",
-                ):
+                )
+                for index, probability in progress(sections, len(self.raw), "section"):
                     write(index, probability)
             part.replace(self.predictions)
 
@@ -172,7 +179,10 @@ class Inference:
         self.say("Begin inference...")
         begin = time.perf_counter()
         self.predict(argmax=measure == "dice")
-        self.say(f"Prediction time (s): {time.perf_counter() - begin:.2f}")
+        seconds = time.perf_counter() - begin
+        self.say(f"Prediction time (s): {seconds:.2f}")
+        pairs = len(self.windows.corners) * len(self.pairs)
+        self.say(f"pairs of windows per second: {pairs / seconds:.2f}")
         if self.labels is None:
             path = self.config.DATA.data_dir_val_label
             self.say(f"No labels ({path or 'DATA.data_dir_val_label is not set'}): not scored")
@@ -185,6 +195,7 @@ class Inference:
             self.say(self.notes)
         if show:
             self.draw()
+        self.say(peak_memory(self.predictor.device))
         self.say("Done")
 
     def _say_tiles(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dataloader.volume import Volume, normalise
 from model.segmentor import SectionFeatures, Segmentor
+from utils.precision import computing_in, widened
 from utils.threads import ahead
 from utils.windows import Windows
 
@@ -24,19 +25,33 @@ class PairPredictor(Protocol):
 
 
 class NetworkPredictor:
-    """Softmax, channel 1, of both sections' maps; the residual decoder is left out."""
+    """Softmax, channel 1, of both sections' maps; the residual decoder is left out.
 
-    def __init__(self, segmentor: Segmentor, device: torch.device) -> None:
-        self.segmentor, self.device = segmentor, device
+    Args:
+        segmentor: on ``device``.
+        device: to compute on.
+        precision: of the convolutions; the softmax is in float32.
+    """
+
+    def __init__(
+        self,
+        segmentor: Segmentor,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        self.segmentor, self.device, self.precision = segmentor, device, precision
 
     @torch.inference_mode()
     def encode(self, sections: Tensor) -> SectionFeatures:
-        return self.segmentor.encode_sections(sections[:, None].to(self.device))
+        with computing_in(self.precision, self.device):
+            return self.segmentor.encode_sections(sections[:, None].to(self.device))
 
     @torch.inference_mode()
     def decode(self, current: SectionFeatures, auxiliary: SectionFeatures) -> Tensor:
-        logits = self.segmentor.decode_pair(current, auxiliary, with_residual=False)
-        maps = torch.stack([logits.current, logits.auxiliary], dim=1)  # (B, 2 sections, 2, H, W)
+        with computing_in(self.precision, self.device):
+            logits = self.segmentor.decode_pair(current, auxiliary, with_residual=False)
+        # (B, 2 sections, 2, H, W)
+        maps = torch.stack([widened(logits.current), widened(logits.auxiliary)], dim=1)
         return maps.softmax(2)[:, :, 1]
 
 

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -92,13 +94,9 @@ class RunLog:
         self.writer = SummaryWriter(str(self.folder))
         self.writer.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
         self.logger = _text_logger(self.folder / "train.log")
-        self.bar = tqdm(
-            total=self.total,
-            initial=start,
-            unit="it",
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
+        self.bar = progress(None, self.total, "it", start)
+        self.begin = time.perf_counter()
+        self.done = 0
 
     def info(self, line: str) -> None:
         """A line in train.log and on the terminal."""
@@ -110,6 +108,7 @@ class RunLog:
         for name, value in report.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
+        self.done += 1
         self.bar.update()
         if iteration % self.display_freq == 0 or iteration == self.total:
             means = torch.stack([value.float() for value in self.sums.values()]) / self.count
@@ -152,6 +151,11 @@ class RunLog:
         self.writer.add_image(tag, picture, iteration, dataformats="HWC")
         self.writer.flush()
 
+    @property
+    def speed(self) -> float:
+        """Iterations per second so far, validations and checkpoints included."""
+        return self.done / (time.perf_counter() - self.begin)
+
     def close(self) -> None:
         """Finish the bar and the files."""
         self.bar.close()
@@ -163,6 +167,18 @@ class RunLog:
     def _append(self, file: str, line: str) -> None:
         with (self.folder / file).open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
+
+
+def progress(items: Iterable | None, total: int, unit: str, initial: int = 0) -> tqdm:
+    """A progress bar with speed and time left; none where there is no terminal."""
+    return tqdm(
+        items,
+        total=total,
+        initial=initial,
+        unit=unit,
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
+    )
 
 
 def drop_lines_after(path: Path, iteration: int) -> None:

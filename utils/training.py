@@ -114,7 +114,9 @@ class Training:
 
     def validate(self, log: RunLog, iteration: int) -> dict[str, float]:
         """Score the validation volume; keep the checkpoint if it is the best so far."""
-        scores = self.validation(NetworkPredictor(self.step.segmentor, self.device))
+        scores = self.validation(
+            NetworkPredictor(self.step.segmentor, self.device, self.step.precision)
+        )
         log.validation(iteration, scores)
         score = next(iter(scores.values()))
         if score > self.best_score:
@@ -144,7 +146,8 @@ class Training:
             if batch["images"] is None:
                 continue
             pair = batch["images"][:1]
-            logits = self.step.segmentor(pair)
+            with torch.compiler.set_stance("force_eager"):  # not worth another compilation
+                logits = self.step.segment(pair)
             if domain == "source":
                 masks = batch["masks"][:1]
                 truth = (masks[0, 0], masks[0, 1], inter_section_residual(masks)[0])
