@@ -111,11 +111,3 @@ def test_widened_leaves_wider_numbers_alone() -> None:
         maps = torch.ones(2, dtype=getattr(torch, dtype))
         assert widened(maps).dtype == getattr(torch, expected)
     assert widened(None) is None
-
-
-def test_compilation_is_for_gpus_unless_the_config_decides() -> None:
-    gpu = torch.device("cuda")
-    assert [TrainSettings().compiles(device) for device in (CPU, gpu)] == [False, True]
-    for choice in (True, False):
-        assert TrainSettings(compile=choice).compiles(CPU) is choice
-        assert TrainSettings(compile=choice).compiles(gpu) is choice

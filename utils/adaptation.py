@@ -8,6 +8,7 @@ from loss.consistency import consistency_loss, rampup
 from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
+from utils.compilation import compiled
 from utils.config import TrainSettings
 from utils.precision import choose_precision, computing_in, widened
 
@@ -28,7 +29,7 @@ class AdaptationStep:
         adapt: False leaves the target and the discriminators out altogether. With the
             adversarial and the consistency weights at 0 the segmentor learns the same, sooner.
         precision: bfloat16, or float32: as the modules are.
-        compiled: let ``torch.compile`` join the segmentor's kernels.
+        compile: let ``torch.compile`` join the segmentor's kernels.
     """
 
     def __init__(
@@ -39,13 +40,13 @@ class AdaptationStep:
         settings: TrainSettings,
         adapt: bool = True,
         precision: torch.dtype = torch.float32,
-        compiled: bool = False,
+        compile: bool = False,
     ) -> None:
         self.segmentor, self.disc_seg, self.disc_residual = segmentor, disc_seg, disc_residual
         self.settings = settings
         self.adapt = adapt
         self.precision = precision
-        self.run_segmentor = torch.compile(segmentor) if compiled else segmentor
+        self.run_segmentor = compiled(segmentor) if compile else segmentor
         self.networks = {"segmentor": segmentor}
         self.base_rates = {"segmentor": settings.learning_rate}
         if adapt:
@@ -70,7 +71,7 @@ class AdaptationStep:
             settings,
             adapt=settings.adapts,
             precision=choose_precision(settings.precision, device),
-            compiled=settings.compiles(device),
+            compile=settings.compiles(device),
         )
 
     def __call__(
