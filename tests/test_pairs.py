@@ -6,8 +6,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from dataloader.pairs import TILE_MARGIN, PairDataset, pair_loader
+from dataloader.transfer import on_device
 from dataloader.volume import Volume, open_volume
 from loss.supervised import inter_section_residual
 from utils.errors import UserError
@@ -157,6 +159,14 @@ def test_hdf5_volumes_are_read_by_workers(tiled_volumes) -> None:
     shared = pair_loader(samples, batch_size=1, workers=2, pin=False)
     for sample, batch in zip(alone, shared, strict=True):
         assert equal(sample, {name: value[0].numpy() for name, value in batch.items()})
+
+
+def test_batches_reach_the_device_with_masks_as_losses_take_them(volumes) -> None:
+    loaded = pair_loader(dataset(volumes, length=6), 2, workers=0, pin=False)
+    for before, after in zip(loaded, on_device(loaded, torch.device("cpu")), strict=True):
+        assert after["masks"].dtype == torch.int64
+        assert torch.equal(after["masks"], before["masks"])
+        assert torch.equal(after["images"], before["images"])
 
 
 def test_a_stream_resumes_anywhere(volumes) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dataloader.pairs import PairDataset, check_crop_fits, pair_loader
+from dataloader.transfer import on_device
 from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
 from loss.supervised import inter_section_residual
@@ -32,6 +33,7 @@ from utils.prediction import NetworkPredictor
 from utils.run_folder import RunFolder, RunLog
 
 SOURCE, TARGET = 0, 1  # domains, in the seeds of their draws
+NO_BATCH = {"images": None}  # of the target, where nothing is learned from it
 
 CHECK_SETTINGS = {
     "total_iters": 2,
@@ -97,20 +99,20 @@ class Training:
     def batches(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Source and target batches on the device, one for each iteration left."""
         train = self.config.TRAIN
-        loaders = [
-            pair_loader(
-                dataset,
-                train.batch_size,
-                train.num_workers,
-                pin=self.device.type == "cuda",
-                first=self.start * train.batch_size,
+        source, target = (
+            on_device(
+                pair_loader(
+                    dataset,
+                    train.batch_size,
+                    train.num_workers,
+                    pin=self.device.type == "cuda",
+                    first=self.start * train.batch_size,
+                ),
+                self.device,
             )
             for dataset in (self.source, self.target)
-        ]
-        if not self.step.adapt:
-            loaders[1] = itertools.repeat({"images": None})
-        for source, target in zip(*loaders, strict=False):
-            yield self._on_device(source), self._on_device(target)
+        )
+        return zip(source, target if self.step.adapt else itertools.repeat(NO_BATCH), strict=False)
 
     def validate(self, log: RunLog, iteration: int) -> dict[str, float]:
         """Score the validation volume; keep the checkpoint if it is the best so far."""
@@ -205,15 +207,6 @@ class Training:
     def _save_segmentor(self, name: str, iteration: int, score: float | None, rule: str) -> None:
         weights = self.step.segmentor.state_dict()
         save_checkpoint(self.folder.models / name, Checkpoint(weights, iteration, score, rule))
-
-    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        moved = {
-            name: value if value is None else value.to(self.device, non_blocking=True)
-            for name, value in batch.items()
-        }
-        if "masks" in moved:
-            moved["masks"] = moved["masks"].long()  # an eighth of the bytes on the way
-        return moved
 
 
 def describe(training: Training) -> list[str]:
