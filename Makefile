@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test bench lint format clean
 
 install: $(VENV)/installed
 
@@ -17,6 +17,10 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# make bench ARGS=--quick takes two minutes
+bench: install
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

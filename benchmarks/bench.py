@@ -1,0 +1,294 @@
+"""How fast this machine runs the project: each part against the plain way, and against its wall.
+
+Both ways run in turn in one process. Printed are the medians, their ratio with the range of the
+ratios of the single rounds, the wall (the least time that the measured matrix rate or bandwidth
+allows) and how much of it the fast way reaches.
+"""
+
+import argparse
+import copy
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import cv2
+import h5py
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
+from dataloader.pairs import PairDataset
+from dataloader.volume import FolderVolume, normalise
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.discriminator import build_discriminator
+from model.segmentor import Segmentor
+from utils.adaptation import AdaptationStep
+from utils.command import choose_device
+from utils.config import TrainSettings
+from utils.metrics import SectionScores
+from utils.paths import ROOT
+from utils.precision import choose_precision
+from utils.prediction import NetworkPredictor, predict_volume, section_pairs
+from utils.synthetic import make_volume, write_sections
+from utils.windows import whole_section
+
+CPU = torch.device("cpu")
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    width: int  # of the network in training and inference
+    crop: int  # of the training step
+    section: tuple[int, int]  # predicted
+    rounds: int
+    memory_sections: int  # of 4096 x 4096, predicted and scored
+
+
+FULL = Size(width=64, crop=256, section=(768, 1024), rounds=5, memory_sections=100)
+QUICK = Size(width=16, crop=192, section=(384, 512), rounds=5, memory_sections=3)
+
+
+class Row(NamedTuple):
+    """A line of the table; seconds."""
+
+    name: str
+    plain: float
+    fast: float
+    ratios: list[float]
+    wall: float
+
+    def __str__(self) -> str:
+        spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}"
+        return (
+            f"{self.name:<27} {self.plain * 1e3:8.1f} {self.fast * 1e3:8.1f} "
+            f"{self.plain / self.fast:6.2f} {spread:>11} {self.wall * 1e3:8.2f} "
+            f"{self.wall / self.fast:5.0%}"
+        )
+
+
+HEADER = f"{'':<27} {'plain':>8} {'fast':>8} {'ratio':>6} {'range':>11} {'wall':>8} {'of it':>5}"
+LEGEND = (
+    "Milliseconds, medians. Wall: the operations at the matrix rate (step, sections), or the\n"
+    "bytes at the copy bandwidth (pairs, scores)."
+)
+
+
+def measured(
+    name: str,
+    plain: Callable[[], object],
+    fast: Callable[[], object],
+    rounds: int,
+    wall: float,
+) -> Row:
+    """Time two ways in turn, after one run of each that does not count."""
+    plain(), fast()
+    times = [(seconds(plain), seconds(fast)) for _ in range(rounds)]
+    slow, quick = (median(column) for column in zip(*times, strict=True))
+    return Row(name, slow, quick, [a / b for a, b in times], wall)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def matrix_rate(dtype: torch.dtype, side: int = 2048) -> float:
+    """Floating-point operations per second of a matrix product."""
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    a @ b
+    return 2 * side**3 / min(seconds(lambda: a @ b) for _ in range(7))
+
+
+def copy_bandwidth(size: int = 2**27) -> float:
+    """Bytes per second, read and written, of a copy."""
+    source = np.ones(size, np.uint8)
+    target = source.copy()
+    return 2 * size / min(seconds(lambda: np.copyto(target, source)) for _ in range(7))
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Floating-point operations of convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def bench_step(size: Size, precision: torch.dtype, rate: float) -> Row:
+    """A training step, source and target, batch 1."""
+    torch.manual_seed(0)
+    width = size.width
+    networks = [Segmentor(width), build_discriminator(width), build_discriminator(width)]
+    train = TrainSettings()
+    plain = PlainStep(*copy.deepcopy(networks), train)
+    fast = AdaptationStep(
+        *(net.to(memory_format=torch.channels_last) for net in networks), train, precision=precision
+    )
+    shape = (1, 2, size.crop, size.crop)
+    batch = torch.rand(shape), (torch.rand(shape) > 0.5).long(), torch.rand(shape)
+    flops = operations(lambda: fast(1, *batch))
+    name = f"step {size.crop}, width {width}"
+    rounds = min(size.rounds, 3) if width == 64 else size.rounds
+    return measured(
+        name,
+        lambda: plain(1, *batch),
+        lambda: fast(1, *batch),
+        rounds,
+        flops / rate,
+    )
+
+
+def bench_pairs(size: Size, bandwidth: float, folder: Path, pairs: int = 24) -> Row:
+    """Training pairs of 512 from sections of 768 x 1024, one worker."""
+    for name, volume in zip(("images", "masks"), make_volume(0, (3, 768, 1024)), strict=True):
+        write_sections(folder / name, volume)
+    images, masks = FolderVolume(folder / "images"), FolderVolume(folder / "masks")
+    samples = PairDataset(images, masks, 1, 512, seed=(0, 0), length=10**6)
+    numbers = iter(range(10**6))
+
+    def plain() -> None:
+        for _ in range(pairs):
+            seed = next(numbers)
+            plain_sample(images.files[:2], masks.files[:2], samples.augment, seed)
+
+    def fast() -> None:
+        for _ in range(pairs):
+            samples[next(numbers)]
+
+    moved = 2 * 512**2 * (1 + 4 + 1 + 1)  # uint8 to float32 and uint8 to uint8, twice
+    return measured(
+        f"{pairs} training pairs",
+        plain,
+        fast,
+        size.rounds,
+        pairs * moved / bandwidth,
+    )
+
+
+def bench_inference(
+    size: Size, precision: torch.dtype, rate: float, folder: Path, sections: int = 4
+) -> Row:
+    """Whole sections at stride 1, without padding."""
+    torch.manual_seed(0)
+    images, _ = make_volume(0, (sections, *size.section))
+
+    write_sections(folder / "sections", images)
+    volume = FolderVolume(folder / "sections")
+    plain_network = Segmentor(size.width).eval()
+    fast_network = copy.deepcopy(plain_network).to(memory_format=torch.channels_last)
+    predict = NetworkPredictor(fast_network, CPU, precision)
+    pairs, windows = section_pairs(sections, 1), whole_section(size.section, size.section)
+
+    def plain() -> None:
+        scaled = torch.from_numpy(np.stack([normalise(section) for section in images]))
+        plain_prediction(plain_network, scaled, 1)
+
+    def fast() -> None:
+        for _ in predict_volume(predict, volume, pairs, windows):
+            pass
+
+    flops = operations(fast)
+    rounds = 2 if size.width == 64 else size.rounds
+    name = f"{sections} sections, width {size.width}"
+    return measured(name, plain, fast, rounds, flops / rate)
+
+
+def bench_scores(size: Size, bandwidth: float, sections: int = 4) -> Row:
+    """mAP, F1, MCC and IoU of sections of 768 x 1024, on one core."""
+    _, labels = make_volume(0, (sections, 768, 1024))
+    labels = labels > 0
+    draw = np.random.default_rng(0)
+    noise = draw.standard_normal(labels.shape, np.float32)
+    logits = [cv2.GaussianBlur(12.0 * label - 6, (0, 0), 4) for label in labels]
+    probability = 1 / (1 + np.exp(-np.stack(logits) - noise)).astype(np.float32)
+
+    def fast() -> None:
+        scores = SectionScores()
+        for pair in zip(probability, labels, strict=True):
+            scores.add(*pair)
+        scores.result()
+
+    return measured(
+        f"scores of {sections} sections",
+        lambda: plain_scores(probability, labels),
+        fast,
+        min(size.rounds, 3),
+        5 * labels.size / bandwidth,
+    )
+
+
+def memory_of_a_volume(sections: int, folder: Path) -> str:
+    """Peak memory and time of a process that predicts and scores sections of 4096 x 4096."""
+    draw = np.random.default_rng(0)
+    for name in ("raw", "labels"):
+        with h5py.File(folder / f"{name}.hdf", "w") as file:
+            dataset = file.create_dataset("main", (sections, 4096, 4096), np.uint8)
+            for index in range(sections):
+                section = draw.integers(0, 256, (4096, 4096), np.uint8)
+                dataset[index] = section if name == "raw" else section // 230
+    (folder / "models/memory").mkdir(parents=True)
+    torch.manual_seed(0)
+    weights = Segmentor(4).state_dict()
+    save_checkpoint(folder / "models/memory/model.ckpt", Checkpoint(weights, iteration=0))
+    config = folder / "memory.yaml"
+    paths = {f"data_dir_{key}": "raw" for key in ("img", "target", "val")}
+    paths |= {"data_dir_label": "labels", "data_dir_val_label": "labels"}
+    config.write_text(f"NAME: memory\nMODEL: {{width: 4}}\nDATA: {paths}\n", encoding="utf-8")
+    command = [sys.executable, ROOT / "scripts/inference.py", "-c", config, "-mm", "map_3d"]
+    begin = time.perf_counter()
+    subprocess.run(
+        [*command, "--data", folder, "--out", folder], check=True, stdout=subprocess.DEVNULL
+    )
+    spent = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return (
+        f"{sections} x 4096 x 4096, tiles, width 4, predicted and scored: "
+        f"peak {peak / 1e9:.2f} GB, {spent:.0f} s"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, about two minutes")
+    parser.add_argument("--memory-sections", type=int, help="sections of the memory measurement")
+    args = parser.parse_args()
+    size = QUICK if args.quick else FULL
+    device = choose_device("cpu")
+    precision = choose_precision("auto", device)
+    rates = {dtype: matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    bandwidth = copy_bandwidth()
+
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for dtype, rate in rates.items():
+        print(f"matrix rate {str(dtype).removeprefix('torch.')}: {rate / 1e9:.0f} GFLOP/s")
+    print(f"copy bandwidth: {bandwidth / 1e9:.1f} GB/s; precision of the fast way: {precision}")
+    print(f"\n{HEADER}")
+    with tempfile.TemporaryDirectory() as folder:
+        rate = rates[precision]
+        for bench in (
+            lambda: bench_step(size, precision, rate),
+            lambda: bench_pairs(size, bandwidth, Path(folder)),
+            lambda: bench_inference(size, precision, rate, Path(folder)),
+            lambda: bench_scores(size, bandwidth),
+        ):
+            print(bench(), flush=True)
+        print(LEGEND)
+        sections = args.memory_sections or size.memory_sections
+        print("\n" + memory_of_a_volume(sections, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
