@@ -111,10 +111,20 @@ def test_error_of_the_pooled_precision_keeps_to_its_bound(spread: float) -> None
 def test_saturated_probabilities_are_exact() -> None:
     draw = np.random.default_rng(6)
     label = draw.random((64, 64)) < 0.3
-    probability = np.where(draw.random(label.shape) < 0.8, 1.0, 0.25).astype(np.float32)
-    pooled = pooled_scores((probability, label))
+    nearly = np.nextafter(np.float32(1), np.float32(0))  # would share a bin of any width
+    probability = np.where(draw.random(label.shape) < 0.6 + 0.2 * label, 1, nearly)
+    pooled = pooled_scores((probability.astype(np.float32), label))
     expected = sk.average_precision_score(label.ravel(), probability.ravel())
     assert pooled.result().mAP == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("scorer", [SectionScores, PooledScores, DiceScores])
+def test_sections_with_nothing_in_them_are_counted(scorer: type) -> None:
+    empty, full = np.zeros((4, 4)), np.ones((4, 4))
+    scores = scorer()
+    for probability, label in ((empty, full), (empty, empty), (full, empty), (full, full)):
+        scores.add(probability, label)
+    assert str(scores.tally) == "sections: 4, without mitochondria: 2, with none predicted: 2"
 
 
 def test_the_bound_is_the_best_and_the_worst_order_of_a_bin() -> None:
