@@ -8,7 +8,6 @@ allows) and how much of it the fast way reaches.
 import argparse
 import copy
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -246,15 +245,11 @@ def memory_of_a_volume(sections: int, folder: Path) -> str:
     config.write_text(f"NAME: memory\nMODEL: {{width: 4}}\nDATA: {paths}\n", encoding="utf-8")
     command = [sys.executable, ROOT / "scripts/inference.py", "-c", config, "-mm", "map_3d"]
     begin = time.perf_counter()
-    subprocess.run(
-        [*command, "--data", folder, "--out", folder], check=True, stdout=subprocess.DEVNULL
-    )
+    command += ["--data", folder, "--out", folder]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     spent = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return (
-        f"{sections} x 4096 x 4096, tiles, width 4, predicted and scored: "
-        f"peak {peak / 1e9:.2f} GB, {spent:.0f} s"
-    )
+    peak = next(line for line in output.splitlines() if line.startswith("peak memory"))
+    return f"{sections} x 4096 x 4096, width 4, predicted and scored: {peak}, {spent:.0f} s"
 
 
 def main() -> None:
