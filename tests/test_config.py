@@ -282,6 +282,7 @@ def test_malformed_overrides(load, override: str, message: str) -> None:
         ("", "expected the sections"),
         ("- a\n", "expected the sections"),
         ("NAME: x\nDATA: [\n", "line 3: not valid YAML"),
+        ("NAME: x\nTRAIN: {1: 2}\n", "key 1: found int, expected a name"),
     ],
 )
 def test_incomplete_and_broken_files(load, text: str, message: str) -> None:

@@ -288,6 +288,10 @@ def _read_yaml(path: Path) -> dict:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected the sections NAME, MODEL, TRAIN, DATA, TEST")
+    for section in (values, *(v for v in values.values() if isinstance(v, dict))):
+        for key in section:
+            if not isinstance(key, str):
+                raise UserError(f"{path}: key {key!r}: found {type(key).__name__}, expected a name")
     return {key: {} if value is None and key != "NAME" else value for key, value in values.items()}
 
 

@@ -80,6 +80,8 @@ class Inference:
         self.out = workspace.inference(model)
         self.predictions = self.out / PREDICTIONS
         self.notes = ""
+        stems = [Path(name).stem for name in self.raw.names]
+        self.stems_differ = len(set(stems)) == len(stems)
 
     def probability(self, index: int) -> np.ndarray:
         """A section's mitochondria probability (H, W) float32, from ``preds.hdf``."""
@@ -164,8 +166,9 @@ class Inference:
                 write_picture(folder / self.picture_name(index), picture)
 
     def picture_name(self, index: int) -> str:
-        """The file name of a section's mask or picture."""
-        return f"{Path(self.raw.names[index]).stem}.png"
+        """The file name of a section's mask or picture: its own stem, if no other has the same."""
+        name = self.raw.names[index]
+        return f"{Path(name).stem if self.stems_differ else name}.png"
 
     def run(self, measure: str, show: bool) -> None:
         """Predict, score where there are labels, draw where asked; say so as published."""
