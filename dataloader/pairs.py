@@ -1,5 +1,6 @@
 """Training pairs: two sections of a volume, cropped and augmented alike."""
 
+import signal
 from typing import NamedTuple
 
 import cv2
@@ -132,10 +133,12 @@ def pair_loader(
         sampler=range(first, len(dataset)),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores; OpenCV would start threads on all of them in each."""
+def _start_worker(worker: int) -> None:
+    """One OpenCV thread: workers share the cores. A signal to all is for the main process."""
     cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """Checkpoints in the published format, written whole or not at all."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def save_whole(path: Path, content: dict) -> None:
     """Write a file beside its place and move it there, so that it is never seen half written."""
     part = path.with_name(path.name + ".part")
-    torch.save(content, part)
+    with part.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # on the disc before it takes the old one's place
     part.replace(path)
 
 

@@ -3,7 +3,7 @@
 import project_root  # noqa: F401
 
 from utils.command import base_parser, choose_device, folder_name, read_arguments
-from utils.errors import run_command
+from utils.errors import UserError, run_command
 from utils.paths import shown
 from utils.resources import peak_memory
 from utils.run_folder import RunLog
@@ -16,18 +16,25 @@ def main() -> None:
     parser.add_argument("--run-name", help="name of the run's folders (default: the config's NAME)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run where it was saved"
+    )
+    parser.add_argument(
         "--check",
         action="store_true",
         help="two iterations, a validation on two sections, a picture and a checkpoint",
     )
     args = parser.parse_args()
+    if args.resume and (args.overwrite or args.check):
+        raise UserError("--resume: goes on with a run, which --overwrite and --check do not")
 
     loaded, workspace = read_arguments(args)
     config = loaded.config
     run = folder_name("--run-name", args.run_name or config.NAME)
+    changes = {"resume": True} if args.resume else {}
     if args.check:
         run += "-check"
-        config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=CHECK_SETTINGS)})
+        changes = CHECK_SETTINGS
+    config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=changes)})
     device = choose_device(args.device, config.TRAIN.if_cuda)
 
     training = Training(config, workspace, run, device, check=args.check)

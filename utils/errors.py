@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from utils.interruption import Interrupted
+
 
 class UserError(Exception):
     """What the user has to mend. The message names the file or key, what was found, what to do."""
@@ -14,6 +16,8 @@ def run_command(command: Callable[[], None]) -> None:
         command()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", 2))
+    except Interrupted as error:
+        sys.exit(_fail(str(error), error.code))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", 130))
 

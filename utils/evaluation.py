@@ -1,6 +1,6 @@
 """Predicting a config's validation volume, and scoring it during training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -85,8 +85,15 @@ class Validation:
         self.volume, self.labels = volume, labels
         self.pairs = choose_pairs(config, volume)[:limit]
 
-    def __call__(self, predict: PairPredictor) -> dict[str, float]:
-        """Scores by the names of valid.txt; the first is the one by which the best is chosen."""
+    def __call__(
+        self, predict: PairPredictor, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Scores by the names of valid.txt; the first is the one by which the best is chosen.
+
+        Args:
+            predict: the network.
+            check: called before each section is scored; may raise.
+        """
         predictions = predict_on_grid(
             predict,
             self.volume,
@@ -97,6 +104,7 @@ class Validation:
         )
         sections, pooled = DiceScores(), Counts(0, 0, 0, 0)
         for index, probability in predictions:
+            check()
             mask, label = probability > 0.5, binarise(self.labels.section(index))
             sections.add(mask, label)
             pooled += Counts.of(mask, label)

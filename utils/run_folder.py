@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -89,9 +90,9 @@ class RunLog:
         self.display_freq = config.TRAIN.display_freq
         self.sums: dict[str, Tensor] = {}
         self.count = 0
-        for file in ("loss.txt", "loss_adv.txt", "valid.txt"):
+        for file in ("loss.txt", "loss_adv.txt", "valid.txt", "train.log"):
             drop_lines_after(self.folder / file, start)
-        self.writer = SummaryWriter(str(self.folder))
+        self.writer = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
         self.writer.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
         self.logger = _text_logger(self.folder / "train.log")
         self.bar = progress(None, self.total, "it", start)
@@ -151,6 +152,14 @@ class RunLog:
         self.writer.add_image(tag, picture, iteration, dataformats="HWC")
         self.writer.flush()
 
+    def state_dict(self) -> dict:
+        """What was taken in since the last line, to go on with a run."""
+        return {"sums": self.sums, "count": self.count}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Undo ``state_dict``; an empty dict changes nothing."""
+        self.sums, self.count = state.get("sums", self.sums), state.get("count", self.count)
+
     @property
     def speed(self) -> float:
         """Iterations per second so far, validations and checkpoints included."""
@@ -183,10 +192,17 @@ def progress(items: Iterable | None, total: int, unit: str, initial: int = 0) ->
 
 def drop_lines_after(path: Path, iteration: int) -> None:
     """Cut off what an interrupted run wrote after the checkpoint it is resumed from."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if int(re.search(r"\d+", line)[0]) <= iteration]
-        path.write_text("".join(kept), encoding="utf-8")
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = takewhile(lambda line: line.endswith("\n") and _iteration(line) <= iteration, lines)
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _iteration(line: str) -> int:
+    """The iteration a line of a log is of; 0 if of none."""
+    found = re.search(r"(?:step=|model-|validation at )(\d+)", line)
+    return int(found[1]) if found else 0
 
 
 def _text_logger(path: Path) -> logging.Logger:

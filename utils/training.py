@@ -27,6 +27,7 @@ from utils.command import open_images, open_labels
 from utils.config import Config
 from utils.errors import UserError
 from utils.evaluation import Validation
+from utils.interruption import Interrupted, StopRequested, StopSignal, awaited_signals
 from utils.paths import Workspace, shown
 from utils.pictures import training_picture, write_picture
 from utils.prediction import NetworkPredictor
@@ -79,22 +80,51 @@ class Training:
         self.target = self._dataset(workspace, "target")
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.start = 0
-        self.best_score = float("-inf")
+        self.score: float | None = None  # of the last validation
+        self.best_score: float | None = None
+        self.unvalidated = False  # whether the run was stopped in a validation
+        self.log_state: dict = {}
         if config.TRAIN.resume:
             self._resume(workspace)
 
     def run(self, log: RunLog) -> None:
-        """Train to the last iteration."""
-        train, scores = self.config.TRAIN, {}
-        for iteration, (source, target) in enumerate(self.batches(), start=self.start + 1):
-            report = self.step(iteration, source["images"], source["masks"], target["images"])
-            log.add(iteration, report, self.step.learning_rates)
-            if self._due(iteration, train.show_freq):
-                self.show(log, iteration, source, target)
-            if self.validation and self._due(iteration, train.valid_freq, first=True):
-                scores = self.validate(log, iteration)
-            if self._due(iteration, train.save_freq):
-                self.save(iteration, scores)
+        """Train to the last iteration.
+
+        Raises:
+            Interrupted: by SIGINT or SIGTERM; the state is saved.
+        """
+        train, iteration = self.config.TRAIN, self.start
+        log.load_state_dict(self.log_state)
+        with awaited_signals() as stop:
+            try:
+                if self.unvalidated:
+                    self.finish(log, iteration, stop)
+                for iteration, (source, target) in enumerate(self.batches(), start=self.start + 1):
+                    report = self.step(
+                        iteration, source["images"], source["masks"], target["images"]
+                    )
+                    log.add(iteration, report, self.step.learning_rates)
+                    if self._due(iteration, train.show_freq):
+                        self.show(log, iteration, source, target)
+                    self.finish(log, iteration, stop)
+                    stop.check()
+            except StopRequested:
+                self.save(iteration, log)
+                raise Interrupted(
+                    f"interrupted at iteration {iteration} of {train.total_iters}, all is saved; "
+                    "the same command with --resume goes on",
+                    stop.received,
+                ) from None
+
+    def finish(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
+        """Validate and save where it is time to."""
+        train = self.config.TRAIN
+        if self.validation and self._due(iteration, train.valid_freq, first=True):
+            self.unvalidated = True  # until it is done, should the run be stopped meanwhile
+            self.validate(log, iteration, stop)
+            self.unvalidated = False
+        if self._due(iteration, train.save_freq):
+            self.save(iteration, log)
 
     def batches(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Source and target batches on the device, one for each iteration left."""
@@ -114,25 +144,29 @@ class Training:
         )
         return zip(source, target if self.step.adapt else itertools.repeat(NO_BATCH), strict=False)
 
-    def validate(self, log: RunLog, iteration: int) -> dict[str, float]:
+    def validate(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
         """Score the validation volume; keep the checkpoint if it is the best so far."""
-        scores = self.validation(
-            NetworkPredictor(self.step.segmentor, self.device, self.step.precision)
-        )
+        predict = NetworkPredictor(self.step.segmentor, self.device, self.step.precision)
+        scores = self.validation(predict, stop.check)
         log.validation(iteration, scores)
-        score = next(iter(scores.values()))
-        if score > self.best_score:
-            self.best_score = score
-            self._save_segmentor(BEST, iteration, score, CHOSEN_BEST)
-        return scores
+        self.score = next(iter(scores.values()))
+        if self.best_score is None or self.score > self.best_score:
+            self.best_score = self.score
+            self._save_segmentor(BEST, iteration, CHOSEN_BEST)
 
-    def save(self, iteration: int, scores: dict[str, float]) -> None:
+    def save(self, iteration: int, log: RunLog) -> None:
         """Write the last checkpoint and what it takes to go on from it."""
-        score = next(iter(scores.values()), None)
-        self._save_segmentor(LAST, iteration, score, CHOSEN_LAST)
+        self._save_segmentor(LAST, iteration, CHOSEN_LAST)
         if self.config.TRAIN.keep_checkpoints:
-            self._save_segmentor(f"model-{iteration:06d}.ckpt", iteration, score, CHOSEN_LAST)
-        state = {"iteration": iteration, "best_score": self.best_score, **self.step.state_dict()}
+            self._save_segmentor(f"model-{iteration:06d}.ckpt", iteration, CHOSEN_LAST)
+        state = {
+            "iteration": iteration,
+            "score": self.score,
+            "best_score": self.best_score,
+            "unvalidated": self.unvalidated,
+            "log": log.state_dict(),
+            **self.step.state_dict(),
+        }
         save_whole(self.folder.models / TRAINING_STATE, state)
 
     @torch.no_grad()
@@ -195,7 +229,9 @@ class Training:
         state = load_file(path)
         try:
             self.step.load_state_dict(state)
-            self.start, self.best_score = state["iteration"], state["best_score"]
+            self.start, self.log_state = state["iteration"], state["log"]
+            self.score, self.best_score = state["score"], state["best_score"]
+            self.unvalidated = state["unvalidated"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{path}: not the state of such a run ({reason})") from None
@@ -204,9 +240,9 @@ class Training:
                 f"TRAIN.total_iters: found {train.total_iters}, {path} is at {self.start}"
             )
 
-    def _save_segmentor(self, name: str, iteration: int, score: float | None, rule: str) -> None:
+    def _save_segmentor(self, name: str, iteration: int, rule: str) -> None:
         weights = self.step.segmentor.state_dict()
-        save_checkpoint(self.folder.models / name, Checkpoint(weights, iteration, score, rule))
+        save_checkpoint(self.folder.models / name, Checkpoint(weights, iteration, self.score, rule))
 
 
 def describe(training: Training) -> list[str]:
