@@ -84,6 +84,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"{path}: weights of another network; {len(odd)} names differ, such as {odd[0]}"
         )
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{path}: weights that are not finite, such as {broken[0]}; the run failed")
     score = content.get("valid_result")
     return Checkpoint(
         weights,

@@ -166,6 +166,15 @@ def test_other_networks_are_named(published, tmp_path: Path) -> None:
         segmentor_from(load_checkpoint(path), path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(published, tmp_path: Path, value: float) -> None:
+    path = tmp_path / "model.ckpt"
+    weights = published["model_weights"] | {"up1.up.bias": torch.full((16,), value)}
+    torch.save(published | {"model_weights": weights}, path)
+    with pytest.raises(UserError, match=r"not finite, such as seg_coarse\.up_eighth\.up\.bias"):
+        load_checkpoint(path)
+
+
 def test_interrupted_write_leaves_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     save_whole(path, {"number": 1})

@@ -1,11 +1,12 @@
 """The commands from end to end, on tiny synthetic volumes."""
 
 import copy
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model.checkpoint import BEST, LAST, load_checkpoint
 from tests.conftest import ROOT
 from utils.config import load_config
+from utils.interruption import Interrupted, StopSignal
 from utils.paths import Workspace
+from utils.run_folder import RunLog
 from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 from utils.training import Training
 
@@ -497,19 +500,96 @@ def resumed(project: Project, monkeypatch) -> Project:
     return project
 
 
-def test_resumed_run_ends_as_an_uninterrupted_one(resumed: Project, trained: Project) -> None:
+def assert_same_run(one: Project, other: Project) -> None:
+    """Checkpoints, losses and scores are the same to the last bit, no line is twice or missing."""
     for file in (LAST, BEST):
-        one, other = (load_checkpoint(p.out / "models/tiny" / file) for p in (resumed, trained))
-        assert one[1:] == other[1:]
-        for name, value in one.weights.items():
-            torch.testing.assert_close(value, other.weights[name], rtol=0, atol=1e-6)
-    assert resumed.lines("valid.txt")[-1] == trained.lines("valid.txt")[-1]
-
-
-def test_resumed_run_writes_no_line_twice(resumed: Project) -> None:
+        found, expected = (load_checkpoint(p.out / "models/tiny" / file) for p in (one, other))
+        assert found[1:] == expected[1:]
+        for name, value in found.weights.items():
+            assert torch.equal(value, expected.weights[name]), name
     for file in ("loss.txt", "loss_adv.txt", "valid.txt"):
-        steps = [int(re.search(r"\d+", line)[0]) for line in resumed.lines(file)]
-        assert all(a < b for a, b in pairwise(steps)), file
+        assert one.lines(file) == other.lines(file)
+    steps = [
+        [event.step for event in EventAccumulator(str(p.out / "logs/tiny")).Reload().Scalars(tag)]
+        for p in (one, other)
+        for tag in ("loss_supervised", "valid/dice")
+    ]
+    assert steps[:2] == steps[2:]
+
+
+def test_resumed_run_ends_as_an_uninterrupted_one(resumed: Project, trained: Project) -> None:
+    assert_same_run(resumed, trained)
+    log = "\n".join(line.partition(" ")[2] for line in resumed.lines("train.log"))
+    steps = [int(step) for step in re.findall(r"step=(\d+)", log)]
+    assert steps == [2, 4, 6]
+
+
+def stopped(project: Project, line: str, number: int, *arguments: str) -> tuple[int, str]:
+    """Start a training, send it a signal at a line of its output; exit code and errors."""
+    command = [sys.executable, ROOT / "scripts/main.py", "-c", project.config]
+    places = ["--data", project.data, "--out", project.out, "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, *places, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert any(output.startswith(line) for output in process.stdout)
+        process.send_signal(number)
+        process.stdout.read()
+        return process.wait(), process.stderr.read()
+
+
+def test_killed_runs_resume_exactly(project: Project, trained: Project) -> None:
+    assert stopped(project, "step=4,", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert stopped(project, "step=4,", signal.SIGKILL, "--resume")[0] == -signal.SIGKILL
+    (project.out / "models/tiny/training_state.ckpt.part").write_bytes(b"half a checkpoint")
+    project.run("main", "--resume")
+    assert_same_run(project, trained)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_a_run_that_can_go_on(project: Project, trained: Project, number: int) -> None:
+    code, error = stopped(project, "step=2,", number)
+    assert code == 128 + number
+    assert re.fullmatch(
+        r"interrupted at iteration \d of 6, all is saved; the same command with --resume goes on\n",
+        error,
+    )
+    project.run("main", "--resume")
+    assert_same_run(project, trained)
+
+
+def test_a_run_stopped_in_its_validation_validates_when_it_goes_on(
+    project: Project, trained: Project
+) -> None:
+    config = load_config(str(project.config), [], Path()).config
+    training = Training(config, Workspace(project.data, project.out), "tiny", torch.device("cpu"))
+    training.folder.create(config, overwrite=False, keep=False)
+    log = RunLog(training.folder, config)
+    signal_at, validate = 3, training.validate
+
+    def validate_stopped(log: RunLog, iteration: int, stop: StopSignal) -> None:
+        if iteration == signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        validate(log, iteration, stop)
+
+    training.validate = validate_stopped
+    with pytest.raises(Interrupted, match="at iteration 3 of 6") as caught:
+        training.run(log)
+    log.close()
+    assert caught.value.code == 143
+    assert len(project.lines("valid.txt")) == 1
+    project.run("main", "--resume")
+    assert_same_run(project, trained)
+
+
+def test_resume_is_no_restart(project: Project) -> None:
+    for option in ("--overwrite", "--check"):
+        finished = project("main", "--resume", option)
+        assert finished.code == 2
+        assert finished.err.startswith("error: --resume: goes on with a run")
 
 
 def test_resume_without_an_earlier_run(project: Project) -> None:

@@ -11,12 +11,12 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.config import Config
 from utils.errors import UserError
+from utils.event_file import EventFile
 from utils.paths import ROOT, Workspace
 
 # Columns of loss.txt and loss_adv.txt, and the losses of the step they hold.
@@ -92,8 +92,8 @@ class RunLog:
         self.count = 0
         for file in ("loss.txt", "loss_adv.txt", "valid.txt", "train.log"):
             drop_lines_after(self.folder / file, start)
-        self.writer = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
-        self.writer.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
+        self.events = EventFile(self.folder, start)
+        self.events.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
         self.logger = _text_logger(self.folder / "train.log")
         self.bar = progress(None, self.total, "it", start)
         self.begin = time.perf_counter()
@@ -121,9 +121,9 @@ class RunLog:
         line_adv = self._write_losses("loss_adv.txt", "loss_adv", step, means, ADAPTATION_COLUMNS)
         for name, mean in means.items():
             group = "disc" if name.startswith("disc_accuracy") else "terms"
-            self.writer.add_scalar(f"{group}/{name}", mean, step)
+            self.events.add_scalar(f"{group}/{name}", mean, step)
         for name, rate in rates.items():
-            self.writer.add_scalar(f"learning_rate/{name}", rate, step)
+            self.events.add_scalar(f"learning_rate/{name}", rate, step)
         self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
         if self.bar.disable:  # no terminal: plain lines
             self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
@@ -136,7 +136,7 @@ class RunLog:
         values = {"loss": sum(values.values()), **values}
         line = f"step={step}, " + ", ".join(f"{key}={value:.6f}" for key, value in values.items())
         self._append(file, line)
-        self.writer.add_scalar(tag, values["loss"], step)
+        self.events.add_scalar(tag, values["loss"], step)
         return line
 
     def validation(self, iteration: int, scores: dict[str, float]) -> None:
@@ -144,13 +144,13 @@ class RunLog:
         text = ", ".join(f"{name}={value:.6f}" for name, value in scores.items())
         self._append("valid.txt", f"model-{iteration}, {text}")
         for name, value in scores.items():
-            self.writer.add_scalar(f"valid/{name}", value, iteration)
+            self.events.add_scalar(f"valid/{name}", value, iteration)
         self.info(f"validation at {iteration}: {text}")
 
     def image(self, tag: str, picture, iteration: int) -> None:
         """A picture (H, W, 3) uint8, RGB."""
-        self.writer.add_image(tag, picture, iteration, dataformats="HWC")
-        self.writer.flush()
+        self.events.add_picture(tag, picture, iteration)
+        self.events.flush()
 
     def state_dict(self) -> dict:
         """What was taken in since the last line, to go on with a run."""
@@ -165,10 +165,14 @@ class RunLog:
         """Iterations per second so far, validations and checkpoints included."""
         return self.done / (time.perf_counter() - self.begin)
 
+    def flush(self) -> None:
+        """Bring the TensorBoard events to the disc; the text files are there at once."""
+        self.events.flush()
+
     def close(self) -> None:
         """Finish the bar and the files."""
         self.bar.close()
-        self.writer.close()
+        self.events.close()
         for handler in list(self.logger.handlers):
             handler.close()
             self.logger.removeHandler(handler)

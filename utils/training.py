@@ -156,6 +156,7 @@ class Training:
 
     def save(self, iteration: int, log: RunLog) -> None:
         """Write the last checkpoint and what it takes to go on from it."""
+        log.flush()  # what is logged up to here is not logged again
         self._save_segmentor(LAST, iteration, CHOSEN_LAST)
         if self.config.TRAIN.keep_checkpoints:
             self._save_segmentor(f"model-{iteration:06d}.ckpt", iteration, CHOSEN_LAST)
