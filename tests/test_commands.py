@@ -585,6 +585,13 @@ def test_a_run_stopped_in_its_validation_validates_when_it_goes_on(
     assert_same_run(project, trained)
 
 
+def test_a_finished_run_is_not_resumed(project: Project, trained: Project) -> None:
+    (project.out / "models").symlink_to(trained.out / "models")
+    finished = project("main", "--resume")
+    assert finished.code == 2
+    assert "the run is done, at iteration 6 of TRAIN.total_iters 6" in finished.err
+
+
 def test_resume_is_no_restart(project: Project) -> None:
     for option in ("--overwrite", "--check"):
         finished = project("main", "--resume", option)

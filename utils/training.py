@@ -238,7 +238,8 @@ class Training:
             raise UserError(f"{path}: not the state of such a run ({reason})") from None
         if self.start >= train.total_iters:
             raise UserError(
-                f"TRAIN.total_iters: found {train.total_iters}, {path} is at {self.start}"
+                f"{path}: the run is done, at iteration {self.start} of TRAIN.total_iters "
+                f"{train.total_iters}"
             )
 
     def _save_segmentor(self, name: str, iteration: int, rule: str) -> None:
