@@ -11,9 +11,10 @@ from utils.compilation import compiled
 from utils.config import TrainSettings
 
 
-def test_for_gpus_unless_the_config_decides() -> None:
+def test_for_long_runs_on_gpus_unless_the_config_decides() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert [TrainSettings().compiles(device) for device in (cpu, gpu)] == [False, True]
+    assert not TrainSettings(total_iters=1500).compiles(gpu)
     for choice in (True, False):
         assert TrainSettings(compile=choice).compiles(cpu) is choice
         assert TrainSettings(compile=choice).compiles(gpu) is choice

@@ -38,6 +38,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]  # "": None
+COMPILATION_PAYS = 5000  # iterations from which on a minute or two of compiling is little
 Precision = Literal["auto", "float32", "bfloat16"]
 Ignored = Any
 
@@ -88,8 +89,8 @@ class TrainSettings(Settings):
     num_workers: Annotated[int, Field(ge=0)] = 2  # processes that load pairs, for each domain
     if_cuda: bool = True  # use a GPU where there is one (--device decides otherwise)
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
-    compile: Literal["auto"] | bool = "auto"  # torch.compile; auto: on CUDA. On a CPU it takes a
-    # minute and saves an eighth of a step
+    compile: Literal["auto"] | bool = "auto"  # torch.compile, which takes a minute or two; auto:
+    # for runs of 5,000 iterations or more on CUDA
 
     learning_rate: Rate = 1e-4  # segmentor
     learning_rate_ms: Rate = 1e-4  # discriminator of masks
@@ -129,7 +130,9 @@ class TrainSettings(Settings):
 
     def compiles(self, device: torch.device) -> bool:
         """Whether the networks are compiled for a device."""
-        return device.type == "cuda" if self.compile == "auto" else self.compile
+        if self.compile == "auto":
+            return device.type == "cuda" and self.total_iters >= COMPILATION_PAYS
+        return self.compile
 
 
 class DataSettings(Settings):
