@@ -260,6 +260,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, about two minutes")
     parser.add_argument("--memory-sections", type=int, help="sections of the memory measurement")
     args = parser.parse_args()
+    if args.memory_sections is not None and args.memory_sections < 2:
+        parser.error("--memory-sections: a pair takes 2")
     size = QUICK if args.quick else FULL
     device = choose_device("cpu")
     precision = choose_precision("auto", device)
