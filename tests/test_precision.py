@@ -62,7 +62,7 @@ def test_scores_of_a_trained_network_do_not_move(trained: AdaptationStep, volume
             for role in (0, 1):
                 scores.add(probability[0, role].numpy(), labels[index + role])
         results.append(scores.result())
-    assert 0.6 < results[0].F1 < 0.98
+    assert results[0].F1 > 0.6
     assert results[0] != results[1]
     np.testing.assert_allclose(*results, rtol=0, atol=0.002)
 
