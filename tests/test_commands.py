@@ -562,14 +562,15 @@ def test_signals_end_a_run_that_can_go_on(project: Project, trained: Project, nu
     assert_same_run(project, trained)
 
 
+@pytest.mark.parametrize("signal_at", [3, ITERATIONS])
 def test_a_run_stopped_in_its_validation_validates_when_it_goes_on(
-    project: Project, trained: Project
+    project: Project, trained: Project, signal_at: int
 ) -> None:
     config = load_config(str(project.config), [], Path()).config
     training = Training(config, Workspace(project.data, project.out), "tiny", torch.device("cpu"))
     training.folder.create(config, overwrite=False, keep=False)
     log = RunLog(training.folder, config)
-    signal_at, validate = 3, training.validate
+    validate = training.validate
 
     def validate_stopped(log: RunLog, iteration: int, stop: StopSignal) -> None:
         if iteration == signal_at:
@@ -577,11 +578,11 @@ def test_a_run_stopped_in_its_validation_validates_when_it_goes_on(
         validate(log, iteration, stop)
 
     training.validate = validate_stopped
-    with pytest.raises(Interrupted, match="at iteration 3 of 6") as caught:
+    with pytest.raises(Interrupted, match=f"at iteration {signal_at} of 6") as caught:
         training.run(log)
     log.close()
     assert caught.value.code == 143
-    assert len(project.lines("valid.txt")) == 1
+    assert project.lines("valid.txt") == trained.lines("valid.txt")[: signal_at // 3]
     project.run("main", "--resume")
     assert_same_run(project, trained)
 
