@@ -124,6 +124,7 @@ class RunLog:
             self.events.add_scalar(f"{group}/{name}", mean, step)
         for name, rate in rates.items():
             self.events.add_scalar(f"learning_rate/{name}", rate, step)
+        self.events.flush()  # for those who watch
         self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
         if self.bar.disable:  # no terminal: plain lines
             self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
