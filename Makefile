@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test bench lint format clean
+.PHONY: install extra demo test bench lint format clean
 
 install: $(VENV)/installed
 
@@ -12,10 +12,17 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+# what single features want besides; the tests run them all
+extra: $(VENV)/installed-extra
+
+$(VENV)/installed-extra: requirements-extra.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-extra.txt
+	touch $@
+
 demo: install
 	$(BIN)/python scripts/demo.py
 
-test: install lint
+test: install extra lint
 	$(BIN)/python -m pytest
 
 # make bench ARGS=--quick takes two minutes

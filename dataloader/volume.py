@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from dataloader.voxel import VoxelSize
 from utils.errors import UserError
 
 HDF5_SUFFIXES = (".hdf", ".h5", ".hdf5")
@@ -27,12 +28,16 @@ class Volume(ABC):
         shape: (sections, height, width).
         tiled: whether its sections are large enough that the method predicts them in tiles.
         kept: whether it is in memory; else sections are read as needed.
+        voxel_size: from the file's own metadata, where it has one.
+        kind: the format, "folder", "hdf5", "tiff", "zarr", "ome-zarr", "mrc" or "nifti".
     """
 
     path: Path
     shape: tuple[int, int, int]
     tiled: bool = False
     kept: bool = False
+    voxel_size: VoxelSize | None = None
+    kind: str = "folder"
 
     @property
     def original(self) -> "Volume":
@@ -110,6 +115,7 @@ class Hdf5Volume(Volume):
     """
 
     tiled = True
+    kind = "hdf5"
 
     def __init__(self, path: Path) -> None:
         self.path = path
