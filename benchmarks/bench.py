@@ -24,8 +24,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
+from dataloader.opening import open_volume
 from dataloader.pairs import PairDataset
-from dataloader.volume import FolderVolume, normalise
+from dataloader.volume import normalise
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
@@ -151,7 +152,7 @@ def bench_pairs(size: Size, bandwidth: float, folder: Path, pairs: int = 24) -> 
     """Training pairs of 512 from sections of 768 x 1024, one worker."""
     for name, volume in zip(("images", "masks"), make_volume(0, (3, 768, 1024)), strict=True):
         write_sections(folder / name, volume)
-    images, masks = FolderVolume(folder / "images"), FolderVolume(folder / "masks")
+    images, masks = open_volume(folder / "images"), open_volume(folder / "masks", masks=True)
     samples = PairDataset(images, masks, 1, 512, seed=(0, 0), length=10**6)
     numbers = iter(range(10**6))
 
@@ -182,7 +183,7 @@ def bench_inference(
     images, _ = make_volume(0, (sections, *size.section))
 
     write_sections(folder / "sections", images)
-    volume = FolderVolume(folder / "sections")
+    volume = open_volume(folder / "sections")
     plain_network = Segmentor(size.width).eval()
     fast_network = copy.deepcopy(plain_network).to(memory_format=torch.channels_last)
     predict = NetworkPredictor(fast_network, CPU, precision)

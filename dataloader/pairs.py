@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dataloader.augment import PairAugmentation
-from dataloader.volume import Volume, binarise, normalise
+from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
@@ -31,7 +31,7 @@ class PairDataset(Dataset):
 
     Args:
         images: the sections.
-        labels: their masks, or None: the target's are never read in training.
+        labels: their masks, of 0 and 1, or None: the target's are never read in training.
         stride: sections between current and auxiliary.
         crop: side of the crops, pixels.
         seed: what the draws are made from, several numbers.
@@ -82,7 +82,9 @@ class PairDataset(Dataset):
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
         images = np.stack([self._image(k, area) for k in pair])
-        masks = np.stack([self._mask(k, area) for k in pair]) if self.labels is not None else None
+        masks = None
+        if self.labels is not None:
+            masks = np.stack([self.labels.crop(k, *area) for k in pair])
         if window is None:
             images, masks = self.augment(images, masks, seed)
         return {"images": images} | ({} if masks is None else {"masks": masks})
@@ -98,10 +100,6 @@ class PairDataset(Dataset):
 
     def _image(self, index: int, area: Area) -> np.ndarray:
         return normalise(self.images.crop(index, *area), self.images.grey_range(index))
-
-    def _mask(self, index: int, area: Area) -> np.ndarray:
-        _, highest = self.labels.grey_range(index)
-        return binarise(self.labels.crop(index, *area), highest)
 
 
 def check_crop_fits(images: Volume, crop: int) -> None:

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 
-from dataloader.volume import binarise
 from model.checkpoint import LAST
 from utils.command import choose_device
 from utils.config import Config, load_config
@@ -98,7 +97,7 @@ def compare(models: dict[str, Inference], scores: dict[str, Scores]) -> np.ndarr
     rows = [side_by_side([title(text, 2 * SHAPE[2]) for text in titles])]
     for index in (2, SHAPE[0] // 2, SHAPE[0] - 3):
         section = enlarge(first.raw.section(index))
-        label = enlarge(binarise(first.labels.section(index)))
+        label = enlarge(first.labels.section(index))
         panels = [grey(section)]
         for model in models.values():
             mask = enlarge((model.probability(index) >= THRESHOLD).astype(np.uint8))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader.volume import read_section
+from dataloader.folder import read_section
 from loss.consistency import pseudo_labels
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator

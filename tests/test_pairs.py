@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dataloader.opening import open_volume
 from dataloader.pairs import TILE_MARGIN, PairDataset, pair_loader
 from dataloader.transfer import on_device
-from dataloader.volume import Volume, open_volume
+from dataloader.volume import Volume
 from loss.supervised import inter_section_residual
 from utils.errors import UserError
 from utils.synthetic import make_volume, write_sections
@@ -38,7 +39,7 @@ def tiled_volumes(tmp_path_factory) -> tuple[Volume, Volume]:
     root = tmp_path_factory.mktemp("tiled")
     # Larger than the window that is read, so that its corner varies.
     images, labels = make_volume(2, (SECTIONS, CROP + 2 * TILE_MARGIN + 24, 300))
-    return hdf5(root / "images.h5", images), hdf5(root / "labels.h5", labels)
+    return hdf5(root / "images.h5", images), hdf5(root / "labels.h5", labels, masks=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def volumes(tmp_path_factory) -> tuple[Volume, Volume]:
         ("images", "masks"), make_volume(1, (SECTIONS, SIDE, SIDE)), strict=True
     ):
         write_sections(root / name, volume)
-    return open_volume(root / "images"), open_volume(root / "masks")
+    return open_volume(root / "images"), open_volume(root / "masks", masks=True)
 
 
 def dataset(
@@ -58,10 +59,10 @@ def dataset(
     return PairDataset(*volumes, stride, kwargs.get("crop", CROP), seed, length)
 
 
-def hdf5(path: Path, volume: np.ndarray) -> Volume:
+def hdf5(path: Path, volume: np.ndarray, masks: bool = False) -> Volume:
     with h5py.File(path, "w") as file:
         file["main"] = volume
-    return open_volume(path)
+    return open_volume(path, masks=masks)
 
 
 def equal(one: dict, other: dict) -> bool:
@@ -93,7 +94,7 @@ def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -
     samples = dataset(volumes, length=40)
     whole = [volumes[0].section(i).astype(float) for i in range(SECTIONS)]
     whole = [(s - s.min()) / (s.max() - s.min()) for s in whole]
-    labels = [volumes[1].section(i) // 255 for i in range(SECTIONS)]
+    labels = [volumes[1].section(i) for i in range(SECTIONS)]
     windows = [np.lib.stride_tricks.sliding_window_view(s, (CROP, CROP)) for s in whole]
     found = 0
     for n in range(len(samples)):
@@ -125,8 +126,9 @@ def test_parts_of_masks_are_read_as_the_whole_section_is(tmp_path, tiled: bool) 
     volumes = []
     for name, array in (("images", volume), ("masks", masks)):
         write_sections(tmp_path / name, array)
-        whole = open_volume(tmp_path / name)
-        volumes.append(hdf5(tmp_path / f"{name}.h5", array) if tiled else whole)
+        masks = name == "masks"
+        whole = open_volume(tmp_path / name, masks=masks)
+        volumes.append(hdf5(tmp_path / f"{name}.h5", array, masks) if tiled else whole)
     samples = dataset(volumes, length=30)
     assert max(samples[n]["masks"].mean() for n in range(30)) < 0.1
 
@@ -220,7 +222,9 @@ def test_tiled_sections_are_scaled_by_the_whole_section(tmp_path) -> None:
 
 def test_tiled_volume_smaller_than_crop_and_margin_still_works(tmp_path) -> None:
     images, labels = make_volume(3, (3, 64, 80))
-    samples = dataset((hdf5(tmp_path / "i.h5", images), hdf5(tmp_path / "l.h5", labels)), 1)
+    samples = dataset(
+        (hdf5(tmp_path / "i.h5", images), hdf5(tmp_path / "l.h5", labels, masks=True)), 1
+    )
     for n in range(8):
         assert samples[n]["images"].shape == samples[n]["masks"].shape == (2, CROP, CROP)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
+from dataloader.opening import open_volume
 from dataloader.pairs import PairDataset
-from dataloader.volume import FolderVolume, normalise
+from dataloader.volume import Volume, normalise
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from tests.golden import blobs
@@ -21,12 +22,12 @@ from utils.windows import whole_section
 
 
 @pytest.fixture(scope="module")
-def volumes(tmp_path_factory) -> tuple[FolderVolume, FolderVolume]:
+def volumes(tmp_path_factory) -> tuple[Volume, Volume]:
     """Five sections of 96 x 112 and their masks."""
     root = tmp_path_factory.mktemp("plain")
     for name, volume in zip(("images", "masks"), make_volume(0, (5, 96, 112)), strict=True):
         write_sections(root / name, volume)
-    return FolderVolume(root / "images"), FolderVolume(root / "masks")
+    return open_volume(root / "images"), open_volume(root / "masks", masks=True)
 
 
 def test_step_learns_as_the_plain_one() -> None:

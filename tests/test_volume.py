@@ -7,18 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from dataloader.volume import (
-    CroppedVolume,
-    FolderVolume,
-    Hdf5Volume,
-    binarise,
-    find_volume,
-    natural_key,
-    normalise,
-    open_volume,
-    read_names,
-    resample,
-)
+from dataloader.folder import natural_key, read_names
+from dataloader.opening import open_volume
+from dataloader.volume import CroppedVolume, MaskVolume, normalise, resample
 from utils.errors import UserError
 
 
@@ -91,7 +82,7 @@ def test_list_file_may_not_name_what_is_not_there(tmp_path: Path) -> None:
     folder = write(tmp_path / "v", a__png=flat(1))
     names = tmp_path / "list.txt"
     names.write_text("b.png\n")
-    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
+    with pytest.raises(UserError, match=r"b\.png: no such file"):
         open_volume(folder, names)
 
 
@@ -99,52 +90,26 @@ def test_list_file_may_not_name_what_is_not_there(tmp_path: Path) -> None:
 def test_bad_sections_are_named(tmp_path: Path, keep: bool) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no sections"):
-        FolderVolume(tmp_path / "empty", keep=keep)
+        open_volume(tmp_path / "empty", keep=keep)
     with pytest.raises(UserError, match=r"b\.png: found 4 x 7 pixels, expected 4 x 6 as a\.png"):
-        FolderVolume(write(tmp_path / "sizes", a__png=flat(0), b__png=flat(0, (4, 7))), keep=keep)
+        open_volume(write(tmp_path / "sizes", a__png=flat(0), b__png=flat(0, (4, 7))), keep=keep)
     with pytest.raises(UserError, match=r"a\.png: found 3 channels"):
-        FolderVolume(write(tmp_path / "colour", a__png=np.zeros((4, 6, 3), np.uint8)), keep=keep)
+        open_volume(write(tmp_path / "colour", a__png=np.zeros((4, 6, 3), np.uint8)), keep=keep)
     broken = write(tmp_path / "broken", a__png=flat(0))
     (broken / "b.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
-        FolderVolume(broken, keep=keep)
+    with pytest.raises(UserError, match=r"b\.png: broken or no image"):
+        open_volume(broken, keep=keep)
 
 
-@pytest.mark.parametrize("suffix", [".hdf", ".h5", ".hdf5"])
-def test_hdf5_with_and_without_its_suffix(tmp_path: Path, stack: np.ndarray, suffix: str) -> None:
-    path = write_hdf5(tmp_path / f"train{suffix}", stack)
-    for written in (path, path.with_suffix("")):
-        assert find_volume(written) == path
-        volume = open_volume(written)
-        assert volume.tiled
-        assert volume.shape == stack.shape
-        np.testing.assert_array_equal(volume.section(2), stack[2])
-        np.testing.assert_array_equal(volume.crop(1, 5, 7, 16, 12), stack[1, 5:21, 7:19])
-        assert volume.grey_range(0) == (stack[0].min(), stack[0].max())
-    with pytest.raises(UserError, match="other: not found"):
-        open_volume(tmp_path / "other")
-
-
-def test_hdf5_reopens_after_it_was_closed(tmp_path: Path, stack: np.ndarray) -> None:
-    volume = Hdf5Volume(write_hdf5(tmp_path / "v.hdf", stack))
-    volume.section(0)
-    volume.close()
-    np.testing.assert_array_equal(volume.section(1), stack[1])
-
-
-def test_bad_hdf5_files_are_named(tmp_path: Path, stack: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"a\.h5: no data set main; found raw"):
-        open_volume(write_hdf5(tmp_path / "a.h5", stack, "raw"))
-    with pytest.raises(UserError, match=r"b\.h5: main has shape \(40, 60\), expected"):
-        open_volume(write_hdf5(tmp_path / "b.h5", stack[0]))
-    (tmp_path / "c.h5").write_bytes(b"not HDF5")
-    with pytest.raises(UserError, match=r"c\.h5: not a readable HDF5 file"):
-        open_volume(tmp_path / "c.h5")
-
-
-def test_hdf5_group_instead_of_a_data_set_is_named(tmp_path: Path, stack: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"d\.h5: "):
-        open_volume(write_hdf5(tmp_path / "d.h5", stack, "main/raw"))
+def test_missing_numbers_are_told(tmp_path: Path, capsys) -> None:
+    names = {f"s{number}__png": flat(1) for number in (0, 1, 2, 4, 5, 9)}
+    open_volume(write(tmp_path / "gaps", **names))
+    assert "gaps: 4 numbers are missing between s0.png and s9.png, the first is 3" in (
+        capsys.readouterr().err
+    )
+    open_volume(write(tmp_path / "tens", s0__png=flat(1), s10__png=flat(1), s20__png=flat(1)))
+    open_volume(write(tmp_path / "names", a__png=flat(1), b7__png=flat(1), b9__png=flat(1)))
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tiled", [False, True])
@@ -190,19 +155,37 @@ def test_resample_to_the_same_shape_changes_nothing(stack: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("values", "dtype", "expected"),
     [
-        ([0, 255], np.uint8, [0, 1]),
-        ([0, 100, 127, 128, 255], np.uint8, [0, 0, 0, 1, 1]),
-        ([0, 1], np.uint8, [0, 1]),
-        ([0, 0], np.uint8, [0, 0]),
+        ([0, 255, 255], np.uint8, [0, 1, 1]),
+        ([0, 3, 100, 128, 254, 255, 255], np.uint8, [0, 0, 0, 1, 1, 1, 1]),  # edges, JPEG
+        ([0, 1, 1], np.uint8, [0, 1, 1]),
+        ([0, 200, 200], np.uint8, [0, 1, 1]),
+        ([0, 1, 7, 63], np.uint8, [0, 1, 1, 1]),  # instances
+        ([0, 1, 60, 70, 90, 255], np.uint8, [0, 1, 1, 1, 1, 1]),
+        ([0, 0, 0], np.uint8, [0, 0, 0]),
         ([0, 1, 7, 300], np.uint16, [0, 1, 1, 1]),
+        ([0, -1], np.int8, [0, 1]),  # 255 in MRC
         ([0, 255], np.int64, [0, 1]),
+        ([0.0, 1.0], np.float32, [0, 1]),
         ([False, True], bool, [0, 1]),
     ],
 )
-def test_binarise(values: list, dtype: type, expected: list) -> None:
-    mask = binarise(np.array([values], dtype))
-    assert mask.dtype == np.uint8
-    assert mask.tolist() == [expected]
+def test_labels_as_masks(values: list, dtype: type, expected: list, tmp_path: Path) -> None:
+    volume = np.array([[values], [values]], dtype)
+    path = write_hdf5(tmp_path / "l.h5", volume)
+    for keep in (False, True):
+        masks = open_volume(path, masks=True, keep=keep)
+        assert masks.section(1).dtype == np.uint8
+        assert masks.section(1).tolist() == [expected]
+        assert masks.crop(0, 0, 1, 1, 2).tolist() == [expected[1:3]]
+
+
+def test_an_empty_section_of_masks_is_read_as_its_volume_is(tmp_path: Path) -> None:
+    volume = np.zeros((3, 8, 8), np.uint8)
+    volume[1] = 3  # the noise JPEG leaves in the black of a 0/255 mask
+    volume[2] = 255
+    masks = open_volume(write_hdf5(tmp_path / "l.h5", volume), masks=True, keep=False)
+    assert [int(masks.section(index).max()) for index in range(3)] == [0, 0, 1]
+    assert isinstance(masks, MaskVolume)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -225,7 +208,7 @@ def test_normalise_of_a_constant_section_is_0() -> None:
 
 
 def test_cropped_volume_is_the_top_left_square(tmp_path: Path, stack: np.ndarray) -> None:
-    volume = Hdf5Volume(write_hdf5(tmp_path / "v.hdf", stack))
+    volume = open_volume(write_hdf5(tmp_path / "v.hdf", stack))
     cropped = CroppedVolume(volume, 50)
     assert cropped.shape == (3, 40, 50)
     np.testing.assert_array_equal(cropped.section(1), stack[1, :, :50])

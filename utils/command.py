@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from dataloader.volume import Volume, find_volume, open_volume
+from dataloader.opening import find_volume, open_volume
+from dataloader.volume import Volume
 from utils.config import DataSettings, LoadedConfig, check_run_name, load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace

@@ -10,6 +10,11 @@ class UserError(Exception):
     """What the user has to mend. The message names the file or key, what was found, what to do."""
 
 
+def warn(message: str) -> None:
+    """Tell the user, in one line, of what is odd but goes."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def run_command(command: Callable[[], None]) -> None:
     """Run a command; end it with one line and exit code 2 at a ``UserError``."""
     try:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from dataloader.pairs import check_same_shape
-from dataloader.volume import CroppedVolume, Volume, binarise, resample
+from dataloader.volume import CroppedVolume, Volume, resample
 from utils.config import Config
 from utils.errors import UserError
 from utils.metrics import Counts, DiceScores
@@ -105,7 +105,7 @@ class Validation:
         sections, pooled = DiceScores(), Counts(0, 0, 0, 0)
         for index, probability in predictions:
             check()
-            mask, label = probability > 0.5, binarise(self.labels.section(index))
+            mask, label = probability > 0.5, self.labels.section(index)
             sections.add(mask, label)
             pooled += Counts.of(mask, label)
         if self.pooled:

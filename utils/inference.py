@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import torch
 
+from dataloader.formats import HDF5_DATASET
 from dataloader.pairs import check_same_shape
-from dataloader.volume import HDF5_DATASET, Volume, binarise
+from dataloader.volume import Volume
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from utils.command import open_images, open_labels
 from utils.config import Config
@@ -135,7 +136,7 @@ class Inference:
         kinds = {"map_3d": PooledScores, "dice": DiceScores}
         scores = kinds.get(measure, SectionScores)()
         for index in range(len(self.labels)):
-            label = binarise(self.labels.section(index))
+            label = self.labels.section(index)
             probability = self.probability(index)
             scores.add(probability > THRESHOLD if measure == "dice" else probability, label)
         result = scores.result()
@@ -161,7 +162,7 @@ class Inference:
                 mask = self.probability(index) >= THRESHOLD
                 picture = mask_picture(mask)[..., 0]
                 if not self.raw.tiled:
-                    label = None if self.labels is None else binarise(self.labels.section(index))
+                    label = None if self.labels is None else self.labels.section(index)
                     picture = contours(self.raw.section(index), mask, label)
                 write_picture(folder / self.picture_name(index), picture)
 

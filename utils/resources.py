@@ -6,6 +6,11 @@ from pathlib import Path
 
 import torch
 
+CONTAINERS = (  # limit, use and statistics, of control groups v2 and v1
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+
 try:
     import resource
 except ImportError:  # Windows
@@ -19,6 +24,31 @@ def peak_memory(device: torch.device) -> str:
     if device.type == "cuda":
         parts.append(f"GPU {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
     return "peak memory: " + ", ".join(parts)
+
+
+def available_memory() -> int | None:
+    """Bytes this process may still take: of the machine, its container and its limits.
+
+    None where the system does not tell.
+    """
+    free = []
+    status = Path("/proc/meminfo")
+    if status.exists():
+        found = re.search(r"MemAvailable:\s*(\d+) kB", status.read_text(encoding="utf-8"))
+        free += [int(found[1]) * 1024] if found else []
+    for limit, used, statistics in CONTAINERS:
+        files = [Path("/sys/fs/cgroup") / name for name in (limit, used, statistics)]
+        if all(file.is_file() for file in files):
+            limit, used, statistics = (file.read_text().strip() for file in files)
+            cached = re.search(r"^inactive_file (\d+)", statistics, re.MULTILINE)
+            if limit.isdecimal():
+                free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    if resource is not None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        pages = Path("/proc/self/statm")
+        if limit != resource.RLIM_INFINITY and pages.exists():
+            free.append(limit - int(pages.read_text().split()[0]) * resource.getpagesize())
+    return max(0, min(free)) if free else None
 
 
 def _peak_resident() -> int | None:

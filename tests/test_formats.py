@@ -1,0 +1,275 @@
+"""Volumes of every format: values, types, voxel sizes, names of arrays, broken files."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import mrcfile
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from dataloader.opening import find_volume, open_volume
+from dataloader.pairs import PairDataset, pair_loader
+from dataloader.voxel import VoxelSize
+from utils.errors import UserError
+
+SHAPE = (5, 40, 48)
+SIZE = VoxelSize(30.0, 4.0, 4.0)  # nm
+OME_TRANSFORM = [{"type": "scale", "scale": [0.03, 0.004, 0.004]}]
+
+
+def stack(dtype: type = np.uint8) -> np.ndarray:
+    noise = np.random.default_rng(0).random(SHAPE)
+    return (noise * (1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max)).astype(dtype)
+
+
+def hdf5(path: Path, array: np.ndarray) -> Path:
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        file["main"] = array
+        file["main"].attrs["resolution"] = SIZE
+    return path.with_suffix(".h5")
+
+
+def hdf5_in_micrometres(path: Path, array: np.ndarray) -> Path:
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        file.create_dataset("t0/channel0", data=array, chunks=(2, 16, 16), compression="gzip")
+        file["t0/channel0"].attrs["element_size_um"] = np.array(SIZE) / 1000
+    return path.with_suffix(".h5")
+
+
+def imagej_tiff(path: Path, array: np.ndarray) -> Path:
+    tifffile.imwrite(
+        path.with_suffix(".tif"),
+        array,
+        imagej=True,
+        resolution=(250.0, 250.0),
+        metadata={"axes": "ZYX", "spacing": 0.03, "unit": "um"},
+    )
+    return path.with_suffix(".tif")
+
+
+def ome_tiff(path: Path, array: np.ndarray) -> Path:
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 4, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 4,
+                "PhysicalSizeYUnit": "nm", "PhysicalSizeZ": 0.03}  # fmt: skip
+    tifffile.imwrite(
+        path.with_suffix(".ome.tif"), array, ome=True, metadata=metadata, compression="zlib"
+    )
+    return path.with_suffix(".ome.tif")
+
+
+def ome_zarr(path: Path, array: np.ndarray, version: int) -> Path:
+    group = zarr.open_group(path.with_suffix(".zarr"), mode="w", zarr_format=version)
+    units = {"type": "space", "unit": "micrometer"}
+    axes = [{"name": name, **units} for name in "zyx"]
+    levels = []
+    for level, image in enumerate((array, array[:, ::2, ::2])):
+        group.create_array(f"s{level}", data=image, chunks=(2, 16, 16))
+        levels.append({"path": f"s{level}", "coordinateTransformations": OME_TRANSFORM})
+    scales = [{"axes": axes, "datasets": levels, "version": "0.4"}]
+    group.attrs.update(
+        {"multiscales": scales}
+        if version == 2
+        else {"ome": {"version": "0.5", "multiscales": scales}}
+    )
+    return path.with_suffix(".zarr")
+
+
+def ome_zarr_2(path: Path, array: np.ndarray) -> Path:
+    return ome_zarr(path, array, 2)
+
+
+def ome_zarr_3(path: Path, array: np.ndarray) -> Path:
+    return ome_zarr(path, array, 3)
+
+
+def mrc(path: Path, array: np.ndarray) -> Path:
+    with mrcfile.new(path.with_suffix(".mrc"), array) as file:
+        file.voxel_size = (40.0, 40.0, 300.0)  # x, y, z in Angstrom
+    return path.with_suffix(".mrc")
+
+
+def nifti(path: Path, array: np.ndarray) -> Path:
+    image = nibabel.Nifti1Image(array.T, np.diag([4.0, 4.0, 30.0, 1.0]))
+    image.header.set_xyzt_units("micron")
+    image.header.set_zooms((0.004, 0.004, 0.03))
+    nibabel.save(image, path.with_suffix(".nii"))
+    return path.with_suffix(".nii")
+
+
+FORMATS = {
+    "hdf5": (hdf5, np.uint8, np.uint16, np.float32),
+    "hdf5-um": (hdf5_in_micrometres, np.uint8),
+    "tiff-imagej": (imagej_tiff, np.uint8, np.uint16, np.float32),
+    "tiff-ome": (ome_tiff, np.uint8, np.uint16, np.float32),
+    "ome-zarr-2": (ome_zarr_2, np.uint8, np.uint16, np.float32),
+    "ome-zarr-3": (ome_zarr_3, np.uint8, np.uint16, np.float32),
+    "mrc": (mrc, np.uint16, np.float32, np.int8),
+    "nifti": (nifti, np.uint8, np.uint16, np.float32),
+}
+CASES = [
+    pytest.param(name, write, dtype, id=f"{name}-{np.dtype(dtype)}")
+    for name, (write, *dtypes) in FORMATS.items()
+    for dtype in dtypes
+]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(("name", "write", "dtype"), CASES)
+def test_values_types_and_voxel_size(
+    tmp_path: Path, name: str, write: Callable, dtype: type, keep: bool
+) -> None:
+    array = stack(dtype)
+    volume = open_volume(write(tmp_path / "v", array), keep=keep)
+    assert volume.kept == keep
+    assert volume.shape == SHAPE
+    assert name.startswith(volume.kind)
+    for index in (3, 0, 4):
+        assert volume.section(index).dtype == dtype
+        np.testing.assert_array_equal(volume.section(index), array[index])
+    np.testing.assert_array_equal(volume.crop(2, 5, 7, 16, 20), array[2, 5:21, 7:27])
+    assert volume.grey_range(1) == (array[1].min(), array[1].max())
+    np.testing.assert_allclose(volume.voxel_size, SIZE, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "write", "dtype"), CASES[::3])
+def test_volumes_are_read_in_worker_processes(
+    tmp_path: Path, name: str, write: Callable, dtype: type
+) -> None:
+    volume = open_volume(write(tmp_path / "v", stack(dtype)), keep=False)
+    volume.section(0)  # open here before the workers start
+    pairs = PairDataset(volume, None, 1, 32, (1,), 6)
+    alone = [batch["images"] for batch in pair_loader(pairs, 2, 0, pin=False)]
+    shared = [batch["images"] for batch in pair_loader(pairs, 2, 2, pin=False)]
+    assert all(one.equal(other) for one, other in zip(alone, shared, strict=True))
+    again = pickle.loads(pickle.dumps(volume))
+    np.testing.assert_array_equal(again.section(2), volume.section(2))
+
+
+def test_bigtiff_of_single_pages_and_a_single_section(tmp_path: Path) -> None:
+    array = stack(np.uint16)
+    with tifffile.TiffWriter(tmp_path / "big.tif", bigtiff=True) as file:
+        for section in array:
+            file.write(section, contiguous=False, compression="zlib", tile=(16, 16))
+    volume = open_volume(tmp_path / "big.tif", keep=False)
+    assert volume.shape == SHAPE
+    np.testing.assert_array_equal(volume.section(3), array[3])
+    assert volume.voxel_size is None
+    tifffile.imwrite(tmp_path / "one.tif", array[0])
+    assert open_volume(tmp_path / "one.tif").shape == (1, *SHAPE[1:])
+
+
+def test_named_arrays(tmp_path: Path) -> None:
+    array = stack()
+    with h5py.File(tmp_path / "many.hdf", "w") as file:
+        file["raw"], file["labels/mito"], file["table"] = array, array // 2, array[0, 0]
+    store = zarr.open_group(tmp_path / "many.zarr", mode="w")
+    store.create_array("raw", data=array)
+    store.create_array("labels/mito", data=array // 2)
+    for file in ("many.hdf", "many.zarr"):
+        with pytest.raises(UserError, match=rf"{file}: which of .*Write {file}:"):
+            open_volume(tmp_path / file)
+        named = open_volume(Path(f"{tmp_path / file}:labels/mito"))
+        np.testing.assert_array_equal(named.section(1), array[1] // 2)
+        with pytest.raises(UserError, match=rf"{file}: no .* other; found "):
+            open_volume(Path(f"{tmp_path / file}:other"))
+    np.testing.assert_array_equal(
+        open_volume(tmp_path / "many.zarr" / "labels" / "mito").section(1), array[1] // 2
+    )
+    assert open_volume(Path(f"{tmp_path}/many:raw")).shape == SHAPE  # without its suffix
+    assert find_volume(Path(f"{tmp_path}/nothing:raw")) is None
+    with h5py.File(tmp_path / "one.h5", "w") as file:
+        file["volumes/raw"], file["offset"] = array, [0, 0, 0]
+    np.testing.assert_array_equal(open_volume(tmp_path / "one.h5").section(4), array[4])
+
+
+def test_levels_and_labels_of_an_ome_zarr(tmp_path: Path) -> None:
+    path = ome_zarr(tmp_path / "v", stack(), 3)
+    coarse = open_volume(Path(f"{path}:s1"))
+    assert coarse.kind == "ome-zarr"
+    assert coarse.shape == (5, 20, 24)
+    zarr.open_group(path, mode="a").create_group("labels")
+    ome_zarr(path / "labels" / "mito", stack() // 2, 3)  # written as mito.zarr
+    labels = open_volume(Path(f"{path}:labels/mito.zarr"))
+    np.testing.assert_array_equal(labels.section(0), stack()[0] // 2)
+    np.testing.assert_allclose(labels.voxel_size, SIZE)
+
+
+def test_time_and_channel_of_an_ome_zarr_must_be_one(tmp_path: Path) -> None:
+    for channels in (1, 2):
+        group = zarr.open_group(tmp_path / f"{channels}.zarr", mode="w", zarr_format=2)
+        group.create_array("0", data=np.stack([stack()] * channels)[None])
+        axes = [{"name": "t"}, {"name": "c"}, *({"name": name} for name in "zyx")]
+        group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    volume = open_volume(tmp_path / "1.zarr")
+    assert volume.shape == SHAPE
+    assert volume.voxel_size is None
+    np.testing.assert_array_equal(volume.section(2), stack()[2])
+    with pytest.raises(UserError, match=r"2\.zarr:0: found shape \(1, 2, 5, 40, 48\), expected"):
+        open_volume(tmp_path / "2.zarr")
+
+
+def test_printed_resolutions_are_no_voxel_sizes(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "v.tif", stack(), resolution=(72, 72), resolutionunit="INCH")
+    assert open_volume(tmp_path / "v.tif").voxel_size is None
+    with mrcfile.new(tmp_path / "v.mrc", stack(np.float32)):
+        pass
+    assert open_volume(tmp_path / "v.mrc").voxel_size is None
+
+
+def write_damaged(path: Path, write: Callable, keep: float) -> Path:
+    """A file cut off after a part of its length."""
+    path = write(path, stack(np.float32))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    return path
+
+
+@pytest.mark.parametrize("part", [0, 0.01, 0.5, 0.9])
+@pytest.mark.parametrize("write", [hdf5, imagej_tiff, ome_tiff, mrc, nifti])
+def test_damaged_files_are_named(tmp_path: Path, write: Callable, part: float) -> None:
+    path = write_damaged(tmp_path / "v", write, part)
+    with pytest.raises(
+        UserError, match=rf"{path.name}.*(not a readable|cannot be read|an empty|cut off)"
+    ):
+        volume = open_volume(path, keep=False)
+        for index in range(len(volume)):
+            volume.section(index)
+
+
+def test_damaged_zarr_is_named(tmp_path: Path) -> None:
+    path = ome_zarr(tmp_path / "v", stack(), 3)
+    chunk = next(file for file in (path / "s0" / "c").rglob("*") if file.is_file())
+    whole = chunk.read_bytes()
+    for part in (whole[:0], whole[: len(whole) // 2]):
+        chunk.write_bytes(part)
+        with pytest.raises(UserError, match=r"v\.zarr:s0: section \d cannot be read"):
+            open_volume(path)
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(UserError, match=r"v\.zarr: not a readable Zarr store"):
+        open_volume(path)
+    (path / "zarr.json").unlink()
+    with pytest.raises(UserError, match=r"v\.zarr: not a readable Zarr store"):
+        open_volume(path)
+
+
+def test_colour_and_other_shapes_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((5, 16, 16, 3), np.uint8), photometric="rgb")
+    with pytest.raises(UserError, match=r"rgb\.tif: found 3 channels"):
+        open_volume(tmp_path / "rgb.tif")
+    with h5py.File(tmp_path / "four.h5", "w") as file:
+        file["main"] = np.zeros((2, 3, 4, 5), np.uint8)
+    with pytest.raises(UserError, match=r"four\.h5:main: found shape \(2, 3, 4, 5\), expected"):
+        open_volume(tmp_path / "four.h5")
+    with h5py.File(tmp_path / "text.h5", "w") as file:
+        file["main"] = np.full((2, 3, 4), b"a")
+    with pytest.raises(UserError, match=r"text\.h5:main: found type \|S1, expected grey"):
+        open_volume(tmp_path / "text.h5")
+    (tmp_path / "v.xyz").write_bytes(b"1")
+    with pytest.raises(UserError, match=r"v\.xyz: unknown format"):
+        open_volume(tmp_path / "v.xyz")
+    with pytest.raises(UserError, match=r"rgb\.tif: found :main after it"):
+        open_volume(Path(f"{tmp_path}/rgb.tif:main"))
