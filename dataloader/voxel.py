@@ -35,5 +35,10 @@ class VoxelSize(NamedTuple):
     y: float
     x: float
 
+    @property
+    def in_plane(self) -> float:
+        """Side of a pixel; of one that is not square, that of a square of the same area."""
+        return (self.y * self.x) ** 0.5
+
     def __str__(self) -> str:
         return f"{self.z:g} x {self.y:g} x {self.x:g} nm"

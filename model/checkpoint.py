@@ -38,21 +38,24 @@ class Checkpoint(NamedTuple):
         iteration: after which it was written.
         valid_result: the validation's score then, or None.
         chosen_by: the rule by which it was kept.
+        pixel_size: nm, of the sections it was trained on; None: they were not resampled.
     """
 
     weights: dict[str, Tensor]
     iteration: int
     valid_result: float | None = None
     chosen_by: str = CHOSEN_LAST
+    pixel_size: float | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``model_weights``, ``current_iter``, ``valid_result`` and ``chosen_by``."""
+    """Write ``model_weights``, ``current_iter``, ``valid_result``, and how it was chosen."""
     content = {
         "model_weights": to_published(checkpoint.weights),
         "current_iter": checkpoint.iteration,
         "valid_result": checkpoint.valid_result,
         "chosen_by": checkpoint.chosen_by,
+        "pixel_size": checkpoint.pixel_size,
     }
     save_whole(path, content)
 
@@ -93,6 +96,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         int(content.get("current_iter", 0)),
         None if score is None else float(np.asarray(score).ravel()[0]),
         content.get("chosen_by", CHOSEN_UNKNOWN),
+        content.get("pixel_size"),
     )
 
 

@@ -39,8 +39,8 @@ def main() -> None:
 
     training = Training(config, workspace, run, device, check=args.check)
     goes_on = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
-    training.folder.create(config, overwrite=args.overwrite or args.check, keep=goes_on)
-    log = RunLog(training.folder, config, training.start)
+    training.folder.create(training.config, overwrite=args.overwrite or args.check, keep=goes_on)
+    log = RunLog(training.folder, training.config, training.start)
     for line in [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]:
         log.info(line)
     try:

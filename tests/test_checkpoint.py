@@ -48,9 +48,9 @@ def same_network(one: Segmentor, other: Segmentor) -> bool:
 
 def test_round_trip(segmentor: Segmentor, tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
-    save_checkpoint(path, Checkpoint(segmentor.state_dict(), 500, 0.58, CHOSEN_BEST))
+    save_checkpoint(path, Checkpoint(segmentor.state_dict(), 500, 0.58, CHOSEN_BEST, 8.0))
     loaded = load_checkpoint(path)
-    assert loaded[1:] == (500, 0.58, CHOSEN_BEST)
+    assert loaded[1:] == (500, 0.58, CHOSEN_BEST, 8.0)
     assert same_network(segmentor_from(loaded, path), segmentor)
     save_checkpoint(path, Checkpoint(segmentor.state_dict(), 1))
     assert load_checkpoint(path)[1:] == (1, None, CHOSEN_LAST)

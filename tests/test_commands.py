@@ -611,7 +611,7 @@ def test_pixel_sizes(project: Project) -> None:
     sizes = {"pixel_size_source": 5, "pixel_size_target": 6, "pixel_size_working": 8}
     write_config(project.config, DATA=sizes)
     output = project.run("main")
-    assert "source 5 nm, target 6 nm, resampled to 8 nm" in output
+    assert "pixel size: source 5 nm, target 6 nm; resampled to 8 nm" in output
     assert re.search(r"source: .*, 5 sections of 40 x 40", output)
     assert re.search(r"validation: .*, 5 sections of 48 x 48", output)
     line = re.search(SCORES_LINE, project.run("inference", "-sw"))[0]

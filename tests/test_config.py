@@ -232,15 +232,6 @@ def test_impossible_value_names_key_and_value(load, override: str) -> None:
     assert value.strip("[].'") in str(caught.value)
 
 
-def test_resampling_needs_all_pixel_sizes(load) -> None:
-    with pytest.raises(UserError, match=r"DATA\.pixel_size_target: missing"):
-        load("DATA.pixel_size_working=10", "DATA.pixel_size_source=5")
-    sizes = ("DATA.pixel_size_source=5", "DATA.pixel_size_target=8")
-    data = load("DATA.pixel_size_working=10", *sizes).DATA
-    assert (data.scale("source"), data.scale("target")) == (0.5, 0.8)
-    assert load(*sizes).DATA.scale("source") == 1
-
-
 def test_overrides_are_yaml_and_the_last_wins(load) -> None:
     config = load(
         "TRAIN.total_iters=20",

@@ -1,15 +1,12 @@
-"""What the commands share: their arguments, the device, the volumes a config names."""
+"""What the commands share: their arguments and the device."""
 
 import argparse
 import ctypes
-import sys
 from pathlib import Path
 
 import torch
 
-from dataloader.opening import find_volume, open_volume
-from dataloader.volume import Volume
-from utils.config import DataSettings, LoadedConfig, check_run_name, load_config
+from utils.config import LoadedConfig, check_run_name, load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace
 
@@ -91,63 +88,3 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError):
         return
-
-
-def open_images(workspace: Workspace, data: DataSettings, role: str, keep: bool = True) -> Volume:
-    """The sections of ``source``, ``target`` or ``val``, at the working pixel size.
-
-    Args:
-        keep: a folder's sections in memory.
-
-    Raises:
-        UserError: the config names none, or nothing readable is there.
-    """
-    key = {"source": "data_dir_img", "target": "data_dir_target", "val": "data_dir_val"}[role]
-    path = getattr(data, key)
-    if path is None:
-        raise UserError(f"DATA.{key}: missing; expected a folder of sections or an HDF5 file")
-    return _open(workspace, data, role, key, path, masks=False, keep=keep)
-
-
-def open_labels(
-    workspace: Workspace,
-    data: DataSettings,
-    role: str,
-    working: bool = True,
-    keep: bool = True,
-) -> Volume | None:
-    """The masks of ``source`` or ``val``; None where the validation volume has none.
-
-    Args:
-        working: at the working pixel size; else on their own grid.
-        keep: a folder's sections in memory.
-
-    Raises:
-        UserError: the source's are not there, or not readable.
-    """
-    key = {"source": "data_dir_label", "val": "data_dir_val_label"}[role]
-    path = getattr(data, key)
-    if role == "val" and (path is None or find_volume(workspace.data_path(path)) is None):
-        return None
-    return _open(workspace, data, role, key, path, masks=True, working=working, keep=keep)
-
-
-def _open(
-    workspace: Workspace,
-    data: DataSettings,
-    role: str,
-    key: str,
-    path: Path,
-    masks: bool,
-    keep: bool,
-    working: bool = True,
-) -> Volume:
-    names = {"source": data.data_list, "target": data.data_list_target, "val": data.data_list_val}
-    list_file = names[role] and workspace.data_path(names[role])
-    if list_file and not list_file.is_file():
-        print(f"warning: {list_file}: no such list of sections; all are used", file=sys.stderr)
-    scale = data.scale("source" if role == "source" else "target") if working else 1.0
-    try:
-        return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
-    except UserError as error:
-        raise UserError(f"DATA.{key}: {error}") from None

@@ -136,7 +136,7 @@ class TrainSettings(Settings):
 
 
 class DataSettings(Settings):
-    """DATA. A volume is a folder of sections or an HDF5 file; paths are under the data root."""
+    """DATA. Paths are under the data root; what a volume may be, ``dataloader.opening`` says."""
 
     data_dir_img: Path  # source sections
     data_dir_label: Path  # their masks
@@ -155,9 +155,12 @@ class DataSettings(Settings):
     data_list_val: OptionalPath = None
     input_size_test: Ignored = None  # published; see TEST.padded_size
 
-    pixel_size_source: Nanometres | None = None  # in-plane, nm
-    pixel_size_target: Nanometres | None = None  # of target and validation, nm
-    pixel_size_working: Nanometres | None = None  # sections are resampled to it; None: as they are
+    pixel_size_source: Nanometres | None = None  # in-plane, nm; None: as the file says, if it does
+    pixel_size_target: Nanometres | None = None  # of target and validation
+    pixel_size_working: Nanometres | None = None  # sections are resampled to it; None: to the
+    # coarser of the two where they are known and differ
+    section_spacing_target: Nanometres | None = None  # between sections of target and validation,
+    # for what is measured in 3-D; None: as the file says
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataSettings":
@@ -172,23 +175,12 @@ class DataSettings(Settings):
                 f"input_size_target: found {self.input_size_target}, expected {self.input_size} "
                 "as input_size: both domains share a batch"
             )
-        if self.pixel_size_working is not None:
-            for key in ("pixel_size_source", "pixel_size_target"):
-                if getattr(self, key) is None:
-                    raise ValueError(f"{key}: missing, pixel_size_working needs it")
         return self
 
     @property
     def crop(self) -> int:
         """Side of the training crops, pixels."""
         return self.input_size[0]
-
-    def scale(self, domain: Literal["source", "target"]) -> float:
-        """Working pixels per pixel of a domain's own grid; 1 without resampling."""
-        if self.pixel_size_working is None:
-            return 1.0
-        own = self.pixel_size_source if domain == "source" else self.pixel_size_target
-        return own / self.pixel_size_working
 
 
 class TestSettings(Settings):

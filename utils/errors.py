@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 
 from utils.interruption import Interrupted
 
@@ -10,8 +11,9 @@ class UserError(Exception):
     """What the user has to mend. The message names the file or key, what was found, what to do."""
 
 
+@lru_cache(maxsize=1024)  # a volume that is opened again is not complained of again
 def warn(message: str) -> None:
-    """Tell the user, in one line, of what is odd but goes."""
+    """Tell the user, in one line and once, of what is odd but goes."""
     print(f"warning: {message}", file=sys.stderr)
 
 

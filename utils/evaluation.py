@@ -75,7 +75,7 @@ class Validation:
         check_same_shape(volume.original, labels)
         self.pooled = volume.tiled
         if self.pooled:
-            scale = config.DATA.scale("target")
+            scale = volume.shape[1] / volume.original.shape[1]
             volume = CroppedVolume(volume, round(VALIDATION_SQUARE * scale))
             labels = CroppedVolume(labels, VALIDATION_SQUARE)
             padded = tuple(round_up(side) for side in volume.shape[1:])

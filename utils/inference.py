@@ -14,7 +14,6 @@ from dataloader.formats import HDF5_DATASET
 from dataloader.pairs import check_same_shape
 from dataloader.volume import Volume
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
-from utils.command import open_images, open_labels
 from utils.config import Config
 from utils.errors import UserError
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
@@ -26,6 +25,7 @@ from utils.prediction import NetworkPredictor
 from utils.resources import peak_memory
 from utils.run_folder import progress
 from utils.threads import behind
+from utils.volumes import at_trained_size, open_images, open_labels, voxel_size
 from utils.windows import Windows
 
 MEASURES = {
@@ -71,9 +71,11 @@ class Inference:
             device,
             choose_precision(config.TEST.precision, device),
         )
-        self.volume: Volume = open_images(workspace, config.DATA, "val", keep=False)
+        data = at_trained_size(config.DATA, self.checkpoint.pixel_size)
+        self.volume: Volume = open_images(workspace, data, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
-        self.labels = open_labels(workspace, config.DATA, "val", working=False, keep=False)
+        self.voxel_size = voxel_size(data, self.raw)
+        self.labels = open_labels(workspace, data, "val", working=False, keep=False)
         if self.labels is not None:
             check_same_shape(self.raw, self.labels)
         self.windows: Windows = choose_windows(config, self.volume)

@@ -23,7 +23,6 @@ from model.checkpoint import (
     save_whole,
 )
 from utils.adaptation import AdaptationStep
-from utils.command import open_images, open_labels
 from utils.config import Config
 from utils.errors import UserError
 from utils.evaluation import Validation
@@ -32,6 +31,7 @@ from utils.paths import Workspace, shown
 from utils.pictures import training_picture, write_picture
 from utils.prediction import NetworkPredictor
 from utils.run_folder import RunFolder, RunLog
+from utils.volumes import at_common_size, open_images, open_labels, pixel_size
 
 SOURCE, TARGET = 0, 1  # domains, in the seeds of their draws
 NO_BATCH = {"images": None}  # of the target, where nothing is learned from it
@@ -69,6 +69,7 @@ class Training:
         device: torch.device,
         check: bool = False,
     ) -> None:
+        config = config.model_copy(update={"DATA": at_common_size(workspace, config.DATA)})
         self.config, self.device = config, device
         self.crop = config.DATA.crop
         if check and device.type == "cpu":
@@ -245,7 +246,10 @@ class Training:
 
     def _save_segmentor(self, name: str, iteration: int, rule: str) -> None:
         weights = self.step.segmentor.state_dict()
-        save_checkpoint(self.folder.models / name, Checkpoint(weights, iteration, self.score, rule))
+        size = self.config.DATA.pixel_size_working
+        save_checkpoint(
+            self.folder.models / name, Checkpoint(weights, iteration, self.score, rule, size)
+        )
 
 
 def describe(training: Training) -> list[str]:
@@ -253,12 +257,15 @@ def describe(training: Training) -> list[str]:
     config, lines = training.config, []
     for role, dataset in (("source", training.source), ("target", training.target)):
         lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.stride}")
-    if config.DATA.pixel_size_working is not None:
-        lines.append(
-            f"pixel size: source {config.DATA.pixel_size_source:g} nm, target "
-            f"{config.DATA.pixel_size_target:g} nm, resampled to "
-            f"{config.DATA.pixel_size_working:g} nm"
-        )
+    sizes = {
+        "source": pixel_size(config.DATA, "source", training.source.images),
+        "target": pixel_size(config.DATA, "target", training.target.images),
+    }
+    if any(sizes.values()):
+        known = ", ".join(f"{k} {f'{v:g} nm' if v else 'unknown'}" for k, v in sizes.items())
+        working = config.DATA.pixel_size_working
+        end = f"resampled to {working:g} nm" if working else "not resampled"
+        lines.append(f"pixel size: {known}; {end}")
     if training.validation:
         lines.append(f"validation: {_shape(training.validation.volume)}")
     else:

@@ -1,0 +1,85 @@
+"""Pixel sizes: of the config, of the files, and the size all are brought to."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from dataloader.voxel import VoxelSize
+from utils.config import DataSettings
+from utils.errors import UserError
+from utils.paths import Workspace
+from utils.volumes import at_common_size, at_trained_size, open_images, open_labels, voxel_size
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A source of 4 nm, a target of 8 nm, one of 4 nm but for rounding, and one of unknown size."""
+    for name, size in (("source", 4), ("target", 8), ("alike", 4.01), ("unknown", None)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["main"] = np.random.default_rng(0).integers(0, 255, (4, 60, 80), np.uint8)
+            if size:
+                file["main"].attrs["resolution"] = [30, size, size]
+    return Workspace(tmp_path, tmp_path)
+
+
+def settings(target: str = "target", source: str = "source", **changes: float) -> DataSettings:
+    return DataSettings(
+        data_dir_img=source,
+        data_dir_label=source,
+        data_dir_target=target,
+        data_dir_val=target,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "source_shape", "target_shape"),
+    [
+        ("target", {}, (30, 40), (60, 80)),  # the coarser
+        ("alike", {}, (60, 80), (60, 80)),
+        ("unknown", {}, (60, 80), (60, 80)),
+        ("unknown", {"pixel_size_target": 2}, (60, 80), (30, 40)),
+        ("target", {"pixel_size_target": 4}, (60, 80), (60, 80)),  # the config overrides the file
+        ("target", {"pixel_size_working": 16}, (15, 20), (30, 40)),
+        ("unknown", {"pixel_size_working": 16, "pixel_size_target": 4}, (15, 20), (15, 20)),
+    ],
+)
+def test_source_and_target_are_brought_to_one_size(
+    workspace: Workspace, target: str, changes: dict, source_shape: tuple, target_shape: tuple
+) -> None:
+    data = at_common_size(workspace, settings(target, **changes))
+    assert open_images(workspace, data, "source").shape[1:] == source_shape
+    assert open_labels(workspace, data, "source").shape[1:] == source_shape
+    for role in ("target", "val"):
+        assert open_images(workspace, data, role).shape[1:] == target_shape
+        assert open_images(workspace, data, role).original.shape[1:] == (60, 80)
+
+
+@pytest.mark.parametrize(("target", "source", "key"), [
+    ("unknown", "source", "pixel_size_target"), ("target", "unknown", "pixel_size_source"),
+])  # fmt: skip
+def test_a_working_size_needs_both_sizes(workspace, target: str, source: str, key: str) -> None:
+    data = at_common_size(workspace, settings(target, source, pixel_size_working=10))
+    with pytest.raises(UserError, match=rf"DATA\.{key}: missing, to bring unknown to .* 10 nm"):
+        for role in ("source", "target"):
+            open_images(workspace, data, role)
+
+
+def test_inference_takes_the_size_of_training(workspace: Workspace, capsys) -> None:
+    data = at_trained_size(settings(), 16)
+    assert open_images(workspace, data, "val").shape[1:] == (30, 40)
+    assert at_trained_size(settings(), None).pixel_size_working is None
+    assert not capsys.readouterr().err
+    assert at_trained_size(settings(pixel_size_working=4), 16).pixel_size_working == 4
+    assert "trained at 16 nm" in capsys.readouterr().err
+
+
+def test_voxel_size_in_force(workspace: Workspace) -> None:
+    volume = open_images(workspace, settings(), "val")
+    assert voxel_size(settings(), volume) == VoxelSize(30, 8, 8)
+    changed = settings(pixel_size_target=5, section_spacing_target=50)
+    assert voxel_size(changed, volume) == VoxelSize(50, 5, 5)
+    unknown = open_images(workspace, settings("unknown"), "val")
+    assert voxel_size(settings("unknown", pixel_size_target=5), unknown) is None

@@ -1,0 +1,144 @@
+"""The volumes a config names: on their own grid, and on the working grid of the network."""
+
+from pathlib import Path
+from typing import Literal
+
+from dataloader.opening import EXPECTED, find_volume, open_volume
+from dataloader.volume import Volume
+from dataloader.voxel import VoxelSize
+from utils.config import DataSettings
+from utils.errors import UserError, warn
+from utils.paths import Workspace
+
+Role = Literal["source", "target", "val"]
+IMAGES = {"source": "data_dir_img", "target": "data_dir_target", "val": "data_dir_val"}
+LABELS = {"source": "data_dir_label", "val": "data_dir_val_label"}
+LISTS = {"source": "data_list", "target": "data_list_target", "val": "data_list_val"}
+SIZES = {
+    "source": "pixel_size_source",
+    "target": "pixel_size_target",
+    "val": "pixel_size_target",
+}
+SAME_SIZE = 0.02  # relative difference of pixel sizes that does not matter
+
+
+def open_images(workspace: Workspace, data: DataSettings, role: Role, keep: bool = True) -> Volume:
+    """The sections of ``source``, ``target`` or ``val``, at the working pixel size.
+
+    Args:
+        keep: in memory, if they fit.
+
+    Raises:
+        UserError: the config names none, or nothing readable is there.
+    """
+    return _open(workspace, data, role, _scale(workspace, data, role), keep=keep)
+
+
+def open_labels(
+    workspace: Workspace,
+    data: DataSettings,
+    role: Literal["source", "val"],
+    working: bool = True,
+    keep: bool = True,
+) -> Volume | None:
+    """The masks of ``source`` or ``val``; None where the validation volume has none.
+
+    Args:
+        working: at the working pixel size; else on their own grid.
+        keep: in memory, if they fit.
+
+    Raises:
+        UserError: the source's are not there, or not readable.
+    """
+    path = getattr(data, LABELS[role])
+    if role == "val" and (path is None or find_volume(workspace.data_path(path)) is None):
+        return None
+    scale = _scale(workspace, data, role) if working else 1.0
+    return _open(workspace, data, role, scale, masks=True, keep=keep)
+
+
+def pixel_size(data: DataSettings, role: Role, volume: Volume) -> float | None:
+    """In-plane, nm: the config's, else that of the volume's own metadata, else None."""
+    own = volume.voxel_size
+    return getattr(data, SIZES[role]) or (own.in_plane if own else None)
+
+
+def voxel_size(data: DataSettings, volume: Volume) -> VoxelSize | None:
+    """Of a target or validation volume on its own grid: the config's over the file's; or None."""
+    in_plane = pixel_size(data, "val", volume)
+    spacing = data.section_spacing_target or (volume.voxel_size.z if volume.voxel_size else None)
+    return VoxelSize(spacing, in_plane, in_plane) if spacing and in_plane else None
+
+
+def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
+    """The settings with the working pixel size of a training in them.
+
+    Where the config gives none and the sizes of source and target are known and differ, it is the
+    coarser of the two: nothing is made up by enlarging.
+    """
+    if data.pixel_size_working is not None:
+        return data
+    sizes = [_own_size(workspace, data, role) for role in ("source", "target")]
+    if None in sizes or _same(*sizes):
+        return data
+    return data.model_copy(update={"pixel_size_working": max(sizes)})
+
+
+def at_trained_size(data: DataSettings, trained: float | None) -> DataSettings:
+    """The settings with the pixel size a network was trained at, if the config gives none."""
+    if trained is None:
+        return data
+    if data.pixel_size_working is None:
+        return data.model_copy(update={"pixel_size_working": trained})
+    if not _same(data.pixel_size_working, trained):
+        warn(
+            f"DATA.pixel_size_working: found {data.pixel_size_working:g} nm, but the network was "
+            f"trained at {trained:g} nm"
+        )
+    return data
+
+
+def _scale(workspace: Workspace, data: DataSettings, role: Role) -> float:
+    """Working pixels per pixel of a volume's own grid; 1 without resampling."""
+    working = data.pixel_size_working
+    if working is None:
+        return 1.0
+    own = _own_size(workspace, data, role)
+    if own is None:
+        raise UserError(
+            f"DATA.{SIZES[role]}: missing, to bring {getattr(data, IMAGES[role])} to the working "
+            f"{working:g} nm (DATA.pixel_size_working); its files do not tell it"
+        )
+    return own / working
+
+
+def _own_size(workspace: Workspace, data: DataSettings, role: Role) -> float | None:
+    if getattr(data, SIZES[role]):
+        return getattr(data, SIZES[role])
+    return pixel_size(data, role, _open(workspace, data, role, 1.0, keep=False))
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one - other) <= SAME_SIZE * max(one, other)
+
+
+def _open(
+    workspace: Workspace,
+    data: DataSettings,
+    role: Role,
+    scale: float,
+    masks: bool = False,
+    keep: bool = True,
+) -> Volume:
+    key = (LABELS if masks else IMAGES)[role]
+    path: Path | None = getattr(data, key)
+    if path is None:
+        raise UserError(f"DATA.{key}: missing; expected {EXPECTED}")
+    list_file = getattr(data, LISTS[role])
+    list_file = list_file and workspace.data_path(list_file)
+    if list_file and not list_file.is_file():
+        warn(f"DATA.{LISTS[role]}: {list_file}: no such list of sections; all are used")
+    try:
+        return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
+    except UserError as error:
+        raise UserError(f"DATA.{key}: {error}") from None
