@@ -63,7 +63,6 @@ class ArrayVolume(Volume):
 
     @property
     def where(self) -> str:
-        """The file and the array in it, for messages."""
         return f"{self.path}:{self.dataset}" if self.dataset else str(self.path)
 
     @property

@@ -1,13 +1,14 @@
 """What a volume is: grey sections of one shape, read when they are needed."""
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from dataloader.voxel import VoxelSize
+from utils.errors import UserError
 
 TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles
 LABEL_SAMPLE = 32  # sections that tell how a label volume is written
@@ -33,15 +34,23 @@ class Volume(ABC):
     voxel_size: VoxelSize | None = None
     kind: str = "folder"
 
+    @cached_property
+    def _grey_ranges(self) -> dict[int, tuple[float, float]]:
+        return {}
+
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape = tuple(int(side) for side in shape)
         self.tiled = self.tiled or max(self.shape[1:]) > TILED_FROM
-        self._grey_ranges: dict[int, tuple[float, float]] = {}
 
     @property
     def original(self) -> "Volume":
         """This volume on its own grid, before any resampling."""
         return self
+
+    @property
+    def where(self) -> str:
+        """The path as one gives it, with the name of the array in it."""
+        return str(self.path)
 
     @property
     def names(self) -> list[str]:
@@ -57,11 +66,25 @@ class Volume(ABC):
         return self.section(index)[y : y + height, x : x + width]
 
     def grey_range(self, index: int) -> tuple[float, float]:
-        """Least and largest value of a section."""
+        """Least and largest value of a section; raises UserError if they are not finite."""
         if index not in self._grey_ranges:
-            section = self.section(index)
-            self._grey_ranges[index] = float(section.min()), float(section.max())
+            self._note_grey_range(index, self.section(index))
         return self._grey_ranges[index]
+
+    def scaled(self, index: int) -> np.ndarray:
+        """A section as float32 in [0, 1], least to largest value; raises UserError for NaN."""
+        section = self.section(index)
+        self._note_grey_range(index, section)
+        return normalise(section, self._grey_ranges[index])
+
+    def _note_grey_range(self, index: int, section: np.ndarray) -> None:
+        low, high = float(section.min()), float(section.max())
+        if not np.isfinite(high - low):
+            raise UserError(
+                f"{self.path}: section {index} holds NaN or infinite values, expected numbers; "
+                "fill them with the section's mean, say"
+            )
+        self._grey_ranges[index] = low, high
 
     def close(self) -> None:  # noqa: B027 - few volumes hold a file open
         """Let go of the file; the next reading opens it again."""
@@ -82,6 +105,10 @@ class DerivedVolume(Volume):
     @property
     def original(self) -> Volume:
         return self.volume.original
+
+    @property
+    def where(self) -> str:
+        return self.volume.where
 
     @property
     def names(self) -> list[str]:

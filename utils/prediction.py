@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader.volume import Volume, normalise
+from dataloader.volume import Volume
 from model.segmentor import SectionFeatures, Segmentor
 from utils.precision import computing_in, widened
 from utils.threads import ahead
@@ -140,7 +140,7 @@ class _Encoder:
         self.features: dict[int, Any] = {}
 
         def read(index: int) -> Tensor:
-            return torch.from_numpy(windows.pad(normalise(volume.section(index))))
+            return torch.from_numpy(windows.pad(volume.scaled(index)))
 
         held = [(), *pairs]
         needed = (i for n, pair in enumerate(pairs) for i in pair if i not in held[n])

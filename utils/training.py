@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dataloader.pairs import PairDataset, check_crop_fits, pair_loader
+from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.pairs import PairDataset, check_crop_fits, check_same_shape, pair_loader
 from dataloader.transfer import on_device
 from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
@@ -24,7 +25,7 @@ from model.checkpoint import (
 )
 from utils.adaptation import AdaptationStep
 from utils.config import Config
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.evaluation import Validation
 from utils.interruption import Interrupted, StopRequested, StopSignal, awaited_signals
 from utils.paths import Workspace, shown
@@ -205,10 +206,17 @@ class Training:
         data, train = self.config.DATA, self.config.TRAIN
         is_source = domain == "source"
         images = open_images(workspace, data, domain)
+        labels = open_labels(workspace, data, "source") if is_source else None
         check_crop_fits(images, data.crop)  # also where this run's crops are smaller
+        if labels is not None:
+            check_same_shape(images, labels)
+        findings = inspect_images(images).warnings()
+        findings += inspect_labels(images, labels).warnings() if labels is not None else []
+        for finding in findings:
+            warn(f"{shown(images.path)}: {finding}")
         return PairDataset(
             images,
-            open_labels(workspace, data, "source") if is_source else None,
+            labels,
             data.source_stride if is_source else data.target_stride,
             self.crop,
             seed=(train.random_seed, SOURCE if is_source else TARGET),

@@ -1,0 +1,161 @@
+"""From volumes to a config: what is found, warned of, proposed, and that it runs."""
+
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.opening import open_volume
+from tests.conftest import Finished
+from utils.synthetic import make_volume, write_sections
+
+SHAPE = (8, 96, 112)
+
+
+@pytest.fixture(scope="module")
+def tissue() -> tuple[np.ndarray, np.ndarray]:
+    """Sections and masks, uint8."""
+    return make_volume(4, SHAPE)
+
+
+def write(path: Path, volume: np.ndarray) -> Path:
+    with h5py.File(path, "w") as file:
+        file["main"] = volume
+    return path
+
+
+def warnings(tmp_path: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:
+    raw = open_volume(write(tmp_path / "i.h5", images))
+    masks = open_volume(write(tmp_path / "l.h5", labels), masks=True)
+    return inspect_images(raw).warnings() + inspect_labels(raw, masks).warnings()
+
+
+def test_sound_volumes_raise_no_warnings(tmp_path: Path, tissue) -> None:
+    assert warnings(tmp_path, *tissue) == []
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_shifted_labels_are_noticed(tmp_path: Path, tissue, shift: int) -> None:
+    images, labels = tissue
+    cut = (images[1:], labels[:-1]) if shift == 1 else (images[:-1], labels[1:])
+    (line,) = warnings(tmp_path, *cut)
+    assert f"labels look shifted: they fit the images {-shift:+d} sections on" in line
+
+
+@pytest.mark.parametrize("axes", [(1,), (2,), (1, 2)])
+def test_flipped_labels_are_noticed(tmp_path: Path, tissue, axes: tuple) -> None:
+    images, labels = tissue
+    assert "the labels look flipped or turned against the images" in warnings(
+        tmp_path, images, np.flip(labels, axes)
+    )
+
+
+def test_blank_repeated_and_misplaced_sections_are_noticed(tmp_path: Path, tissue) -> None:
+    images, labels = tissue
+    blank = images.copy()
+    blank[2] = 7
+    assert "section 2 (counted from 0) hold one grey value throughout" in warnings(
+        tmp_path, blank, labels
+    )
+    repeated = images.copy()
+    repeated[5] = repeated[4]
+    assert any("section 5 (counted" in line and "repeat" in line
+               for line in warnings(tmp_path, repeated, labels))  # fmt: skip
+    swapped = [0, 1, 2, 4, 3, 5, 6, 7]
+    lines = warnings(tmp_path, images[swapped], labels[swapped])
+    assert any("3, 4" in line and "look out of order" in line for line in lines)
+
+
+def test_amount_of_labels_is_judged(tmp_path: Path, tissue) -> None:
+    images, labels = tissue
+    few = np.zeros_like(labels)
+    few[:, 40:44, 40:44] = 255
+    few[3] = 0
+    lines = warnings(tmp_path, images, few)
+    assert any(line.startswith("0.1") and "are mitochondria" in line for line in lines)
+    assert any(line.startswith("section 3 (counted") and "no mitochondria" in line
+               for line in lines)  # fmt: skip
+
+
+@pytest.fixture
+def volumes(tmp_path: Path, tissue) -> Path:
+    """A source of PNG sections, a target as ImageJ TIFF of 8 nm, in a folder with a hard name."""
+    root = tmp_path / "my völumes: 1"
+    write_sections(root / "raw", tissue[0])
+    write_sections(root / "labels", tissue[1])
+    metadata = {"axes": "ZYX", "spacing": 40.0, "unit": "nm"}
+    tifffile.imwrite(
+        root / "target.tif", tissue[0], imagej=True, resolution=(1 / 8, 1 / 8), metadata=metadata
+    )
+    return root
+
+
+def ask(command, root: Path, *options: object, labels: str = "labels") -> Finished:
+    return command(
+        "new_config", "--source", root / "raw", root / labels, "--target", root / "target.tif",
+        "-o", root / "mine.yaml", *options,
+    )  # fmt: skip
+
+
+def test_the_config_runs(command, volumes: Path) -> None:
+    options = ("--pixel-size-source", 4, "--section-spacing-source", 80)
+    finished = ask(command, volumes, *options, "--size", "small", "--target-labels",
+                   volumes / "labels")  # fmt: skip
+    assert finished.code == 0, finished.err
+    for part in ("8 sections of 96 x 112, uint8", "pixel 8 nm, sections 40 nm apart", "(tiff)",
+                 "labels: ", "% mitochondria"):  # fmt: skip
+        assert part in finished.out
+    config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
+    assert config["DATA"]["data_dir_target"] == str(volumes / "target.tif")
+    assert config["DATA"]["source_stride"] == 1
+    assert config["DATA"]["target_stride"] == 2  # 80 nm
+    assert config["DATA"]["pixel_size_working"] == 10
+    assert config["DATA"]["section_spacing_target"] == 40
+    assert config["DATA"]["input_size"] == [32, 32]  # 96 pixels of 4 nm are 38 of 10 nm
+    sheet = cv2.imread(str(volumes / "mine.png"))
+    assert sheet.shape[0] > 512
+    assert ((sheet[..., 2] == 255) & (sheet[..., 1] == 0)).any()  # red: BGR
+    run = command(
+        "main", "-c", volumes / "mine.yaml", "--out", volumes, "--check",
+        "--data", volumes, "--set", "MODEL.width=2",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert "pixel size: source 4 nm, target 8 nm; resampled to 10 nm" in run.out
+
+
+def test_a_target_without_labels_and_sizes(command, volumes: Path) -> None:
+    finished = ask(command, volumes, "--size", "full")
+    assert finished.code == 0, finished.err
+    assert "of unknown size" in finished.out
+    config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
+    assert config["DATA"]["data_dir_val_label"] is None
+    assert config["DATA"]["pixel_size_working"] is None
+    assert config["MODEL"]["width"] == 64
+    assert config["DATA"]["input_size"] == [96, 96]
+    assert config["DATA"]["source_stride"] == config["DATA"]["target_stride"] == 1  # as alike
+
+
+def test_mistakes_are_named_and_nothing_is_written(command, volumes: Path, tissue) -> None:
+    write_sections(volumes / "short", tissue[1][:5])
+    write_sections(volumes / "empty", np.zeros_like(tissue[1]))
+    for labels, message in (("short", "do not fit"), ("empty", "all is background"),
+                            ("none", "none: not found")):  # fmt: skip
+        finished = ask(command, volumes, labels=labels)
+        assert finished.code == 2
+        assert message in finished.err.splitlines()[-1]
+    swapped = command(
+        "new_config", "--source", volumes / "labels", volumes / "raw", "--target",
+        volumes / "target.tif", "-o", volumes / "mine.yaml",
+    )  # fmt: skip
+    assert swapped.code == 2
+    assert "look swapped" in swapped.err
+    assert ask(command, volumes, "--pixel-size-source", -4).code == 2
+    assert not (volumes / "mine.yaml").exists()
+    (volumes / "mine.yaml").write_text("mine")
+    assert "is there already; --overwrite" in ask(command, volumes).err
+    assert (volumes / "mine.yaml").read_text() == "mine"
