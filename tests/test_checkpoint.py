@@ -53,7 +53,7 @@ def test_round_trip(segmentor: Segmentor, tmp_path: Path) -> None:
     assert loaded[1:] == (500, 0.58, CHOSEN_BEST, 8.0)
     assert same_network(segmentor_from(loaded, path), segmentor)
     save_checkpoint(path, Checkpoint(segmentor.state_dict(), 1))
-    assert load_checkpoint(path)[1:] == (1, None, CHOSEN_LAST)
+    assert load_checkpoint(path)[1:] == (1, None, CHOSEN_LAST, None)
 
 
 def test_saved_files_are_in_the_published_format(segmentor: Segmentor, tmp_path: Path) -> None:
