@@ -10,10 +10,11 @@ from utils.errors import UserError
 
 SAMPLE, RUN = 256, 4  # sections that are looked at of a long volume, in runs of neighbours
 THUMBNAIL = 128  # pixels, to compare neighbours by
-ALIGNED_SAMPLE, ALIGNED_SIDE = 12, 768  # sections and pixels, to compare labels with images by
+ALIGNED_SAMPLE, ALIGNED_SIDE = 16, 768  # sections and pixels, to compare labels with images by
 REACH = 10  # pixels from a boundary
 SHIFTS = (-2, -1, 1, 2)  # of labels against images that are tried, sections
-SHIFT_GAIN, FLIP_GAIN = 1.01, 1.5  # how much better the labels must fit there
+SHIFT_ERRORS = 4  # standard errors by which the labels must fit better there
+FLIP_GAIN = 1.5  # how much better they must fit mirrored
 FEW, MANY = 0.005, 0.5  # foreground fractions beyond which something may be wrong
 
 
@@ -121,16 +122,34 @@ def inspect_labels(images: Volume, labels: Volume) -> LabelsFound:
         )
     usable = [index for index, part in fractions.items() if part]
     chosen = usable[:: max(1, len(usable) // ALIGNED_SAMPLE)]
-    fit = _boundary_contrast(images, labels, chosen)
-    shifts = {shift: _boundary_contrast(images, labels, chosen, shift) for shift in SHIFTS}
-    shift = max(shifts, key=shifts.get)
-    turned = [_boundary_contrast(images, labels, chosen, turn=turn) for turn in (0, 1, -1)]
+    fit = [_boundary_contrast(images, labels, index) for index in chosen]
+    turned = [
+        np.mean([_boundary_contrast(images, labels, index, turn=turn) for index in chosen])
+        for turn in (0, 1, -1)
+    ]
     return LabelsFound(
         fraction,
         [index for index, part in fractions.items() if not part],
-        shift if shifts[shift] > SHIFT_GAIN * fit else 0,
-        max(turned) > FLIP_GAIN * max(fit, *shifts.values()),
+        _better_shift(images, labels, dict(zip(chosen, fit, strict=True))),
+        max(turned) > FLIP_GAIN * np.mean(fit),
     )
+
+
+def _better_shift(images: Volume, labels: Volume, fit: dict[int, float]) -> int:
+    """The shift at which the labels fit better than as they are; 0 where none is surely better."""
+    best, best_gain = 0, 0.0
+    for shift in SHIFTS:
+        gains = [
+            _boundary_contrast(images, labels, index, shift) - fit[index]
+            for index in fit
+            if 0 <= index + shift < len(images)
+        ]
+        if len(gains) < 3:
+            continue
+        error = np.std(gains, ddof=1) / len(gains) ** 0.5
+        if np.mean(gains) > max(best_gain, SHIFT_ERRORS * error):
+            best, best_gain = shift, float(np.mean(gains))
+    return best
 
 
 def sampled(sections: int) -> list[int]:
@@ -169,31 +188,24 @@ def _order(thumbnails: dict[int, np.ndarray]) -> tuple[list[int], list[float]]:
 
 
 def _boundary_contrast(
-    images: Volume, labels: Volume, sections: list[int], shift: int = 0, turn: int | None = None
+    images: Volume, labels: Volume, index: int, shift: int = 0, turn: int | None = None
 ) -> float:
-    """Mean step of the grey value from pixel to pixel across the masks' boundaries.
+    """Mean step of the grey value from pixel to pixel across the boundaries of a section's masks.
 
     Args:
-        sections: of the labels.
-        shift: the images are those so many sections on.
-        turn: they are mirrored along y (0), x (1) or both (-1).
+        index: of the labels.
+        shift: the image is the one so many sections on.
+        turn: it is mirrored along y (0), x (1) or both (-1).
     """
-    sums, counts = np.zeros(2 * REACH + 1), np.zeros(2 * REACH + 1)
-    for index in sections:
-        if not 0 <= index + shift < len(images):
-            continue
-        mask = _middle(labels.section(index))
-        section = images.section(index + shift)
-        image = _middle(section if turn is None else cv2.flip(section, turn))
-        distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
-        distance -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
-        bins = np.floor(distance).astype(np.int32) + REACH
-        bins[(bins < 0) | (bins >= 2 * REACH)] = 2 * REACH  # far from any boundary
-        sums += np.bincount(bins.ravel(), normalise(image).ravel(), 2 * REACH + 1)
-        counts += np.bincount(bins.ravel(), minlength=2 * REACH + 1)
-    if not counts.any():
-        return 0.0
-    profile = (sums / np.maximum(counts, 1))[: 2 * REACH][counts[: 2 * REACH] > 0]
+    mask = _middle(labels.section(index))
+    section = images.section(index + shift)
+    image = normalise(_middle(section if turn is None else cv2.flip(section, turn)))
+    distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+    distance -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
+    near = np.abs(distance) < REACH
+    bins = np.floor(distance[near]).astype(np.int32) + REACH
+    counts = np.bincount(bins, minlength=2 * REACH)
+    profile = np.bincount(bins, image[near], 2 * REACH)[counts > 0] / counts[counts > 0]
     return float(np.abs(np.diff(profile)).mean()) if len(profile) > 1 else 0.0
 
 
