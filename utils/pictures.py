@@ -46,6 +46,26 @@ def contours(
     return picture
 
 
+def instances_picture(section: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """A section under the colours of its instances, which keep theirs from section to section.
+
+    Args:
+        section: (H, W) in any range.
+        instances: (H, W), numbers from 1, 0 is background.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    picture = grey(section)
+    inside = instances > 0
+    # Steps of the golden ratio keep the hues of consecutive numbers far apart.
+    hue = (instances[inside].astype(np.uint64) * 111 % 180).astype(np.uint8)
+    colour = np.stack([hue, np.full_like(hue, 200), np.full_like(hue, 255)], axis=-1)
+    colour = cv2.cvtColor(colour[None], cv2.COLOR_HSV2RGB)[0]
+    picture[inside] = (0.55 * picture[inside] + 0.45 * colour).astype(np.uint8)
+    return picture
+
+
 def side_by_side(panels: list[np.ndarray]) -> np.ndarray:
     """Panels (H, W, 3) of one height in a row, parted by white lines."""
     gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
