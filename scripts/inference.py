@@ -6,6 +6,7 @@ from model.checkpoint import LAST
 from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import run_command
 from utils.inference import MEASURES, Inference
+from utils.view import require_napari
 
 
 def main() -> None:
@@ -27,7 +28,17 @@ def main() -> None:
         help="map, map_2d: per section; map_3d: pooled; dice: dice and Jaccard (default: map)",
     )
     parser.add_argument("-sw", "--show", action="store_true", help="write pictures to seg_img/")
+    parser.add_argument(
+        "--format",
+        choices=["tiff", "hdf5", "ome-zarr"],
+        help="of masks, probabilities and instances (default: as the volume)",
+    )
+    parser.add_argument(
+        "--instances", action="store_true", help="mitochondria as objects, and a table of them"
+    )
+    parser.add_argument("--view", action="store_true", help="show the result in napari")
     args = parser.parse_args()
+    napari = require_napari() if args.view else None
 
     loaded, workspace = read_arguments(args)
     config = loaded.config
@@ -38,8 +49,12 @@ def main() -> None:
         folder_name("-mn", args.model_name or config.TEST.model_name or config.NAME),
         args.checkpoint,
         choose_device(args.device, config.TRAIN.if_cuda),
+        format=args.format,
     )
-    inference.run(args.mode_map, args.show)
+    inference.run(args.mode_map, args.show, args.instances)
+    if napari:
+        inference.view(napari.Viewer())
+        napari.run()
 
 
 if __name__ == "__main__":

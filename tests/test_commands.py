@@ -1,6 +1,8 @@
 """The commands from end to end, on tiny synthetic volumes."""
 
 import copy
+import csv
+import json
 import os
 import re
 import signal
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import ndimage
 from sklearn import metrics as sk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dataloader.opening import open_volume
 from model.checkpoint import BEST, LAST, load_checkpoint
 from tests.conftest import ROOT
 from utils.config import load_config
@@ -290,6 +294,60 @@ def test_pictures_and_masks_of_sections(trained: Project) -> None:
         if mask.any():
             assert np.all(picture == (0, 255, 0), axis=-1).any()
     assert red
+
+
+def test_tables_and_summary_of_an_inference(trained: Project) -> None:
+    folder, probability = trained.out / "inference/tiny", trained.predictions()
+    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    assert [row["name"] for row in rows] == [f"{index:03d}.png" for index in range(SECTIONS)]
+    for row, section, label in zip(rows, probability, labels(trained.data), strict=True):
+        expected = sklearn_scores(section, label)
+        found = [float(row[name]) for name in ("mAP", "F1", "MCC", "IoU")]
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert float(row["foreground_predicted"]) == pytest.approx((section >= 0.5).mean())
+        assert float(row["foreground_label"]) == pytest.approx(label.mean(), abs=1e-6)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["chosen_by"] == "last"
+    assert summary["volume"]["shape"] == list(SHAPE)
+    assert summary["volume"]["voxel_size_nm"] is None
+    assert summary["scores"]["F1"] == pytest.approx(
+        np.mean([float(row["F1"]) for row in rows]), abs=1e-5
+    )
+    grey = cv2.imread(str(folder / "probability/002.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(grey / 255, probability[2], atol=0.5 / 255 + 1e-6)
+
+
+def test_objects_in_another_format(command, data, trained, tmp_path) -> None:
+    (tmp_path / "models").symlink_to(trained.out / "models")
+    project = Project(command, data, tmp_path)
+    sizes = {"pixel_size_target": 10, "section_spacing_target": 40}
+    numbered = np.stack([ndimage.label(section)[0] for section in labels(data)]).astype(np.uint16)
+    with h5py.File(tmp_path / "numbered.h5", "w") as file:
+        file["main"] = numbered
+    sizes["data_dir_val_label"] = str(tmp_path / "numbered.h5")
+    write_config(project.config, DATA=sizes)
+    output = project.run("inference", "--instances", "--format", "ome-zarr")
+    folder = tmp_path / "inference/tiny"
+    instances = open_volume(folder / "instances.ome.zarr")
+    masks = open_volume(folder / "masks.ome.zarr", masks=True)
+    assert instances.voxel_size == masks.voxel_size == (40, 10, 10)
+    rows = list(csv.DictReader((folder / "objects.csv").open()))
+    counts = np.bincount(np.concatenate([instances.section(i).ravel() for i in range(SECTIONS)]))
+    assert [int(row["voxels"]) for row in rows] == counts[1:].tolist()
+    for row in rows:
+        assert float(row["volume_um3"]) == pytest.approx(int(row["voxels"]) * 4e-6)
+    assert re.search(r"AP50=\d\.\d{4}, AP75=", output)
+    assert re.search(SCORES_LINE, output)  # the same labels are masks as well
+    scores = json.loads((folder / "summary.json").read_text())["instance_scores"]
+    assert set(scores) == {"AP50", "AP75"}
+    probability = open_volume(folder / "probability.ome.zarr")
+    np.testing.assert_array_equal(probability.section(1), project.predictions()[1])
+
+
+def test_view_without_napari_says_what_to_install(project: Project) -> None:
+    finished = project("inference", "--view")
+    assert finished.code == 2
+    assert finished.err == 'error: --view: napari is not installed; pip install "napari[all]"\n'
 
 
 def test_sections_of_one_stem_keep_their_own_pictures(project: Project, trained: Project) -> None:

@@ -1,9 +1,16 @@
 """Predict a config's validation volume with a checkpoint, score it, draw it."""
 
+import csv
+import json
+import math
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,14 +23,28 @@ from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from utils.config import Config
 from utils.errors import writing_to
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
-from utils.metrics import THRESHOLD, DiceJaccard, DiceScores, PooledScores, Scores, SectionScores
+from utils.instance_scores import InstanceScores, Overlaps
+from utils.instance_table import write_table
+from utils.instances import Instances
+from utils.metrics import (
+    THRESHOLD,
+    Counts,
+    DiceJaccard,
+    DiceScores,
+    PooledScores,
+    Scores,
+    SectionScores,
+)
 from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
 from utils.precision import choose_precision
 from utils.prediction import NetworkPredictor
 from utils.progress import progress
 from utils.resources import peak_memory
+from utils.run_folder import git_revision
 from utils.threads import behind
+from utils.view import add_layers
+from utils.volume_writer import WRITERS, VolumeSpec, VolumeWriter, describe
 from utils.volumes import at_trained_size, open_images, open_labels, voxel_size
 from utils.windows import Windows
 
@@ -34,7 +55,9 @@ MEASURES = {
     "dice": "per section, averaged over sections",
 }
 PREDICTIONS = "preds.hdf"
-MASKS = "masks"
+MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
+OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
+INSTANCE_SAMPLE = 16  # sections that tell whether labels number the mitochondria
 
 
 class Inference:
@@ -47,6 +70,8 @@ class Inference:
         checkpoint_file: in that folder.
         device: to predict on.
         say: receives the lines for the user.
+        format: of masks, probabilities and instances, see ``utils.volume_writer``; None: the
+            volume's own.
 
     Raises:
         UserError: the checkpoint or the volume is missing or unfit.
@@ -60,8 +85,10 @@ class Inference:
         checkpoint_file: str,
         device: torch.device,
         say: Callable[[str], None] = print,
+        format: str | None = None,
     ) -> None:
-        self.config, self.say = config, say
+        self.config, self.say, self.model = config, say, model
+        self.workspace = workspace
         self.checkpoint_path = workspace.models(config.TRAIN.save_path, model) / checkpoint_file
         self.checkpoint: Checkpoint = load_checkpoint(self.checkpoint_path)
         segmentor = segmentor_from(self.checkpoint, self.checkpoint_path)
@@ -81,7 +108,10 @@ class Inference:
         self.pairs = choose_pairs(config, self.volume)
         self.out = workspace.inference(model)
         self.predictions = self.out / PREDICTIONS
+        self.format = format or self.raw.kind
         self.notes = ""
+        self.rows: dict[int, dict[str, float]] = {}  # of scores.csv, by section
+        self.summary: dict[str, Any] = {}
         stems = [Path(name).stem for name in self.raw.names]
         self.stems_differ = len(set(stems)) == len(stems)
 
@@ -97,32 +127,55 @@ class Inference:
             argmax: join a section's predictions from several pairs by their maximum, which gives
                 the OR of its argmax masks at the threshold; else by their mean, as published.
         """
-        with writing_to(self.out):
-            (self.out if self.raw.tiled else self.out / MASKS).mkdir(parents=True, exist_ok=True)
+        with writing_to(self.out), ExitStack() as stack:
+            self.out.mkdir(parents=True, exist_ok=True)
             part = self.predictions.with_suffix(".part")
-            with (
-                h5py.File(part, "w") as file,
-                behind(partial(self._write, file)) as write,
-            ):
-                file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32)
-                sections = predict_on_grid(
-                    self.predictor,
-                    self.volume,
-                    self.pairs,
-                    self.windows,
-                    self.raw.shape[1:],
-                    self.config.TEST.batch_size,
-                    "max" if argmax else "mean",
-                )
-                for index, probability in progress(sections, len(self.raw), "section"):
-                    write(index, probability)
+            file = stack.enter_context(h5py.File(part, "w"))
+            describe(file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32), self.voxel_size)
+            masks = stack.enter_context(self._writer(MASKS, np.uint8))
+            probabilities = None
+            if self.format != "hdf5":  # which preds.hdf is
+                dtype = np.uint8 if self.format == "folder" else np.float32
+                probabilities = stack.enter_context(self._writer(PROBABILITY, dtype))
+            write = stack.enter_context(behind(partial(self._write, file, masks, probabilities)))
+            sections = predict_on_grid(
+                self.predictor,
+                self.volume,
+                self.pairs,
+                self.windows,
+                self.raw.shape[1:],
+                self.config.TEST.batch_size,
+                "max" if argmax else "mean",
+            )
+            for index, probability in progress(sections, len(self.raw), "section"):
+                write(index, probability)
+        with writing_to(self.out):
             part.replace(self.predictions)
 
-    def _write(self, file: h5py.File, index: int, probability: np.ndarray) -> None:
+    def _writer(self, stem: str, dtype: type) -> VolumeWriter:
+        """A writer of sections beside ``preds.hdf``."""
+        names = [self.picture_name(index) for index in range(len(self.raw))]
+        discrete = stem != PROBABILITY
+        spec = VolumeSpec(self.raw.shape, dtype, self.voxel_size, names, discrete)
+        return WRITERS[self.format](self.out, stem, spec)
+
+    def _write(
+        self,
+        file: h5py.File,
+        masks: VolumeWriter,
+        probabilities: VolumeWriter | None,
+        index: int,
+        probability: np.ndarray,
+    ) -> None:
         file[HDF5_DATASET][index] = probability
-        if not self.raw.tiled:
-            mask = mask_picture(probability >= THRESHOLD)[..., 0]
-            write_picture(self.out / MASKS / self.picture_name(index), mask)
+        mask = probability >= THRESHOLD
+        masks.write(index, mask.astype(np.uint8) * 255)
+        if probabilities is not None:
+            grey = self.format == "folder"
+            probabilities.write(
+                index, np.rint(probability * 255).astype(np.uint8) if grey else probability
+            )
+        self.rows[index] = {"foreground_predicted": float(mask.mean())}
 
     def measure(self, measure: str) -> Scores | DiceJaccard:
         """Score ``preds.hdf``, write ``scores.txt``, leave what to know of the scores in ``notes``.
@@ -140,7 +193,18 @@ class Inference:
             label = self.labels.section(index)
             probability = self.probability(index)
             scores.add(probability > THRESHOLD if measure == "dice" else probability, label)
+            counts = Counts.of(probability >= THRESHOLD, label)
+            own = scores.scores[-1].mAP if isinstance(scores, SectionScores) else math.nan
+            self.rows[index] = {
+                "mAP": own,
+                "F1": counts.f1,
+                "MCC": counts.mcc,
+                "IoU": counts.iou,
+                "foreground_predicted": (counts.tp + counts.fp) / label.size,
+                "foreground_label": (counts.tp + counts.fn) / label.size,
+            }
         result = scores.result()
+        self.summary |= {"measure": measure, "scores": result._asdict()}
         self.notes = f"{measure}: {MEASURES[measure]}; {scores.tally}"
         if isinstance(scores, PooledScores):
             self.notes += f"; mAP exact to {scores.mAP_bound:.0e}"
@@ -167,13 +231,107 @@ class Inference:
                     picture = contours(self.raw.section(index), mask, label)
                 write_picture(folder / self.picture_name(index), picture)
 
+    def view(self, viewer: Any) -> None:
+        """Add what there is to a viewer of napari."""
+        instances = WRITERS[self.format].suffix
+        add_layers(
+            viewer,
+            self.raw,
+            self.out,
+            self.labels,
+            self.out / f"{INSTANCES}{instances}",
+            self.voxel_size,
+        )
+
     def picture_name(self, index: int) -> str:
         """The file name of a section's mask or picture: its own stem, if no other has the same."""
         name = self.raw.names[index]
         return f"{Path(name).stem if self.stems_differ else name}.png"
 
-    def run(self, measure: str, show: bool) -> None:
-        """Predict, score where there are labels, draw where asked; say so as published."""
+    def find_instances(self) -> None:
+        """Write the mitochondria as objects, ``objects.csv`` of their measures, and score them."""
+        with writing_to(self.out), ExitStack() as stack:
+            instances = stack.enter_context(
+                Instances(self.probability, self.raw.shape, self.voxel_size, scratch=self.out)
+            )
+            dtype = np.uint16 if len(instances.table) < 2**16 else np.uint32
+            writer = stack.enter_context(self._writer(INSTANCES, dtype))
+            labels = self.instance_labels()
+            overlaps = Overlaps()
+            for index, section in instances.sections():
+                writer.write(index, section.astype(dtype))
+                if labels is not None:
+                    overlaps.add(section, labels.section(index))
+            write_table(self.out / OBJECTS, instances.table, self.voxel_size)
+        self.say(instances.notes)
+        self.say(
+            f"objects: {shown(self.out / OBJECTS)}, {shown(writer.path)}"
+            + ("" if self.voxel_size else "; voxel size unknown, so all is in voxels")
+        )
+        if labels is None:
+            self.say("instances: not scored, no labels that number them")
+            return
+        scores: InstanceScores = overlaps.result(
+            {row.label: row.mean_probability for row in instances.table}
+        )
+        self.summary["instance_scores"] = scores._asdict()
+        self.say(f"{scores} (3-D overlap of 0.5 and 0.75)")
+
+    def instance_labels(self) -> Volume | None:
+        """The labels, if they number the mitochondria; None for masks."""
+        if self.labels is None or self.labels.threshold > 0:
+            return None
+        numbered = self.labels.volume
+        step = max(1, len(numbered) // INSTANCE_SAMPLE)
+        values: set[float] = set()
+        for index in range(0, len(numbered), step):
+            values |= set(np.unique(numbered.section(index)).tolist())
+        return numbered if len(values - {0}) > 1 else None
+
+    def write_summary(self) -> None:
+        """Write ``scores.csv``, a row for each section, and ``summary.json``, what was run."""
+        names = self.raw.names
+        rows = [
+            {"section": index, "name": names[index]} | self.rows[index]
+            for index in sorted(self.rows)
+        ]
+        volume = {
+            "path": self.raw.where,
+            "kind": self.raw.kind,
+            "shape": self.raw.shape,
+            "voxel_size_nm": self.voxel_size,
+        }
+        summary = {
+            "name": self.model,
+            "config": self.config.NAME,
+            "command": sys.argv,
+            "date": datetime.now().isoformat(timespec="seconds"),
+            "revision": git_revision(),
+            "torch": torch.__version__,
+            "device": str(self.predictor.device),
+            "precision": str(self.predictor.precision).removeprefix("torch."),
+            "checkpoint": str(self.checkpoint_path),
+            "iteration": self.checkpoint.iteration,
+            "chosen_by": self.checkpoint.chosen_by,
+            "run": self.model,
+            "volume": volume,
+            "labels": self.labels and self.labels.where,
+            "pairs": len(self.pairs),
+            "measure": None,
+            "scores": None,
+            "notes": self.notes,
+            "instance_scores": None,
+        }
+        with writing_to(self.out):
+            with (self.out / SECTIONS).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+            text = json.dumps(summary | self.summary, indent=2, ensure_ascii=False)
+            (self.out / SUMMARY).write_text(text + "\n", encoding="utf-8")
+
+    def run(self, measure: str, show: bool, instances: bool = False) -> None:
+        """Predict, score where there are labels, and do what else is asked; say so as published."""
         self.say(f"out_path: {shown(self.out)}")
         self.say(
             f"checkpoint: {shown(self.checkpoint_path)}, iteration {self.checkpoint.iteration}, "
@@ -198,8 +356,13 @@ class Inference:
             self.say(str(self.measure(measure)))
             self.say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
             self.say(self.notes)
+        self.summary["seconds"] = round(seconds, 2)
+        if instances:
+            self.say("Finding mitochondria...")
+            self.find_instances()
         if show:
             self.draw()
+        self.write_summary()
         self.say(peak_memory(self.predictor.device))
         self.say("Done")
 
@@ -210,3 +373,10 @@ class Inference:
         self.say(f"raw shape: {self.raw.shape}")
         self.say(f"padded raw shape: {(sections, height + top + bottom, width + left + right)}")
         self.say(f"the number of sub-volume: {len(self.windows.corners) * len(self.pairs)}")
+
+
+def _cell(value: object) -> object:
+    """A number of a table to six digits; nothing for what is not defined."""
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6f}"
