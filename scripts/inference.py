@@ -6,6 +6,7 @@ from model.checkpoint import LAST
 from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import run_command
 from utils.inference import MEASURES, Inference
+from utils.report import require_report
 from utils.view import require_napari
 
 
@@ -36,9 +37,14 @@ def main() -> None:
     parser.add_argument(
         "--instances", action="store_true", help="mitochondria as objects, and a table of them"
     )
+    parser.add_argument(
+        "--report", action="store_true", help="one HTML file of it all, to send to somebody"
+    )
     parser.add_argument("--view", action="store_true", help="show the result in napari")
     args = parser.parse_args()
     napari = require_napari() if args.view else None
+    if args.report:
+        require_report()
 
     loaded, workspace = read_arguments(args)
     config = loaded.config
@@ -52,6 +58,9 @@ def main() -> None:
         format=args.format,
     )
     inference.run(args.mode_map, args.show, args.instances)
+    if args.report:
+        inference.report()
+    print("Done")
     if napari:
         inference.view(napari.Viewer())
         napari.run()

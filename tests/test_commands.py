@@ -304,7 +304,9 @@ def test_tables_and_summary_of_an_inference(trained: Project) -> None:
         expected = sklearn_scores(section, label)
         found = [float(row[name]) for name in ("mAP", "F1", "MCC", "IoU")]
         assert found == pytest.approx(expected, abs=1e-4)
-        assert float(row["foreground_predicted"]) == pytest.approx((section >= 0.5).mean())
+        assert float(row["foreground_predicted"]) == pytest.approx(
+            (section >= 0.5).mean(), abs=1e-6
+        )
         assert float(row["foreground_label"]) == pytest.approx(label.mean(), abs=1e-6)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["chosen_by"] == "last"

@@ -157,7 +157,7 @@ def test_layers_of_the_viewer(tmp_path: Path) -> None:
         file["main"] = probability
     raw = open_volume(tmp_path / "preds.hdf")
     viewer = Viewer()
-    add_layers(viewer, raw, tmp_path, raw, tmp_path / "none.hdf", SIZE)
+    add_layers(viewer, raw, tmp_path, raw, None, SIZE)
     assert list(viewer.layers) == ["raw", "probability", "mask", "labels"]
     assert viewer.layers["mask"][0] == "labels"
     assert all(layer[2]["scale"] == [0.04, 0.008, 0.008] for layer in viewer.layers.values())

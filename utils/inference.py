@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dataloader.formats import HDF5_DATASET
+from dataloader.opening import open_volume
 from dataloader.pairs import check_same_shape
 from dataloader.volume import Volume
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
@@ -40,6 +41,7 @@ from utils.pictures import contours, mask_picture, write_picture
 from utils.precision import choose_precision
 from utils.prediction import NetworkPredictor
 from utils.progress import progress
+from utils.report import write_report
 from utils.resources import peak_memory
 from utils.run_folder import git_revision
 from utils.threads import behind
@@ -112,6 +114,7 @@ class Inference:
         self.notes = ""
         self.rows: dict[int, dict[str, float]] = {}  # of scores.csv, by section
         self.summary: dict[str, Any] = {}
+        self.instances: Path | None = None  # their volume, once they were looked for
         stems = [Path(name).stem for name in self.raw.names]
         self.stems_differ = len(set(stems)) == len(stems)
 
@@ -233,15 +236,20 @@ class Inference:
 
     def view(self, viewer: Any) -> None:
         """Add what there is to a viewer of napari."""
-        instances = WRITERS[self.format].suffix
-        add_layers(
-            viewer,
-            self.raw,
-            self.out,
-            self.labels,
-            self.out / f"{INSTANCES}{instances}",
-            self.voxel_size,
-        )
+        add_layers(viewer, self.raw, self.out, self.labels, self.instances, self.voxel_size)
+
+    def report(self) -> None:
+        """Write ``report.html``."""
+        with writing_to(self.out):
+            path = write_report(
+                self.out,
+                self.raw,
+                self.labels,
+                self.workspace.logs(self.model),
+                self.config.DATA.target_stride,
+                open_volume(self.instances, keep=False) if self.instances else None,
+            )
+        self.say(f"report: {shown(path)}")
 
     def picture_name(self, index: int) -> str:
         """The file name of a section's mask or picture: its own stem, if no other has the same."""
@@ -263,6 +271,7 @@ class Inference:
                 if labels is not None:
                     overlaps.add(section, labels.section(index))
             write_table(self.out / OBJECTS, instances.table, self.voxel_size)
+        self.instances = writer.path
         self.say(instances.notes)
         self.say(
             f"objects: {shown(self.out / OBJECTS)}, {shown(writer.path)}"
@@ -357,6 +366,7 @@ class Inference:
             self.say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
             self.say(self.notes)
         self.summary["seconds"] = round(seconds, 2)
+        (self.out / OBJECTS).unlink(missing_ok=True)  # of an earlier prediction
         if instances:
             self.say("Finding mitochondria...")
             self.find_instances()
@@ -364,7 +374,6 @@ class Inference:
             self.draw()
         self.write_summary()
         self.say(peak_memory(self.predictor.device))
-        self.say("Done")
 
     def _say_tiles(self) -> None:
         (top, bottom), (left, right) = self.windows.padding

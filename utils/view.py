@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dataloader.opening import find_volume, open_volume
+from dataloader.opening import open_volume
 from dataloader.volume import Volume
 from dataloader.voxel import VoxelSize
 from utils.errors import UserError
@@ -73,7 +73,7 @@ def add_layers(
         colormap="magma", opacity=0.4, visible=False,
     )  # fmt: skip
     viewer.add_labels(Lazy(probability, THRESHOLD), name="mask", scale=scale)
-    if instances is not None and find_volume(instances):
+    if instances is not None:
         viewer.add_labels(Lazy(open_volume(instances, keep=False)), name="instances", scale=scale)
     if labels is not None:
         viewer.add_labels(Lazy(labels), name="labels", scale=scale, visible=False)

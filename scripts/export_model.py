@@ -1,0 +1,34 @@
+"""A trained model for other programs: ONNX, and a package for bioimage.io."""
+
+import argparse
+from pathlib import Path
+
+import project_root  # noqa: F401
+
+from model.checkpoint import LAST
+from utils.command import folder_name
+from utils.errors import run_command
+from utils.export import export
+from utils.paths import ROOT, Workspace
+
+
+def main() -> None:
+    """Read the arguments, export, say where it is."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "-mn", "--model-name", required=True, help="folder in models/ that holds the checkpoint"
+    )
+    parser.add_argument(
+        "--checkpoint", default=LAST, metavar="FILE", help=f"in that folder (default: {LAST})"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT, help="folder that holds models/ (default: the project)"
+    )
+    args = parser.parse_args()
+    name = folder_name("-mn", args.model_name)
+    folder = Workspace(out=args.out.resolve()).models(Path("models"), name)
+    export(folder / args.checkpoint, folder / "export", name)
+
+
+if __name__ == "__main__":
+    run_command(main)
