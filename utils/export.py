@@ -236,7 +236,7 @@ def opset(path: Path) -> int:
 
 def _plain(name: str) -> str:
     """The name in the letters that the format allows."""
-    plain = "".join(c if c.isalnum() or c in "_- ()" else " " for c in name)
+    plain = "".join(c if (c.isascii() and c.isalnum()) or c in "_- ()" else " " for c in name)
     return f"Mitochondria {' '.join(plain.split())}"[:128]
 
 
