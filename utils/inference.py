@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +14,15 @@ from dataloader.volume import HDF5_DATASET, Volume, binarise
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from utils.command import open_images, open_labels
 from utils.config import Config
-from utils.errors import UserError
+from utils.errors import writing_to
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
 from utils.metrics import THRESHOLD, DiceJaccard, DiceScores, PooledScores, Scores, SectionScores
 from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
 from utils.precision import choose_precision
 from utils.prediction import NetworkPredictor
+from utils.progress import progress
 from utils.resources import peak_memory
-from utils.run_folder import progress
 from utils.threads import behind
 from utils.windows import Windows
 
@@ -208,13 +207,3 @@ class Inference:
         self.say(f"raw shape: {self.raw.shape}")
         self.say(f"padded raw shape: {(sections, height + top + bottom, width + left + right)}")
         self.say(f"the number of sub-volume: {len(self.windows.corners) * len(self.pairs)}")
-
-
-@contextmanager
-def writing_to(folder: Path):
-    """Turn a failure to write into one line that names the place."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or folder
-        raise UserError(f"{where}: cannot be written ({error.strerror or error})") from None

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from utils.config import Config
 from utils.errors import UserError
 from utils.event_file import EventFile
 from utils.paths import ROOT, Workspace
+from utils.progress import progress
 
 # Columns of loss.txt and loss_adv.txt, and the losses of the step they hold.
 SUPERVISED_COLUMNS = {
@@ -181,18 +181,6 @@ class RunLog:
     def _append(self, file: str, line: str) -> None:
         with (self.folder / file).open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
-
-
-def progress(items: Iterable | None, total: int, unit: str, initial: int = 0) -> tqdm:
-    """A progress bar with speed and time left; none where there is no terminal."""
-    return tqdm(
-        items,
-        total=total,
-        initial=initial,
-        unit=unit,
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-    )
 
 
 def drop_lines_after(path: Path, iteration: int) -> None:
