@@ -287,7 +287,7 @@ def section_shape(file: Path) -> tuple[int, int]:
     return shape
 
 
-def check_grey(file: Path, channels: int) -> None:
+def check_grey(file: Path | str, channels: int) -> None:
     """Demand one channel; raises UserError."""
     if channels != 1:
         raise UserError(f"{file}: found {channels} channels, expected one (grey)")
