@@ -327,8 +327,8 @@ class DigestRecord:
         if known not in (None, entry["sha256"]):
             raise UserError(
                 f"{shown(path)}: SHA-256 {entry['sha256'][:12]}..., expected {known[:12]}...; "
-                "damaged, delete it and get it anew; if the publishers changed it, unpack it and give "
-                "the folder with --from"
+                "damaged, delete it and get it anew; if the publishers changed it, unpack it and "
+                "give the folder with --from"
             )
         made = next((place for place in tree if volume_shape(place) is not None), None)
         if made and recorded and recorded["sha256"] != entry["sha256"]:
