@@ -96,9 +96,11 @@ class PublishedSections:
         if self.is_stack:
             return self._section(self._page(self.numbers[index], where), where)
         with self.members.open(self.files[self.numbers[index]], self._limit(1)) as file:
-            if _opened(file, where).format == "PNG":
-                _verify(file, where)  # decoding alone overlooks wrong check sums
-            return self._section(_opened(file, where), where)
+            image = _opened(file, where)
+            if image.format == "PNG":
+                _verify(image, where)  # decoding alone overlooks wrong check sums
+                image = _opened(file, where)
+            return self._section(image, where)
 
     def where(self, index: int) -> str:
         """A section's place, for messages."""
@@ -201,8 +203,8 @@ def _opened(file: BinaryIO, where: str) -> Image.Image:
         raise _unreadable(where, error) from None
 
 
-def _verify(file: BinaryIO, where: str) -> None:
-    image = _opened(file, where)
+def _verify(image: Image.Image, where: str) -> None:
+    """Compare the check sums; the image cannot be read any more then."""
     try:
         image.verify()
     except Exception as error:  # Pillow raises many kinds for a broken file

@@ -104,10 +104,10 @@ class ZipMembers(Members):
         for entry in self.archive.infolist():
             mode = entry.external_attr >> 16  # of Unix, 0 where another system packed
             kind = (
-                None if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else "link or device"
+                None if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or device"
             )
             if entry.flag_bits & 0x1:
-                kind = "encrypted file"
+                kind = "an encrypted file"
             check_member(path, entry.filename, kind, entry.file_size)
             if not entry.is_dir() and _wanted(entry.filename):
                 self.names.append(entry.filename)
@@ -131,13 +131,23 @@ class TarMembers(Members):
         try:
             self.archive = tarfile.open(path)  # noqa: SIM115 - closed by close()
             for member in self.archive:  # checked before its content is skipped
-                kind = None if member.isfile() or member.isdir() else "link or device"
+                kind = None if member.isfile() or member.isdir() else "a link or device"
                 check_member(path, member.name, kind, member.size)
                 if member.isfile() and _wanted(member.name):
                     self.members[member.name] = member
+            self._read_end()
         except BROKEN as error:
             raise not_readable(path, error) from None
         self.names = list(self.members)
+
+    def _read_end(self) -> None:
+        """Demand the end, which tarfile does without; a compressed archive checks its sum there."""
+        rest = self.archive.fileobj
+        rest.seek(self.archive.offset)
+        if rest.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("the end is missing")
+        while rest.read(1 << 20):
+            pass
 
     def size(self, name: str) -> int:
         return self.members[name].size
@@ -175,11 +185,11 @@ def check_member(archive: Path, name: str, kind: str | None, size: int) -> None:
     """
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if kind is None and (".." in parts or parts[:1] == ("/",) or re.match(r"[A-Za-z]:", name)):
-        kind = "path that leads out of the archive"
+        kind = "a path that leads out of the archive"
     if kind is None and size > LARGEST_MEMBER:
-        kind = f"file of {size:,} bytes"
+        kind = f"a file of {size:,} bytes"
     if kind is not None:
-        raise UserError(f"{archive}: holds {name!r}, a {kind}; refused, get the official archive")
+        raise UserError(f"{archive}: holds {name!r}, {kind}; refused, get the official archive")
 
 
 def files_in(folder: Path) -> list[Path]:

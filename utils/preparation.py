@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from math import prod
@@ -78,7 +79,8 @@ class Preparation:
             Interrupted: by Ctrl-C.
         """
         try:
-            with writing_to(self.folder), locked(self.folder):
+            with warnings.catch_warnings(), writing_to(self.folder), locked(self.folder):
+                warnings.simplefilter("ignore")  # of Pillow, before the error that we report
                 volumes = [volume for volume in self.data.volumes if not self._is_there(volume)]
                 if volumes:
                     self._build_all(volumes)
