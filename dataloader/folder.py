@@ -111,7 +111,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     """A grey image; whatever goes wrong with it is the file's fault."""
     try:
         with Image.open(file) as image:
-            _check_grey(file, image)
+            check_grey(file, image)
+            _check_single(file, image)
             yield image
     except UserError:
         raise
@@ -120,13 +121,17 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise UserError(f"{file}: {reason}; expected a grey section") from None
 
 
-def _check_grey(file: Path, image: Image.Image) -> None:
+def check_grey(where: Path | str, image: Image.Image) -> None:
+    """Demand one channel; raises UserError."""
     channels = 3 if image.mode in COLOUR_MODES else len(image.getbands())
     if channels != 1:
         raise UserError(
-            f"{file}: found {channels} channels, expected one; convert it to grey "
+            f"{where}: found {channels} channels, expected one; convert it to grey "
             "(Fiji: Image > Type > 8-bit)"
         )
+
+
+def _check_single(file: Path, image: Image.Image) -> None:
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise UserError(

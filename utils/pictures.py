@@ -1,10 +1,16 @@
 """Pictures of sections, masks and residuals."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-from torch import Tensor
 
 from dataloader.volume import normalise
+
+if TYPE_CHECKING:
+    from torch import Tensor  # of no use to commands that only write sections, and slow to import
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)  # RGB
 GAP = 4  # white pixels between panels

@@ -1,0 +1,857 @@
+"""The data tree from small files of the official layouts, whole and broken in every way."""
+
+import hashlib
+import io
+import json
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloader.opening import open_volume
+from dataloader.published_data import DATA_SETS, OfficialFile, PublishedData, SectionFiles
+from tests.conftest import ROOT
+from tests.file_server import FileServer
+from utils.download import Patience
+from utils.errors import UserError
+from utils.interruption import Interrupted
+from utils.preparation import Preparation, locked
+
+SHAPE = (20, 40, 48)
+TRAINING, TESTING, UNLABELLED = 18, 3, 4  # sections of the small MitoEM
+VNC_ZIP = "groundtruth-drosophila-vnc-master.zip"
+Files = dict[str, bytes]
+
+
+def tissue(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 and instance numbers uint16 of two dark discs that drift to the right."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    labels = np.zeros(shape, np.uint16)
+    for number, rows in enumerate(((8, 14), (25, 32)), 1):
+        cy, cx = rng.uniform(*rows), rng.uniform(6, 18)
+        for z, section in enumerate(labels):
+            section[(y - cy) ** 2 + (x - cx - 1.2 * z) ** 2 < 30] = number
+    images = np.where(labels, 80, 160) + rng.normal(0, 20, shape)
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+def encoded(image: np.ndarray, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(image: np.ndarray) -> bytes:
+    return encoded(image, "PNG")
+
+
+def tif(image: np.ndarray, **options) -> bytes:
+    return encoded(image, "TIFF", **options)
+
+
+def stack(volume: np.ndarray) -> bytes:
+    pages = [Image.fromarray(section) for section in volume]
+    stream = io.BytesIO()
+    pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:])
+    return stream.getvalue()
+
+
+def mask(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels, 255, 0).astype(np.uint8)
+
+
+def zipped(files: Files, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def tarred(files: Files, mode: str = "w:gz") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def write(folder: Path, files: Files) -> Path:
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return folder
+
+
+def small(name: str, **changes) -> PublishedData:
+    """A data set of the table with small volumes and no known digests.
+
+    Args:
+        name: in the table.
+        changes: of its official files: ``url``, say, a function of the file's name.
+    """
+    data = DATA_SETS[name]
+
+    def files(wanted: SectionFiles, total: int, first: int) -> SectionFiles:
+        file = wanted.file._replace(sha256=None, bytes=None)
+        made = {key: value(file) for key, value in changes.items()}
+        return wanted._replace(file=file._replace(**made), total=total, first=first)
+
+    volumes, first = [], 0
+    for volume in data.volumes:
+        total = SHAPE[0]
+        if name.startswith("mitoem"):
+            sections = TRAINING if volume is data.volumes[0] else TESTING
+            total, end = TRAINING + TESTING + UNLABELLED, first + sections
+        else:
+            sections, end = SHAPE[0], total
+        volumes.append(
+            volume._replace(
+                shape=(sections, *SHAPE[1:]),
+                image_files=files(volume.image_files, total, first),
+                mask_files=files(volume.mask_files, end, first),
+            )
+        )
+        first += sections if name.startswith("mitoem") else 0
+    return data._replace(volumes=tuple(volumes))
+
+
+VNC = small("vnc")
+IMAGES, LABELS = tissue(0, SHAPE)
+
+
+def vnc_files() -> Files:
+    """The official archive's content, as GitHub packs it."""
+    files = {"top/README.md": b"text", "top/stack2/raw/00.tif": tif(IMAGES[3])}
+    for index in reversed(range(SHAPE[0])):
+        files[f"top/stack1/raw/{index:02d}.tif"] = tif(IMAGES[index])
+        files[f"top/stack1/mitochondria/{index:02d}.png"] = png(mask(LABELS[index]))
+        files[f"top/stack1/membranes/{index:02d}.png"] = png(IMAGES[0])
+    return files
+
+
+def lucchi_files() -> tuple[Files, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    volumes = {part: tissue(seed, SHAPE) for seed, part in enumerate(("training", "testing"), 1)}
+    files = {}
+    for part, (images, labels) in volumes.items():
+        files |= {f"{part}.tif": stack(images), f"{part}_groundtruth.tif": stack(mask(labels))}
+    return files, volumes
+
+
+MITO_IMAGES, MITO_LABELS = tissue(3, (TRAINING + TESTING + UNLABELLED, *SHAPE[1:]))
+
+
+def mitoem_files() -> Files:
+    """Content of the two archives, by archive."""
+    images = {f"im/im{z:04d}.png": png(image) for z, image in enumerate(MITO_IMAGES)}
+    images["__MACOSX/im/._im0000.png"] = b"shadow"
+    labels = {}
+    for z, section in enumerate(MITO_LABELS[: TRAINING + TESTING]):
+        part = "train" if z < TRAINING else "val"
+        labels[f"mito-{part}-v2/seg{z:04d}.tif"] = tif(section, compression="tiff_lzw")
+    return {
+        "EM30-R-im.zip": zipped(images, zipfile.ZIP_STORED),
+        "EM30-R-mito-train-val-v2.zip": zipped(labels),
+    }
+
+
+class Tree:
+    """A data root, and a folder with what is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.given = folder / "data", folder / "given"
+        self.given.mkdir()
+        self.said: list[str] = []
+
+    def prepare(self, data: PublishedData, *given: Path, **options) -> None:
+        Preparation(data, self.root, given, say=self.said.append, **options).run()
+
+    def fails(self, match: str, data: PublishedData, *given: Path, **options) -> None:
+        """Preparing ends in one line and leaves nothing in the tree but the digests."""
+        with pytest.raises(UserError, match=match) as error:
+            self.prepare(data, *given, **options)
+        assert "\n" not in str(error.value)
+        assert {f.name for f in self.files() if "downloads" not in f.parts} <= {"sources.json"}
+
+    def files(self) -> list[Path]:
+        return sorted(file for file in self.root.rglob("*") if file.is_file())
+
+    def archive(self, content: bytes, name: str = VNC_ZIP) -> Path:
+        file = self.given / name
+        file.write_bytes(content)
+        return file
+
+    def holds(self, place: str, images: np.ndarray, labels: np.ndarray) -> None:
+        """Demand these volumes, as training reads them."""
+        suffix = Path(place).suffix
+        groundtruth = f"{place.removesuffix(suffix)}_groundtruth{suffix}"
+        for path, expected in ((place, images), (groundtruth, mask(labels))):
+            volume = open_volume(self.root / path)
+            assert volume.shape == expected.shape
+            sections = np.stack([volume.section(index) for index in range(len(volume))])
+            assert sections.dtype == np.uint8
+            np.testing.assert_array_equal(sections, expected)
+
+    def no_leftovers(self) -> None:
+        suffixes = {file.suffix for file in self.root.rglob("*")}
+        assert suffixes <= {"", ".png", ".hdf", ".json", ".zip"}
+
+
+@pytest.fixture
+def tree(tmp_path) -> Tree:
+    return Tree(tmp_path)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = FileServer()
+    yield server
+    server.close()
+
+
+# whole files
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "folder", "stack1", "two folders"])
+def test_vnc_from_whatever_it_comes_in(tree: Tree, form: str) -> None:
+    files = vnc_files()
+    if form in ("zip", "tar", "tar.gz"):
+        packed = {"zip": zipped, "tar": lambda f: tarred(f, "w"), "tar.gz": tarred}[form](files)
+        given = [tree.archive(packed, f"vnc.{form}")]
+    else:
+        top = write(tree.given, files) / "top"
+        stack1 = top / "stack1"
+        given = {
+            "folder": [tree.given],
+            "stack1": [stack1],
+            "two folders": [stack1 / "mitochondria", stack1 / "raw"],
+        }[form]
+    tree.prepare(VNC, *given)
+    tree.holds("VNC3/training", IMAGES, LABELS)
+    assert (tree.root / "VNC3/training/00.png").is_file()
+    tree.no_leftovers()
+
+
+@pytest.mark.parametrize("kind", ["grey edges", "1-bit", "0 and 1", "16-bit"])
+def test_masks_become_0_and_255(tree: Tree, kind: str) -> None:
+    files = vnc_files()
+    for index, labels in enumerate(LABELS):
+        section = {
+            "grey edges": np.where(labels, 128, 127).astype(np.uint8),
+            "1-bit": labels > 0,
+            "0 and 1": (labels > 0).astype(np.uint8),
+            "16-bit": labels,
+        }[kind]
+        files[f"top/stack1/mitochondria/{index:02d}.png"] = png(section)
+    tree.prepare(VNC, write(tree.given, files))
+    tree.holds("VNC3/training", IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_lucchi_stacks(tree: Tree, packed: bool) -> None:
+    files, volumes = lucchi_files()
+    given = tree.archive(zipped(files), "mine.zip") if packed else write(tree.given, files)
+    tree.prepare(small("lucchi"), given)
+    for part, (images, labels) in volumes.items():
+        tree.holds(f"Lucchi/{part}", images, labels)
+    tree.no_leftovers()
+
+
+def test_mitoem_zips(tree: Tree) -> None:
+    tree.prepare(small("mitoem-r"), write(tree.given, mitoem_files()))
+    tree.holds("Mito/rat/training.hdf", MITO_IMAGES[:TRAINING], MITO_LABELS[:TRAINING])
+    end = TRAINING + TESTING
+    tree.holds("Mito/rat/testing.hdf", MITO_IMAGES[TRAINING:end], MITO_LABELS[TRAINING:end])
+    with h5py.File(tree.root / "Mito/rat/training.hdf") as file:
+        assert list(file) == ["main"]
+        assert file["main"].chunks[0] == 1
+    tree.no_leftovers()
+
+
+def test_few_instances_in_8_bits_are_all_foreground(tree: Tree) -> None:
+    files = mitoem_files()
+    labels = {f"mito-train-v2/seg{z:04d}.tif": tif(s) for z, s in enumerate(few_instances())}
+    labels |= {
+        f"mito-val-v2/seg{z:04d}.tif": tif(MITO_LABELS[z])
+        for z in range(TRAINING, TRAINING + TESTING)
+    }
+    files["EM30-R-mito-train-val-v2.zip"] = zipped(labels)
+    tree.prepare(small("mitoem-r"), write(tree.given, files))
+    tree.holds("Mito/rat/training.hdf", MITO_IMAGES[:TRAINING], MITO_LABELS[:TRAINING])
+
+
+def few_instances() -> np.ndarray:
+    return MITO_LABELS[:TRAINING].astype(np.uint8) * 60
+
+
+def test_official_shapes_and_counts() -> None:
+    shapes = {
+        str(volume.images): volume.shape for data in DATA_SETS.values() for volume in data.volumes
+    }
+    assert shapes == {
+        "VNC3/training": (20, 1024, 1024),
+        "Lucchi/training": (165, 768, 1024),
+        "Lucchi/testing": (165, 768, 1024),
+        "Mito/rat/training.hdf": (400, 4096, 4096),
+        "Mito/rat/testing.hdf": (100, 4096, 4096),
+        "Mito/human/training.hdf": (400, 4096, 4096),
+        "Mito/human/testing.hdf": (100, 4096, 4096),
+    }
+    for name in ("mitoem-r", "mitoem-h"):
+        training, testing = DATA_SETS[name].volumes
+        assert (training.image_files.first, training.mask_files.first) == (0, 0)
+        assert (testing.image_files.first, testing.mask_files.first) == (400, 400)
+
+
+# what is done is not done again
+
+
+def test_second_run_does_nothing_and_wants_no_files(tree: Tree) -> None:
+    tree.prepare(VNC, write(tree.given, vnc_files()))
+    before = {file: file.stat().st_mtime_ns for file in tree.files()}
+    tree.prepare(VNC)
+    assert {file: file.stat().st_mtime_ns for file in tree.files()} == before
+    assert "there already" in tree.said[-1]
+
+
+def test_only_what_lacks_is_made(tree: Tree) -> None:
+    given = write(tree.given, mitoem_files())
+    tree.prepare(small("mitoem-r"), given)
+    lost = tree.root / "Mito/rat/testing_groundtruth.hdf"
+    kept = {file: file.stat().st_mtime_ns for file in tree.files() if file.suffix == ".hdf"}
+    lost.unlink()
+    del kept[lost]
+    tree.prepare(small("mitoem-r"), given)
+    end = TRAINING + TESTING
+    tree.holds("Mito/rat/testing.hdf", MITO_IMAGES[TRAINING:end], MITO_LABELS[TRAINING:end])
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    tree.no_leftovers()
+
+
+def test_what_is_there_with_another_shape_is_left_and_named(tree: Tree) -> None:
+    write(tree.root, {"VNC3/training/00.png": png(IMAGES[0])})
+    with pytest.raises(UserError, match=r"VNC3/training: found 1 sections of 40 x 48, expected 20"):
+        tree.prepare(VNC, write(tree.given, vnc_files()))
+    assert [file.name for file in tree.files()] == ["00.png"]
+
+
+def test_empty_folder_is_no_volume(tree: Tree) -> None:
+    (tree.root / "VNC3/training").mkdir(parents=True)
+    tree.prepare(VNC, write(tree.given, vnc_files()))
+    tree.holds("VNC3/training", IMAGES, LABELS)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from PIL import Image
+from tests.test_prepare_data import small
+from utils.preparation import Preparation
+
+name, root, given, what, number, count = sys.argv[1:]
+open_image, replace, opened = Image.open, Path.replace, []
+
+def dying_open(file, *arguments, **options):
+    opened.append(file)
+    if what == "opens" and len(opened) == int(count):
+        os.kill(os.getpid(), int(number))
+    return open_image(file, *arguments, **options)
+
+def dying_replace(self, target):
+    if what == Path(target).name:
+        os.kill(os.getpid(), int(number))
+    return replace(self, target)
+
+Image.open, Path.replace = dying_open, dying_replace
+Preparation(small(name), Path(root), [Path(given)]).run()
+"""
+
+
+def kill(tree: Tree, name: str, what: str, number: int, count: int = 56) -> None:
+    """Prepare in a process that a signal ends when it opens so many images, or moves a file."""
+    arguments = [name, tree.root, tree.given, what, int(number), count]
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, arguments)], cwd=ROOT, capture_output=True
+    )
+    assert process.returncode != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("name", "place", "opens"),
+    [
+        # a PNG is opened twice (checked, then read), a TIFF once; 16 sections are safe, one more
+        # is read for the checks
+        ("vnc", "VNC3/training", (SHAPE[0] - 16 + 1) * 3),
+        ("mitoem-r", "Mito/rat/training.hdf", (TRAINING - 16 + 1 + TESTING) * 3),
+    ],
+)
+def test_killed_run_goes_on(
+    tree: Tree, monkeypatch, name: str, place: str, opens: int, number: int
+) -> None:
+    write(tree.given, vnc_files() if name == "vnc" else mitoem_files())
+    kill(tree, name, "opens", number, count=54)
+    assert not (tree.root / place).exists()
+    opened, open_image = [], Image.open
+
+    def counted(*arguments, **options):
+        opened.append(arguments)
+        return open_image(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", counted)
+        tree.prepare(small(name), tree.given)
+    assert len(opened) == opens
+    images, labels = (IMAGES, LABELS) if name == "vnc" else (MITO_IMAGES, MITO_LABELS)
+    sections = SHAPE[0] if name == "vnc" else TRAINING
+    tree.holds(place, images[:sections], labels[:sections])
+    tree.no_leftovers()
+
+
+@pytest.mark.parametrize("name", ["training", "training_groundtruth"])
+def test_killed_between_the_last_moves(tree: Tree, name: str) -> None:
+    write(tree.given, vnc_files())
+    kill(tree, "vnc", name, signal.SIGKILL)
+    tree.prepare(VNC)  # wants no files any more
+    tree.holds("VNC3/training", IMAGES, LABELS)
+    tree.no_leftovers()
+
+
+def test_interrupted_run_says_how_to_go_on(tree: Tree, monkeypatch) -> None:
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image, "open", interrupted)
+    with pytest.raises(Interrupted, match="the same command goes on") as end:
+        tree.prepare(VNC, write(tree.given, vnc_files()))
+    assert end.value.code == 130
+
+
+def test_other_files_than_before_the_kill_are_not_mixed_in(tree: Tree) -> None:
+    write(tree.given, vnc_files())
+    kill(tree, "vnc", "opens", signal.SIGKILL)
+    images, labels = tissue(9, SHAPE)
+    other = {f"stack1/raw/{z:02d}.tif": tif(image) for z, image in enumerate(images)}
+    other |= {f"stack1/mitochondria/{z:02d}.png": png(mask(m)) for z, m in enumerate(labels)}
+    tree.prepare(VNC, write(tree.given.with_name("other"), other))
+    tree.holds("VNC3/training", images, labels)
+
+
+def test_part_that_is_damaged_is_made_anew(tree: Tree) -> None:
+    write(tree.given, mitoem_files())
+    kill(tree, "mitoem-r", "training.hdf", signal.SIGKILL)
+    journal = tree.root / "Mito/rat/training.hdf.journal"
+    journal.write_text(json.dumps(json.loads(journal.read_text()) | {"whole": False}))
+    (tree.root / "Mito/rat/training.hdf.part").write_bytes(b"not HDF5")
+    tree.prepare(small("mitoem-r"), tree.given)
+    tree.holds("Mito/rat/training.hdf", MITO_IMAGES[:TRAINING], MITO_LABELS[:TRAINING])
+
+
+def test_two_at_once(tree: Tree) -> None:
+    taken = pytest.raises(UserError, match="VNC3: another process is preparing it")
+    with locked(tree.root / "VNC3"), taken:
+        tree.prepare(VNC, write(tree.given, vnc_files()))
+    tree.prepare(VNC, tree.given)
+
+
+# what is wrong with the content
+
+
+def damaged(content: bytes) -> bytes:
+    """With one byte of its last quarter changed."""
+    place = len(content) * 3 // 4
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
+def with_palette() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(IMAGES[7]).convert("P").save(stream, "PNG")
+    return stream.getvalue()
+
+
+RAW, MASK = "top/stack1/raw/{:02d}.tif", "top/stack1/mitochondria/{:02d}.png"
+COLOUR = np.repeat(IMAGES[7][..., None], 3, axis=2)
+BROKEN_SECTIONS = {
+    "colour": (RAW, tif(COLOUR), r"raw/07\.tif: found 3 channels, expected one"),
+    "palette": (MASK, with_palette(), "found 3 channels"),
+    "alpha": (RAW, tif(np.dstack([IMAGES[7]] * 2)), r"07\.tif: found 2 channels"),
+    "16-bit": (RAW, tif(IMAGES[7].astype(np.uint16)), r"found 16-bit grey, expected 8-bit"),
+    "float": (MASK, tif(IMAGES[7].astype(np.float32)), "found floating-point grey"),
+    "smaller": (RAW, tif(IMAGES[7][:, :30]), r"found 40 x 30 pixels, expected 40 x 48"),
+    "transposed": (MASK, png(mask(LABELS[7].T)), r"found 48 x 40 pixels, expected 40 x 48"),
+    "truncated TIFF": (RAW, tif(IMAGES[7])[:-900], r"raw/07\.tif: not a readable image"),
+    "truncated PNG": (MASK, png(mask(LABELS[7]))[:-40], r"07\.png: not a readable image"),
+    "damaged PNG": (MASK, damaged(png(IMAGES[7])), r"07\.png: not a readable image"),
+    "text": (RAW, b"<html>", r"not a readable image \(neither PNG nor TIFF\)"),
+    "empty": (RAW, b"", r"raw/07\.tif: not a readable image"),
+    "instances": (MASK, png(LABELS[7].astype(np.uint8) * 20), "found mask values up to 40"),
+    "shifted": (MASK, png(mask(np.roll(LABELS[7], 20, 1))), r"overlaps .* by 0\.\d\d \(Dice\)"),
+    "of another section": (MASK, png(mask(LABELS[19])), r"07\.png: overlaps"),
+    "blank": (MASK, png(mask(LABELS[7] * 0)), r"by 0\.00 \(Dice\), expected 0\.5"),
+}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("case", BROKEN_SECTIONS)
+def test_broken_section_is_named(tree: Tree, case: str, packed: bool) -> None:
+    name, content, match = BROKEN_SECTIONS[case]
+    files = vnc_files() | {name.format(7): content}
+    given = tree.archive(zipped(files)) if packed else write(tree.given, files)
+    tree.fails(match, VNC, given)
+
+
+def renumbered(files: Files, change: Callable[[int], int | None]) -> Files:
+    """Masks numbered otherwise; None: left out."""
+    masks = {z: files.pop(MASK.format(z)) for z in range(SHAPE[0])}
+    moved = {change(z): content for z, content in masks.items()}
+    moved.pop(None, None)
+    return files | {MASK.format(z): content for z, content in moved.items()}
+
+
+WRONG_SETS = {
+    "missing": (
+        lambda z: z if z != 7 else None,
+        "one of 19 .* section 7 is missing",
+    ),
+    "numbered from 1": (lambda z: z + 1, "section 0 is missing"),
+    "turned round": (lambda z: SHAPE[0] - 1 - z, "hardly darker"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SETS)
+def test_wrong_numbering(tree: Tree, case: str) -> None:
+    change, match = WRONG_SETS[case]
+    tree.fails(match, VNC, write(tree.given, renumbered(vnc_files(), change)))
+
+
+def test_section_too_many(tree: Tree) -> None:
+    files = vnc_files() | {RAW.format(20): tif(IMAGES[0])}
+    tree.fails(r"up to number 20, expected 20 \(0 to 19\)", VNC, write(tree.given, files))
+
+
+def test_section_twice(tree: Tree) -> None:
+    files = vnc_files() | {"stack1/raw/7.tif": tif(IMAGES[7])}
+    tree.fails(r"07\.tif: the same as .*7\.tif", VNC, tree.archive(zipped(files)))
+
+
+def test_masks_of_the_section_after(tree: Tree) -> None:
+    """All labels of one section on: each overlaps the next, and lies in tissue, nearly."""
+    images, labels = tissue(11, (SHAPE[0] + 1, *SHAPE[1:]))
+    files = {f"stack1/raw/{z:02d}.tif": tif(images[z]) for z in range(SHAPE[0])}
+    files |= {f"stack1/mitochondria/{z:02d}.png": png(mask(labels[z + 1])) for z in range(SHAPE[0])}
+    tree.fails("fit the masks of the sections before them better", VNC, write(tree.given, files))
+
+
+def test_masks_of_another_stack(tree: Tree) -> None:
+    """The trap of training and testing labels swapped."""
+    files, _ = lucchi_files()
+    names = [f"{part}_groundtruth.tif" for part in ("training", "testing")]
+    files |= dict(zip(names, [files[name] for name in reversed(names)], strict=True))
+    tree.fails("hardly darker than their surroundings", small("lucchi"), write(tree.given, files))
+
+
+def test_no_mitochondria_at_all(tree: Tree) -> None:
+    files = vnc_files() | {MASK.format(z): png(LABELS[z] * np.uint16(0)) for z in range(SHAPE[0])}
+    tree.fails("found no mitochondria", VNC, write(tree.given, files))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda content: stack(np.zeros((19, 40, 48), np.uint8)), r"found 19 pages, expected 20"),
+        (lambda content: content[: len(content) // 2], r"training\.tif.*not a readable image"),
+        (lambda content: png(IMAGES[0]), r"found 1 pages, expected 20"),
+        (lambda content: stack(IMAGES[:, :20]), r"page 0: found 20 x 48 pixels"),
+        (lambda content: b"", r"training\.tif: not a readable image"),
+    ],
+)
+def test_broken_stack(tree: Tree, change: Callable, match: str) -> None:
+    files, _ = lucchi_files()
+    files["training.tif"] = change(files["training.tif"])
+    tree.fails(match, small("lucchi"), write(tree.given, files))
+
+
+def test_failure_in_the_second_volume_leaves_the_first(tree: Tree) -> None:
+    files, volumes = lucchi_files()
+    files["testing.tif"] = files["testing.tif"][:-3000]
+    with pytest.raises(UserError, match=r"testing\.tif"):
+        tree.prepare(small("lucchi"), write(tree.given, files))
+    tree.holds("Lucchi/training", *volumes["training"])
+    assert sorted(p.name for p in (tree.root / "Lucchi").iterdir()) == [
+        "sources.json",
+        "training",
+        "training_groundtruth",
+    ]
+
+
+# archives that are broken or worse
+
+
+def with_link(kind: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("top/stack1/raw/00.tif")
+        member.type = {"symlink": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE}.get(
+            kind, tarfile.CHRTYPE
+        )
+        member.linkname = "/etc/passwd"
+        archive.addfile(member)
+    return stream.getvalue()
+
+
+def with_zip_entry(name: str = "a", mode: int = stat.S_IFREG | 0o644) -> bytes:
+    stream = io.BytesIO(zipped(vnc_files()))
+    with zipfile.ZipFile(stream, "a") as archive:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        archive.writestr(entry, b"/etc/passwd")
+    return stream.getvalue()
+
+
+def with_directory_field(place: int, value: bytes) -> bytes:
+    """A zip with a field of its last entry in the directory changed."""
+    content = bytearray(with_zip_entry())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + place : entry + place + len(value)] = value
+    return bytes(content)
+
+
+HOSTILE = {
+    "parent": (lambda: with_zip_entry("a/../../b"), r"holds 'a/../../b', a path that leads out"),
+    "windows parent": (lambda: with_zip_entry("..\\b"), "a path that leads out"),
+    "absolute": (lambda: with_zip_entry("/etc/b"), "a path that leads out"),
+    "drive": (lambda: with_zip_entry("C:/b"), "a path that leads out"),
+    "symlink": (lambda: with_zip_entry("b", stat.S_IFLNK | 0o777), "'b', a link or device"),
+    "device": (lambda: with_zip_entry("b", stat.S_IFCHR | 0o777), "'b', a link or device"),
+    "encrypted": (lambda: with_directory_field(8, b"\x01\x00"), "'a', an encrypted file"),
+    "tar parent": (lambda: tarred({"../b": b"x"}), "'../b', a path that leads out"),
+    "tar absolute": (lambda: tarred({"/b": b"x"}), "'/b', a path that leads out"),
+    "tar symlink": (lambda: with_link("symlink"), "a link or device"),
+    "tar hard link": (lambda: with_link("hard link"), "a link or device"),
+    "tar device": (lambda: with_link("device"), "a link or device"),
+    "bomb": (
+        lambda: zipped(vnc_files() | {RAW.format(7): bytes(2_000_000)}),
+        r"07\.tif: has 2,000,000 bytes, expected 1,063,936 at most",
+    ),
+    "tar bomb": (
+        lambda: tarred(vnc_files() | {RAW.format(7): bytes(2_000_000)}),
+        "may be a decompression bomb",
+    ),
+    "truncated zip": (lambda: zipped(vnc_files())[:-100], "not a readable zip or tar archive"),
+    "truncated tar": (lambda: tarred(vnc_files(), "w")[:-90_000], "not a readable zip or tar"),
+    "truncated tar.gz": (lambda: tarred(vnc_files())[:-1000], "not a readable zip or tar"),
+    "damaged zip": (lambda: damaged_member(), r"07\.tif: damaged \(Bad CRC"),
+    "damaged tar.gz": (lambda: damaged(tarred(vnc_files())), "not a readable zip or tar|damaged"),
+    "text": (lambda: b"<html>not found</html>", "not a readable zip or tar archive"),
+    "empty": (lambda: b"", "not a readable zip or tar archive"),
+    "something else": (lambda: zipped({"a.txt": b"text"}), r"holds nothing of VNC III; expected g"),
+}
+
+
+def damaged_member() -> bytes:
+    """A stored zip in which one byte of a section's pixels is changed."""
+    content = zipped(vnc_files(), zipfile.ZIP_STORED)
+    place = content.index(IMAGES[7].tobytes())
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_broken_and_hostile_archives(tree: Tree, case: str) -> None:
+    make, match = HOSTILE[case]
+    tree.fails(match, VNC, tree.archive(make(), f"{case}.archive"))
+
+
+def test_entry_of_many_gigabytes_is_refused_unread(tree: Tree) -> None:
+    member = tarfile.TarInfo("top/stack2/x")
+    member.size = 5 << 30
+    with pytest.raises(UserError, match="'top/stack2/x', a file of 5,368,709,120 bytes"):
+        tree.prepare(VNC, tree.archive(member.tobuf(), "vnc.tar"))
+
+
+# which files they are
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_known_digest_is_checked(tree: Tree) -> None:
+    content = zipped(vnc_files())
+    known = small("vnc", sha256=lambda file: digest(content))
+    tree.fails(
+        r"SHA-256 \w{12}\.\.\., expected \w{12}\.\.\.;",
+        known,
+        tree.archive(zipped(vnc_files(), zipfile.ZIP_STORED)),
+    )
+    tree.prepare(known, tree.archive(content))
+    assert f"{VNC_ZIP}: SHA-256 {digest(content)[:12]}..., as published" in tree.said
+
+
+def test_unpacked_folder_needs_no_digest(tree: Tree) -> None:
+    tree.prepare(small("vnc", sha256=lambda file: "0" * 64), write(tree.given, vnc_files()))
+    tree.holds("VNC3/training", IMAGES, LABELS)
+
+
+def test_unknown_digest_is_recorded_and_compared_later(tree: Tree) -> None:
+    files, _ = lucchi_files()
+    tree.prepare(small("lucchi"), write(tree.given, files))
+    record = json.loads((tree.root / "Lucchi/sources.json").read_text())
+    assert {name: entry["sha256"] for name, entry in record.items()} == {
+        name: digest(content) for name, content in files.items()
+    }
+    for file in (tree.root / "Lucchi/training").iterdir():
+        file.unlink()
+    (tree.given / "training.tif").write_bytes(stack(tissue(8, SHAPE)[0]))
+    with pytest.raises(UserError, match=r"training\.tif: not the file that .* was made from"):
+        tree.prepare(small("lucchi"), tree.given)
+
+
+def test_another_size_than_the_official_is_told(tree: Tree) -> None:
+    content = zipped(vnc_files())
+    tree.prepare(small("vnc", bytes=lambda file: 12), tree.archive(content))
+    warning = f"warning: {VNC_ZIP} has {len(content):,} bytes, the official file 12"
+    assert warning in tree.said
+
+
+# downloads
+
+
+def served(server: FileServer) -> Callable[[OfficialFile], str]:
+    return lambda file: server.url(file.name)
+
+
+def test_download_cut_off_and_resumed(tree: Tree, server: FileServer) -> None:
+    server.files |= mitoem_files()
+    server.etags["EM30-R-im.zip"] = '"one"'
+    server.cuts = [20_000]
+    quick = Patience(pause=0)
+    tree.prepare(small("mitoem-r", url=served(server)), download=True, patience=quick)
+    assert ("EM30-R-im.zip", "bytes=20000-") in server.asked
+    tree.holds("Mito/rat/training.hdf", MITO_IMAGES[:TRAINING], MITO_LABELS[:TRAINING])
+    assert sorted(file.name for file in (tree.root / "downloads").iterdir()) == sorted(
+        mitoem_files()
+    )
+    server.asked.clear()
+    (tree.root / "Mito/rat/testing.hdf").unlink()
+    tree.prepare(small("mitoem-r", url=served(server)))  # what was downloaded is found again
+    assert server.asked == []
+    tree.no_leftovers()
+
+
+def test_only_what_is_not_given_is_downloaded(tree: Tree, server: FileServer) -> None:
+    files = mitoem_files()
+    server.files["EM30-R-im.zip"] = files.pop("EM30-R-im.zip")
+    data = small("mitoem-r", url=served(server))
+    tree.prepare(data, write(tree.given, files), download=True)
+    assert [name for name, _ in server.asked] == ["EM30-R-im.zip"]
+    tree.holds("Mito/rat/training.hdf", MITO_IMAGES[:TRAINING], MITO_LABELS[:TRAINING])
+
+
+def test_truncated_file_on_the_server(tree: Tree, server: FileServer) -> None:
+    server.files[VNC_ZIP] = zipped(vnc_files())[:-500]
+    data = small("vnc", url=served(server))
+    tree.fails("downloads/groundtruth.*not a readable zip", data, download=True)
+
+
+def test_corrupted_file_on_the_server(tree: Tree, server: FileServer) -> None:
+    server.files[VNC_ZIP] = zipped(vnc_files())
+    data = small("vnc", url=served(server), sha256=lambda file: "0" * 64)
+    tree.fails("SHA-256 .* expected 000000000000", data, download=True)
+
+
+def test_missing_on_the_server(tree: Tree, server: FileServer) -> None:
+    tree.fails(r"404 \(Not Found\).*--from", small("vnc", url=served(server)), download=True)
+
+
+def test_file_without_an_address_must_be_given(tree: Tree) -> None:
+    data = small("vnc", url=lambda file: None)
+    tree.fails(f"{VNC_ZIP}: no address known; get it from https://", data, download=True)
+
+
+def test_missing_file_is_named_with_its_place(tree: Tree) -> None:
+    files = mitoem_files()
+    del files["EM30-R-im.zip"]
+    tree.fails(
+        r"MitoEM-R: missing EM30-R-im\.zip \(https://\S+EM30-R-im\.zip\); give --from",
+        small("mitoem-r"),
+        write(tree.given, files),
+    )
+    assert not tree.root.exists()
+
+
+def test_no_room_on_the_disc(tree: Tree, monkeypatch) -> None:
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    tree.fails("0.0 GB free, up to 0.0 GB needed", VNC, write(tree.given, vnc_files()))
+
+
+# the command
+
+
+def test_command(command, tree: Tree) -> None:
+    """At the official size, from an unpacked folder."""
+    shape = DATA_SETS["vnc"].volumes[0].shape
+    labels = np.zeros(shape[1:], np.uint8)
+    labels[200:500, 100:900] = 255
+    image = 200 - labels // 2 + np.random.default_rng(0).integers(0, 30, shape[1:], np.uint8)
+    raw, groundtruth = tif(image), png(labels)
+    for index in range(shape[0]):
+        write(
+            tree.given,
+            {
+                f"stack1/raw/{index:02d}.tif": raw,
+                f"stack1/mitochondria/{index:02d}.png": groundtruth,
+            },
+        )
+    finished = command("prepare_data", "vnc", "--from", tree.given, "--data", tree.root)
+    assert (finished.code, finished.err) == (0, "")
+    assert "20 sections of 1024 x 1024" in finished.out
+    assert finished.out.endswith("Done\n")
+    volume = open_volume(tree.root / "VNC3/training_groundtruth")
+    assert volume.shape == shape
+    np.testing.assert_array_equal(volume.section(19), labels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "required: data_set"),
+        (["mouse"], "invalid choice: 'mouse'"),
+        (["vnc"], "error: VNC III: nothing to make it from; give these with --from"),
+        (["vnc", "--from"], "expected at least one argument"),
+        (["vnc", "--from", "nowhere.zip"], "error: --from nowhere.zip: no such file or folder"),
+        (["lucchi", "--from", "{empty}"], r"missing training\.tif \(http"),
+        (["vnc", "--from", "{empty}", "--data", "{file}"], "cannot be written"),
+    ],
+)
+def test_usage_errors(command, tree: Tree, tmp_path: Path, arguments: list, match: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    arguments = [a.format(empty=tmp_path / "empty", file=tmp_path / "file") for a in arguments]
+    finished = command("prepare_data", "--data", tree.root, *arguments)
+    assert finished.code == 2
+    assert re.search(match, finished.err)
+    assert not tree.root.exists()
+    assert "Traceback" not in finished.err
+
+
+def test_command_says_what_it_needs(command, tree: Tree) -> None:
+    finished = command("prepare_data", "mitoem-h", "--data", tree.root)
+    for file in DATA_SETS["mitoem-h"].files:
+        assert file.name in finished.out
+        assert file.url in finished.out
