@@ -107,7 +107,7 @@ def test_the_config_runs(command, volumes: Path) -> None:
     finished = ask(command, volumes, *options, "--size", "small", "--target-labels",
                    volumes / "labels")  # fmt: skip
     assert finished.code == 0, finished.err
-    for part in ("8 sections of 96 x 112, uint8", "pixel 8 nm, sections 40 nm apart", "(tiff)",
+    for part in ("8 sections of 96 x 112, uint8", "pixel: 8 nm; spacing of sections: 40 nm", "(tiff)",
                  "labels: ", "% mitochondria"):  # fmt: skip
         assert part in finished.out
     config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def test_the_config_runs(command, volumes: Path) -> None:
 def test_a_target_without_labels_and_sizes(command, volumes: Path) -> None:
     finished = ask(command, volumes, "--size", "full")
     assert finished.code == 0, finished.err
-    assert "of unknown size" in finished.out
+    assert "unknown (options give it)" in finished.out
     config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
     assert config["DATA"]["data_dir_val_label"] is None
     assert config["DATA"]["pixel_size_working"] is None

@@ -106,7 +106,7 @@ def _look(
     grey = f"{found.low:g} to {found.high:g}"
     print(f"{role}: {shown(images.path)} ({images.kind})")
     print(f"  {sections} sections of {height} x {width}, {images.section(0).dtype}, grey {grey}")
-    print(f"  pixel {_nm(pixel)}, sections {_nm(spacing)} apart")
+    print(f"  pixel: {_nm(pixel)}; spacing of sections: {_nm(spacing)}")
     warnings = found.warnings()
     if spacing and pixel and spacing > ANISOTROPIC * pixel:
         warnings.append(
@@ -128,7 +128,7 @@ def _look(
 
 
 def _nm(size: float | None) -> str:
-    return f"{size:g} nm" if size else "of unknown size (give it in nm, see --help)"
+    return f"{size:g} nm" if size else "unknown (options give it)"
 
 
 def _values(volume: Volume) -> float:

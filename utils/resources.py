@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-CONTAINERS = (  # limit, use and statistics, of control groups v2 and v1
-    ("memory.max", "memory.current", "memory.stat"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-)
+CONTROL_GROUPS = {  # limit, use and statistics of memory, by the controller's name
+    "": ("", "memory.max", "memory.current"),  # version 2
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
 
 try:
     import resource
@@ -36,19 +36,34 @@ def available_memory() -> int | None:
     if status.exists():
         found = re.search(r"MemAvailable:\s*(\d+) kB", status.read_text(encoding="utf-8"))
         free += [int(found[1]) * 1024] if found else []
-    for limit, used, statistics in CONTAINERS:
-        files = [Path("/sys/fs/cgroup") / name for name in (limit, used, statistics)]
-        if all(file.is_file() for file in files):
-            limit, used, statistics = (file.read_text().strip() for file in files)
-            cached = re.search(r"^inactive_file (\d+)", statistics, re.MULTILINE)
-            if limit.isdecimal():
-                free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    free += _free_in_control_groups()
     if resource is not None:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         pages = Path("/proc/self/statm")
         if limit != resource.RLIM_INFINITY and pages.exists():
             free.append(limit - int(pages.read_text().split()[0]) * resource.getpagesize())
     return max(0, min(free)) if free else None
+
+
+def _free_in_control_groups(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """What the limits of this process's control groups and of those above leave, bytes each."""
+    free = []
+    for line in own.read_text(encoding="utf-8").splitlines() if own.is_file() else ():
+        _, controllers, place = line.split(":", 2)
+        for controller in set(controllers.split(",")) & set(CONTROL_GROUPS):
+            folder, limit, used = CONTROL_GROUPS[controller]
+            group = Path(place.lstrip("/"))
+            for level in (group, *group.parents):
+                files = [root / folder / level / name for name in (limit, used, "memory.stat")]
+                if not all(file.is_file() for file in files):
+                    continue
+                highest, taken, statistics = (file.read_text().strip() for file in files)
+                cached = re.search(r"^(?:total_)?inactive_file (\d+)", statistics, re.MULTILINE)
+                if highest.isdecimal():
+                    free.append(int(highest) - int(taken) + (int(cached[1]) if cached else 0))
+    return free
 
 
 def _peak_resident() -> int | None:
