@@ -114,6 +114,7 @@ class TrainSettings(Settings):
     show_freq: PositiveInt = 500  # between pictures in TensorBoard
     valid_freq: PositiveInt = 500  # between validations
     save_freq: PositiveInt = 500  # between checkpoints
+    on_nan: Literal["stop", "skip"] = "stop"  # at a loss or gradient that is not finite
     keep_checkpoints: bool = False  # keep one file per save_freq, not only the last and the best
     if_valid: bool = True  # validate where validation labels exist
 

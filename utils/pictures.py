@@ -15,6 +15,14 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.repeat((normalise(image) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
+def suspect(image: np.ndarray) -> np.ndarray:
+    """A section (H, W) as ``grey``, its pixels that are not finite in red."""
+    finite = np.isfinite(image)
+    picture = grey(np.where(finite, image, image[finite].min(initial=0)))
+    picture[~finite] = RED
+    return picture
+
+
 def mask_picture(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) of 0 and 1, or a probability, -> (H, W, 3) uint8."""
     return np.repeat((np.clip(mask, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
