@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install extra demo test bench lint format clean
+.PHONY: install extra demo test kill bench lint format clean
 
 install: $(VENV)/installed
 
@@ -24,6 +24,11 @@ demo: install
 
 test: install extra lint
 	$(BIN)/python -m pytest
+
+# a run killed at random moments and resumed until it ends, against one left alone
+KILLS ?= 100
+kill: install
+	KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/test_kill.py
 
 # make bench ARGS=--quick takes two minutes
 bench: install

@@ -1,6 +1,9 @@
 """Training pairs: two sections of a volume, cropped and augmented alike."""
 
+import atexit
 import signal
+from functools import cache
+from multiprocessing import active_children
 from typing import NamedTuple
 
 import cv2
@@ -12,6 +15,7 @@ from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
+PLAIN = 1  # tells the draws of plain pairs from those of samples
 
 
 class Area(NamedTuple):
@@ -21,6 +25,18 @@ class Area(NamedTuple):
     x: int
     height: int
     width: int
+
+
+class Draw(NamedTuple):
+    """What a sample is made from: two sections, the part of them that is read, what becomes of it.
+
+    ``seed`` is the augmentation's, where there is one.
+    """
+
+    pair: tuple[int, int]
+    area: Area
+    seed: int
+    augmented: bool
 
 
 class PairDataset(Dataset):
@@ -72,22 +88,49 @@ class PairDataset(Dataset):
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
             (2, crop, crop) uint8 of 0 and 1.
         """
+        draw = self._draw(number)
+        pair, area = draw.pair, draw.area
+        images = np.stack([self._image(k, area) for k in pair])
+        masks = (
+            np.stack([self.labels.crop(k, *area) for k in pair])
+            if self.labels is not None
+            else None
+        )
+        if draw.augmented:
+            images, masks = self.augment(images, masks, draw.seed)
+        return {"images": images} | ({} if masks is None else {"masks": masks})
+
+    def plain(self, number: int) -> np.ndarray:
+        """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise."""
+        draw = np.random.default_rng((*self.seed, number, PLAIN))
+        first = int(draw.integers(len(self.images) - self.stride))
+        height, width = self.images.shape[1:]
+        y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
+        area = Area(y, x, self.crop, self.crop)
+        return np.stack([self._image(k, area) for k in (first, first + self.stride)])
+
+    def describe(self, number: int) -> str:
+        """Where sample ``number`` comes from: volume, sections, rows and columns."""
+        draw, names = self._draw(number), self.images.names
+        current, auxiliary = (f"{k} ({names[k]})" for k in draw.pair)
+        y, x, height, width = draw.area
+        return (
+            f"{self.images.path}, sections {current} and {auxiliary}, rows {y} to "
+            f"{y + height - 1}, columns {x} to {x + width - 1}"
+            f"{', augmented' if draw.augmented else ''}"
+        )
+
+    def _draw(self, number: int) -> "Draw":
+        """What sample ``number`` is made from."""
         draw = np.random.default_rng((*self.seed, number))
         first = int(draw.integers(len(self.images) - self.stride))
-        pair = (first, first + self.stride)
         area = self._area(draw)
         seed = int(draw.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
         if window is not None:  # read no more than what is kept
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
-        images = np.stack([self._image(k, area) for k in pair])
-        masks = None
-        if self.labels is not None:
-            masks = np.stack([self.labels.crop(k, *area) for k in pair])
-        if window is None:
-            images, masks = self.augment(images, masks, seed)
-        return {"images": images} | ({} if masks is None else {"masks": masks})
+        return Draw((first, first + self.stride), area, seed, window is None)
 
     def _area(self, draw: np.random.Generator) -> Area:
         """What the augmentation sees: a whole section, or a part of a tiled one."""
@@ -125,6 +168,8 @@ def pair_loader(
     dataset: PairDataset, batch_size: int, workers: int, pin: bool, first: int = 0
 ) -> DataLoader:
     """Batches of a dataset in the order of its sample numbers, from number ``first`` on."""
+    if workers:
+        _end_workers_at_exit()
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -133,6 +178,18 @@ def pair_loader(
         pin_memory=pin,
         worker_init_fn=_start_worker,
     )
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one."""
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes their death for a fault
+    for process in active_children():
+        process.kill()
 
 
 def _start_worker(worker: int) -> None:

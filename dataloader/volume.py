@@ -220,7 +220,9 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None) -> np.ndarray:
     """Scale a section to float32 in [0, 1] by its least and largest value; constant: all 0."""
     low, high = grey_range or (float(section.min()), float(section.max()))
-    exact = np.float64 if section.dtype.itemsize > 2 and section.dtype != np.float32 else np.float32
+    single = section.dtype.itemsize <= 2 or section.dtype == np.float32
+    fits = single and high - low <= np.finfo(np.float32).max
+    exact = np.float32 if fits else np.float64
     scaled = (section.astype(exact) - low) / max(high - low, np.finfo(np.float32).tiny)
     return scaled.astype(np.float32, copy=False)
 

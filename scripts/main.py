@@ -4,6 +4,7 @@ import project_root  # noqa: F401
 
 from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import UserError, run_command
+from utils.faults import faults_in_one_line
 from utils.paths import shown
 from utils.resources import peak_memory
 from utils.run_folder import RunLog
@@ -40,14 +41,16 @@ def main() -> None:
     training = Training(config, workspace, run, device, check=args.check)
     goes_on = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
     training.folder.create(training.config, overwrite=args.overwrite or args.check, keep=goes_on)
-    log = RunLog(training.folder, training.config, training.start)
-    for line in [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]:
-        log.info(line)
-    try:
-        training.run(log)
-        log.info(f"iterations per second: {log.speed:.2f}, {peak_memory(device)}")
-    finally:
-        log.close()
+    with faults_in_one_line(training.folder.logs, config.TRAIN.num_workers):
+        log = RunLog(training.folder, config, training.start)
+        try:
+            for line in [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]:
+                log.info(line)
+            training.run(log)
+            log.info(f"iterations per second: {log.speed:.2f}, {peak_memory(device)}")
+        finally:
+            log.close()
+            training.folder.release()
     print(f"logs: {shown(training.folder.logs)}")
     print(f"checkpoint: {shown(training.folder.models)}/model.ckpt (the last iteration's)")
     print("Done")

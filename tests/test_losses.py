@@ -250,7 +250,8 @@ def test_gradients_are_clipped_for_each_network_by_itself() -> None:
         before = copy.deepcopy(step.networks)
         # Plain descent: the weights move by the rate times the clipped gradient.
         step.optimizers = {
-            name: torch.optim.SGD(network.parameters()) for name, network in step.networks.items()
+            name: torch.optim.SGD(network.parameters(), fused=True)
+            for name, network in step.networks.items()
         }
         report = run(step, 1)[0]
         for name, network in step.networks.items():

@@ -202,6 +202,11 @@ def test_normalise_keeps_the_whole_16_bit_range() -> None:
     np.testing.assert_allclose(scaled, [[0, 1 / 65535, 1]])
 
 
+def test_normalise_of_the_widest_range_there_is() -> None:
+    section = np.array([-3e38, 0, 3e38], np.float32)
+    np.testing.assert_array_equal(normalise(section), [0, 0.5, 1])
+
+
 def test_normalise_of_a_constant_section_is_0() -> None:
     assert not normalise(flat(0)).any()
     assert not normalise(flat(200)).any()

@@ -87,7 +87,8 @@ class AdaptationStep:
 
         Returns:
             Detached scalars, on the device: every loss with its weight applied, gradient norms
-            before clipping, accuracies of the discriminators.
+            before clipping, accuracies of the discriminators, and ``skipped``: 1 if any of these
+            is not finite, so that weights and optimisers stay as they were, else 0.
         """
         self.set_learning_rates(iteration)
         for optimizer in self.optimizers.values():
@@ -107,11 +108,15 @@ class AdaptationStep:
             disc_losses, accuracies = self.discriminator_losses(source_logits, target_logits)
             sum(disc_losses.values()).backward()
             report |= disc_losses | accuracies
+        report = {name: value.detach() for name, value in report.items()}
         for name, network in self.networks.items():
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
-            report[f"grad_norm_{name}"] = norm
-            self.optimizers[name].step()
-        return {name: value.detach() for name, value in report.items()}
+            report[f"grad_norm_{name}"] = norm.detach()
+        report["skipped"] = not_finite(report)
+        for optimizer in self.optimizers.values():
+            optimizer.found_inf = report["skipped"]  # as GradScaler tells it: changes nothing then
+            optimizer.step()
+        return report
 
     def source_losses(self, iteration: int, logits: PairLogits, masks: Tensor) -> dict[str, Tensor]:
         """Supervised losses and, where the settings ask for it, consistency on the source."""
@@ -204,3 +209,9 @@ class AdaptationStep:
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
             self.optimizers[name].load_state_dict(state["optimizers"][name])
+
+
+def not_finite(report: dict[str, Tensor]) -> Tensor:
+    """1 where a scalar is not finite, else 0; float32, on the device of the scalars."""
+    values = torch.stack([value.float() for value in report.values()])
+    return values.isfinite().all().logical_not().float()

@@ -5,6 +5,7 @@ files work as they are, and has no effect here.
 """
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from utils.errors import UserError
+from utils.yaml_file import read_yaml
 
 
 def _parse_size(value: Any) -> Any:
@@ -32,7 +34,8 @@ def _parse_size(value: Any) -> Any:
     return value[0:1] * 2 if isinstance(value, list) and len(value) == 1 else value
 
 
-PositiveInt = Annotated[int, Field(gt=0)]
+LARGEST = 2**31  # of counts; 2,000,000,000 iterations take 30 years
+PositiveInt = Annotated[int, Field(gt=0, lt=LARGEST)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -72,7 +75,8 @@ class Settings(BaseModel):
 class ModelSettings(Settings):
     """MODEL."""
 
-    width: Annotated[int, Field(ge=2, multiple_of=2)] = 64  # channels at full size; 64 published
+    # channels at full size; 64 published
+    width: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = 64
     num_classes: Literal[2] = 2  # background and mitochondria
     input_nc: Ignored = None  # published
     output_nc: Ignored = None  # published
@@ -86,7 +90,8 @@ class TrainSettings(Settings):
     total_iters: PositiveInt = 200_000  # iterations of the run
     batch_size: PositiveInt = 1  # pairs of each domain in an iteration
     random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 555  # of weights and of every draw
-    num_workers: Annotated[int, Field(ge=0)] = 2  # processes that load pairs, for each domain
+    # processes that load pairs, for each domain
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 2
     if_cuda: bool = True  # use a GPU where there is one (--device decides otherwise)
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
     compile: Literal["auto"] | bool = "auto"  # torch.compile, which takes a minute or two; auto:
@@ -114,6 +119,7 @@ class TrainSettings(Settings):
     show_freq: PositiveInt = 500  # between pictures in TensorBoard
     valid_freq: PositiveInt = 500  # between validations
     save_freq: PositiveInt = 500  # between checkpoints
+    on_nan: Literal["stop", "skip"] = "stop"  # at a loss or gradient that is not finite
     keep_checkpoints: bool = False  # keep one file per save_freq, not only the last and the best
     if_valid: bool = True  # validate where validation labels exist
 
@@ -275,12 +281,13 @@ def _find_config(name: str, config_dir: Path) -> Path:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise UserError(f"{path}:{line} not valid YAML: {error.problem}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+    try:
+        values = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected the sections NAME, MODEL, TRAIN, DATA, TEST")
     for section in (values, *(v for v in values.values() if isinstance(v, dict))):
@@ -295,8 +302,8 @@ def _parse_override(override: str) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"--set {override}: expected SECTION.key=value, as TRAIN.total_iters=20")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key.strip(), read_yaml(value)
+    except ValueError:
         raise UserError(f"--set {override}: the value is not valid YAML") from None
 
 
@@ -313,8 +320,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         field, _, problem = str(first["ctx"]["error"]).partition(": ")
         place = place if place[-1:] == [field] else [*place, field]
         return ".".join(place), problem
-    found = first["input"]
-    return key, f"found {found!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+    found = reprlib.repr(first["input"])  # shortened
+    return key, f"found {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _all_keys() -> list[str]:

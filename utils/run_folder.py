@@ -1,13 +1,14 @@
 """The folders of a training run, and what it writes into them."""
 
 import logging
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from itertools import takewhile
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from utils.errors import UserError
 from utils.event_file import EventFile
 from utils.paths import ROOT, Workspace
 from utils.progress import progress
+from utils.run_lock import LOCK, lock_folder
 
 # Columns of loss.txt and loss_adv.txt, and the losses of the step they hold.
 SUPERVISED_COLUMNS = {
@@ -32,12 +34,15 @@ ADAPTATION_COLUMNS = {
 }
 
 
+TEXT_FILES = ("loss.txt", "loss_adv.txt", "valid.txt", "target.txt", "train.log")
+
+
 class RunFolder:
     """Where a run leaves its logs and checkpoints.
 
     Attributes:
-        logs: ``logs/<run>``: train.log, loss.txt, loss_adv.txt, valid.txt, TensorBoard events,
-            resolved.yaml, git_revision.txt.
+        logs: ``logs/<run>``: train.log, loss.txt, loss_adv.txt, valid.txt, target.txt, TensorBoard
+            events, resolved.yaml, git_revision.txt.
         models: ``models/<run>``: the checkpoints.
     """
 
@@ -45,32 +50,48 @@ class RunFolder:
         self.name = run
         self.logs = workspace.logs(run)
         self.models = workspace.models(config.TRAIN.save_path, run)
+        self.locks: list[IO | None] = []
 
     def create(self, config: Config, overwrite: bool, keep: bool) -> None:
-        """Make the folders and write the config and the git revision.
+        """Make the folders, lock them, and write the config and the git revision.
 
         Args:
             overwrite: an earlier run of this name is deleted.
             keep: it is continued.
 
         Raises:
-            UserError: there is an earlier run and neither is asked for, or no right to write.
+            UserError: there is an earlier run and neither is asked for, another process is at
+                work on it, or no right to write.
         """
-        earlier = [folder for folder in (self.logs, self.models) if folder.exists()]
+        folders = (self.logs, self.models)
+        earlier = [folder for folder in folders if folder.is_dir() and _content(folder)]
         if earlier and not (overwrite or keep):
             raise UserError(
                 f"{earlier[0]}: holds an earlier run; give --run-name NAME to keep it, "
                 "or --overwrite to replace it"
             )
         try:
-            for folder in earlier if overwrite else ():
-                shutil.rmtree(folder)
-            for folder in (self.logs, self.models):
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+                self.locks.append(lock_folder(folder))
+            for path in [p for folder in folders for p in _content(folder)] if overwrite else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             (self.logs / "resolved.yaml").write_text(config.to_yaml(), encoding="utf-8")
             (self.logs / "git_revision.txt").write_text(git_revision() + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from None
+
+    def release(self) -> None:
+        """Let other processes into the folders."""
+        while self.locks:
+            lock = self.locks.pop()
+            if lock:
+                lock.close()
+
+
+def _content(folder: Path) -> list[Path]:
+    """What a run left in its folder."""
+    return [path for path in folder.iterdir() if path.name != LOCK]
 
 
 class RunLog:
@@ -90,7 +111,7 @@ class RunLog:
         self.display_freq = config.TRAIN.display_freq
         self.sums: dict[str, Tensor] = {}
         self.count = 0
-        for file in ("loss.txt", "loss_adv.txt", "valid.txt", "train.log"):
+        for file in TEXT_FILES:
             drop_lines_after(self.folder / file, start)
         self.events = EventFile(self.folder, start)
         self.events.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
@@ -105,15 +126,24 @@ class RunLog:
             self.logger.info(line)
 
     def add(self, iteration: int, report: dict[str, Tensor], rates: dict[str, float]) -> None:
-        """Take in the scalars of an iteration; every ``display_freq``-th, write their means."""
+        """Take in the scalars of an iteration; every ``display_freq``-th, write their means.
+
+        Skipped iterations do not enter the means.
+        """
+        values = torch.stack([value.float() for value in report.values()])
+        kept = torch.where(report["skipped"] > 0, 0, values).unbind()
+        report = dict(zip(report, kept, strict=True)) | {"skipped": report["skipped"]}
         for name, value in report.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
         self.done += 1
         self.bar.update()
         if iteration % self.display_freq == 0 or iteration == self.total:
-            means = torch.stack([value.float() for value in self.sums.values()]) / self.count
-            self._write(iteration, dict(zip(self.sums, means.tolist(), strict=True)), rates)
+            sums = torch.stack([value.float() for value in self.sums.values()])
+            means = sums / (self.count - self.sums["skipped"])
+            means = dict(zip(self.sums, means.tolist(), strict=True))
+            means["skipped"] = float(self.sums["skipped"])  # their number
+            self._write(iteration, means, rates)
             self.sums, self.count = {}, 0
 
     def _write(self, step: int, means: dict[str, float], rates: dict[str, float]) -> None:
@@ -148,6 +178,13 @@ class RunLog:
             self.events.add_scalar(f"valid/{name}", value, iteration)
         self.info(f"validation at {iteration}: {text}")
 
+    def target(self, iteration: int, measures: dict[str, float]) -> None:
+        """A line of target.txt, as ``model-500, foreground=0.051234, entropy=...``."""
+        text = ", ".join(f"{name}={value:.6f}" for name, value in measures.items())
+        self._append("target.txt", f"model-{iteration}, {text}")
+        for name, value in measures.items():
+            self.events.add_scalar(f"target/{name}", value, iteration)
+
     def image(self, tag: str, picture, iteration: int) -> None:
         """A picture (H, W, 3) uint8, RGB."""
         self.events.add_picture(tag, picture, iteration)
@@ -167,8 +204,12 @@ class RunLog:
         return self.done / (time.perf_counter() - self.begin)
 
     def flush(self) -> None:
-        """Bring the TensorBoard events to the disc; the text files are there at once."""
+        """Bring all that is logged to the disc, in case that the machine stops too."""
         self.events.flush()
+        for file in TEXT_FILES:
+            if (self.folder / file).is_file():
+                with (self.folder / file).open("rb") as stream:
+                    os.fsync(stream.fileno())
 
     def close(self) -> None:
         """Finish the bar and the files."""
@@ -187,14 +228,18 @@ def drop_lines_after(path: Path, iteration: int) -> None:
     """Cut off what an interrupted run wrote after the checkpoint it is resumed from."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = takewhile(lambda line: line.endswith("\n") and _iteration(line) <= iteration, lines)
-    path.write_text("".join(kept), encoding="utf-8")
+    kept = 0
+    with path.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n") or _iteration(line.decode(errors="replace")) > iteration:
+                break
+            kept += len(line)
+        file.truncate(kept)  # in place: a kill leaves the one or the other
 
 
 def _iteration(line: str) -> int:
     """The iteration a line of a log is of; 0 if of none."""
-    found = re.search(r"(?:step=|model-|validation at )(\d+)", line)
+    found = re.search(r"(?:step=|model-|\b\w+ at )(\d+)", line)
     return int(found[1]) if found else 0
 
 
@@ -202,11 +247,25 @@ def _text_logger(path: Path) -> logging.Logger:
     logger = logging.getLogger(str(path))
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file = _Strict(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(to_file)
-    logger.addHandler(logging.StreamHandler(sys.stdout))
+    logger.addHandler(_Lenient(sys.stdout))
     return logger
+
+
+class _Strict(logging.FileHandler):
+    """A log that cannot be written is an error, not a traceback in passing."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
+class _Lenient(logging.StreamHandler):
+    """A terminal or a pipe may go away; the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def git_revision() -> str:

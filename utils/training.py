@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,9 +18,12 @@ from model.checkpoint import (
     CHOSEN_BEST,
     CHOSEN_LAST,
     LAST,
+    PREVIOUS_STATE,
     TRAINING_STATE,
     Checkpoint,
-    load_file,
+    check_finite,
+    load_checkpoint,
+    load_state,
     save_checkpoint,
     save_whole,
 )
@@ -28,10 +32,13 @@ from utils.config import Config
 from utils.errors import UserError, warn
 from utils.evaluation import Validation
 from utils.interruption import Interrupted, StopRequested, StopSignal, awaited_signals
+from utils.nonfinite import NonFiniteWatch
 from utils.paths import Workspace, shown
 from utils.pictures import training_picture, write_picture
 from utils.prediction import NetworkPredictor
+from utils.resuming import changes
 from utils.run_folder import RunFolder, RunLog
+from utils.target_watch import TargetWatch
 from utils.volumes import at_common_size, open_images, open_labels, pixel_size
 
 SOURCE, TARGET = 0, 1  # domains, in the seeds of their draws
@@ -81,11 +88,14 @@ class Training:
         self.source = self._dataset(workspace, "source")
         self.target = self._dataset(workspace, "target")
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
+        self.nonfinite = self._nonfinite_watch()
+        self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
         self.start = 0
         self.score: float | None = None  # of the last validation
-        self.best_score: float | None = None
+        self.best: Checkpoint | None = None
         self.unvalidated = False  # whether the run was stopped in a validation
         self.log_state: dict = {}
+        self.warnings: list[str] = []  # of what is resumed
         if config.TRAIN.resume:
             self._resume(workspace)
 
@@ -97,6 +107,8 @@ class Training:
         """
         train, iteration = self.config.TRAIN, self.start
         log.load_state_dict(self.log_state)
+        if self.start:
+            self.restore(log)
         with awaited_signals() as stop:
             try:
                 if self.unvalidated:
@@ -106,6 +118,7 @@ class Training:
                         iteration, source["images"], source["masks"], target["images"]
                     )
                     log.add(iteration, report, self.step.learning_rates)
+                    self.watch(log, iteration, report)
                     if self._due(iteration, train.show_freq):
                         self.show(log, iteration, source, target)
                     self.finish(log, iteration, stop)
@@ -119,12 +132,22 @@ class Training:
                     stop.received,
                 ) from None
 
+    def watch(self, log: RunLog, iteration: int, report: dict[str, Tensor]) -> None:
+        """Look for what is not finite, where the device is waited for anyway."""
+        self.nonfinite.add(iteration, report)
+        train = self.config.TRAIN
+        waits = (train.display_freq, train.show_freq, train.valid_freq, train.save_freq)
+        if self.device.type == "cpu" or any(self._due(iteration, n) for n in waits):
+            self.nonfinite.settle(log.info)
+
     def finish(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
         """Validate and save where it is time to."""
         train = self.config.TRAIN
-        if self.validation and self._due(iteration, train.valid_freq, first=True):
+        if self._due(iteration, train.valid_freq, first=True):
             self.unvalidated = True  # until it is done, should the run be stopped meanwhile
-            self.validate(log, iteration, stop)
+            if self.validation:
+                self.validate(log, iteration, stop)
+            self.look_at_target(log, iteration)
             self.unvalidated = False
         if self._due(iteration, train.save_freq):
             self.save(iteration, log)
@@ -153,25 +176,61 @@ class Training:
         scores = self.validation(predict, stop.check)
         log.validation(iteration, scores)
         self.score = next(iter(scores.values()))
-        if self.best_score is None or self.score > self.best_score:
-            self.best_score = self.score
-            self._save_segmentor(BEST, iteration, CHOSEN_BEST)
+        if self.best is None or self.score > self.best.valid_result:
+            self.best = self._checkpoint(iteration, CHOSEN_BEST)
+            self.best = self.best._replace(
+                weights={name: value.cpu().clone() for name, value in self.best.weights.items()}
+            )
+            save_checkpoint(self.folder.models / BEST, self.best)
+
+    def look_at_target(self, log: RunLog, iteration: int) -> None:
+        """Measure the predictions of the target without labels; warn if they collapse."""
+        with torch.compiler.set_stance("force_eager"):
+            measures = self.target_watch.measure(self.step.segment, self.device)
+        log.target(iteration, measures._asdict())
+        warning = self.target_watch.judge(iteration, measures)
+        if warning:
+            log.info(f"warning at {iteration}: {warning}")
 
     def save(self, iteration: int, log: RunLog) -> None:
-        """Write the last checkpoint and what it takes to go on from it."""
+        """Write the last checkpoint and what it takes to go on from it.
+
+        The training state is the last to be written and holds all that the other files do:
+        whatever a kill leaves of those, ``restore`` mends.
+        """
+        self.nonfinite.settle(log.info)
         log.flush()  # what is logged up to here is not logged again
-        self._save_segmentor(LAST, iteration, CHOSEN_LAST)
+        last = self._checkpoint(iteration, CHOSEN_LAST)
+        save_checkpoint(self.folder.models / LAST, last)
         if self.config.TRAIN.keep_checkpoints:
-            self._save_segmentor(f"model-{iteration:06d}.ckpt", iteration, CHOSEN_LAST)
+            save_checkpoint(self.folder.models / f"model-{iteration:06d}.ckpt", last)
         state = {
+            "config": self.config.model_dump(mode="json"),
             "iteration": iteration,
             "score": self.score,
-            "best_score": self.best_score,
+            "best": self.best and self.best._asdict(),
             "unvalidated": self.unvalidated,
             "log": log.state_dict(),
+            "nonfinite": self.nonfinite.state_dict(),
+            "collapsed": self.target_watch.collapsed,
             **self.step.state_dict(),
         }
-        save_whole(self.folder.models / TRAINING_STATE, state)
+        save_whole(self.folder.models / TRAINING_STATE, state, previous=PREVIOUS_STATE)
+
+    def restore(self, log: RunLog) -> None:
+        """Make the checkpoints beside the training state what they were when it was written."""
+        for warning in self.warnings:
+            log.info(f"warning: {warning}")
+        folder = self.folder.models
+        save_checkpoint(folder / LAST, self._checkpoint(self.start, CHOSEN_LAST))
+        if self.best:
+            save_checkpoint(folder / BEST, self.best)
+        else:
+            (folder / BEST).unlink(missing_ok=True)
+        for path in folder.glob("model-*.ckpt"):
+            number = path.stem.removeprefix("model-")
+            if number.isdecimal() and int(number) > self.start:
+                path.unlink()
 
     @torch.no_grad()
     def show(
@@ -233,17 +292,27 @@ class Training:
             return None
         return Validation(self.config, open_images(workspace, data, "val"), labels, limit)
 
+    def _nonfinite_watch(self) -> NonFiniteWatch:
+        train = self.config.TRAIN
+        domains = {"source": self.source} | ({"target": self.target} if self.step.adapt else {})
+        return NonFiniteWatch(train.on_nan, domains, train.batch_size, self.folder.logs)
+
     def _resume(self, workspace: Workspace) -> None:
         train = self.config.TRAIN
-        folder = workspace.models(train.save_path, train.model_name or self.folder.name)
-        path = folder / TRAINING_STATE
-        state = load_file(path)
+        run = train.model_name or self.folder.name
+        state, path, warning = load_state(workspace.models(train.save_path, run))
+        self.warnings += [warning] if warning else []
         try:
+            self._compare_config(state.get("config", {}), path, same_run=run == self.folder.name)
+            for network in state["networks"].values():
+                check_finite(path, network)
             self.step.load_state_dict(state)
-            self.start, self.log_state = state["iteration"], state["log"]
-            self.score, self.best_score = state["score"], state["best_score"]
-            self.unvalidated = state["unvalidated"]
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            self.start, self.log_state = int(state["iteration"]), dict(state["log"])
+            self.score, self.unvalidated = state["score"], bool(state["unvalidated"])
+            self.best = self._best_of(state, path.with_name(BEST))
+            self.nonfinite.load_state_dict(state.get("nonfinite", {}))
+            self.target_watch.collapsed = state.get("collapsed", False)
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{path}: not the state of such a run ({reason})") from None
         if self.start >= train.total_iters and not self.unvalidated:
@@ -252,12 +321,30 @@ class Training:
                 f"{train.total_iters}"
             )
 
-    def _save_segmentor(self, name: str, iteration: int, rule: str) -> None:
-        weights = self.step.segmentor.state_dict()
-        size = self.config.DATA.pixel_size_working
-        save_checkpoint(
-            self.folder.models / name, Checkpoint(weights, iteration, self.score, rule, size)
-        )
+    def _compare_config(self, earlier: dict, path: Path, same_run: bool) -> None:
+        """Refuse to go on as another run in the folder of this one; raises UserError."""
+        fixed, warned = changes(earlier, self.config)
+        if fixed and same_run:
+            raise UserError(
+                f"{path}: the run was begun with another config ({'; '.join(fixed)}); give that "
+                "config, or --run-name NAME for a new run"
+            )
+        self.warnings += [
+            f"{change}; from here on it is not the run that was begun"
+            for change in (*fixed, *warned)
+        ]
+
+    @staticmethod
+    def _best_of(state: dict, path: Path) -> Checkpoint | None:
+        """The best checkpoint of a state; before states held it, of its own file."""
+        if "best" in state:
+            return state["best"] and Checkpoint(**state["best"])
+        return load_checkpoint(path) if state.get("best_score") is not None else None
+
+    def _checkpoint(self, iteration: int, rule: str) -> Checkpoint:
+        """The segmentor as it is now; its weights go on changing."""
+        weights, size = self.step.segmentor.state_dict(), self.config.DATA.pixel_size_working
+        return Checkpoint(weights, iteration, self.score, rule, size)
 
 
 def describe(training: Training) -> list[str]:

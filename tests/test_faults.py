@@ -1,0 +1,623 @@
+"""What goes wrong while a run trains: one clear line each, and nothing lost."""
+
+import errno
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dataloader.opening import open_volume
+from dataloader.pairs import PairDataset
+from dataloader.volume import MaskVolume
+from model.checkpoint import (
+    LAST,
+    PREVIOUS_STATE,
+    TRAINING_STATE,
+    load_checkpoint,
+    load_file,
+    load_state,
+    save_whole,
+)
+from model.segmentor import PairLogits
+from tests.conftest import ROOT
+from tests.test_checkpoint import Malicious
+from utils.adaptation import AdaptationStep
+from utils.config import TrainSettings
+from utils.errors import UserError
+from utils.nonfinite import MOST_SKIPPED, NonFiniteWatch
+from utils.run_lock import lock_folder
+from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume
+from utils.target_watch import TargetMeasures, TargetWatch, foreground
+
+SHAPE = (4, 48, 48)
+CONFIG = {
+    "NAME": "tiny",
+    "MODEL": {"width": 2},
+    "TRAIN": {
+        "total_iters": 6,
+        "learning_rate": 1e-2,
+        "display_freq": 2,
+        "show_freq": 6,
+        "valid_freq": 3,
+        "save_freq": 2,
+        "num_workers": 0,
+    },
+    "DATA": {
+        "data_dir_img": "source.hdf",
+        "data_dir_label": "source_groundtruth.hdf",
+        "data_dir_target": "target.hdf",
+        "input_size": 32,
+    },
+}
+
+
+class Project:
+    """A data tree, a config and an output folder."""
+
+    def __init__(self, command, root: Path) -> None:
+        self.command, self.root, self.models = command, root, root / "models/tiny"
+        self.logs = root / "logs/tiny"
+        for seed, (name, microscope) in enumerate(
+            {"source": SOURCE_MICROSCOPE, "target": TARGET_MICROSCOPE}.items()
+        ):
+            images, labels = make_volume(seed, SHAPE, microscope)
+            self.write(f"{name}.hdf", images)
+            self.write(f"{name}_groundtruth.hdf", labels)
+        (root / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+
+    def write(self, name: str, volume: np.ndarray) -> None:
+        with h5py.File(self.root / name, "w") as file:
+            file["main"] = volume
+
+    def arguments(self, *more: object) -> list[str]:
+        places = ("--data", self.root, "--out", self.root, "--device", "cpu")
+        return list(map(str, ("-c", self.root / "tiny.yaml", *places, *more)))
+
+    def __call__(self, *more: object):
+        return self.command("main", *self.arguments(*more))
+
+    def train(self, *more: object) -> str:
+        finished = self(*more)
+        assert finished.code == 0, finished.err
+        return finished.out
+
+    def fail(self, *more: object) -> str:
+        """The one line of a command that ends with exit code 2."""
+        finished = self(*more)
+        assert finished.code == 2, finished.err
+        assert finished.err.count("\n") == 1, finished.err
+        assert finished.err.startswith("error: ")
+        return finished.err
+
+    @contextmanager
+    def start(self, *more: object, before: str = "", **options):
+        """The same in a process of its own, after some shell commands; killed at the end."""
+        script = f'{before}\nexec "$0" "$@"'
+        command = [sys.executable, str(ROOT / "scripts/main.py"), *self.arguments(*more)]
+        shell = ["unshare", "-m"] if "mount" in before else []
+        with subprocess.Popen(
+            [*shell, "bash", "-c", script, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@pytest.fixture
+def project(command, tmp_path: Path) -> Project:
+    return Project(command, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def half_way(command, tmp_path_factory) -> Project:
+    """A run of six iterations of which four are done, saved at two and at four; not to be changed.
+
+    The fifth source pair has a broken pixel."""
+    project = Project(command, tmp_path_factory.mktemp("half_way"))
+    project.train("--set", "TRAIN.total_iters=4")
+    return project
+
+
+@pytest.fixture
+def resumable(half_way: Project, project: Project) -> Project:
+    for folder in ("models", "logs"):
+        shutil.copytree(half_way.root / folder, project.root / folder)
+    return project
+
+
+RESUME = ("--resume", "--set", "TRAIN.total_iters=6")
+
+
+def mounts() -> bool:
+    """Whether this user may mount in a name space of its own."""
+    trial = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return (
+        bool(shutil.which("unshare")) and not subprocess.run(trial, capture_output=True).returncode
+    )
+
+
+needs_mounts = pytest.mark.skipif(not mounts(), reason="needs the right to mount (root on Linux)")
+
+
+# Checkpoints
+
+
+def test_any_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    path, draw = tmp_path / "state.ckpt", np.random.default_rng(0)
+    content = {"weights": torch.randn(200), "iteration": 7, "names": ["a", "b"]}
+    save_whole(path, content)
+    whole, noticed = path.read_bytes(), 0
+    for bit in draw.integers(8 * len(whole), size=300):
+        broken = bytearray(whole)
+        broken[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(broken)
+        try:
+            found = load_file(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+            noticed += 1
+        else:
+            assert torch.equal(found.pop("weights"), content["weights"])
+            assert found == {"iteration": 7, "names": ["a", "b"]}
+    assert noticed > 100
+
+
+def test_the_state_before_is_kept_and_read_where_the_newest_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / TRAINING_STATE
+    for number in (1, 2, 3):
+        save_whole(path, {"number": number}, previous=PREVIOUS_STATE)
+    assert load_state(tmp_path) == ({"number": 3}, path, None)
+    assert load_file(tmp_path / PREVIOUS_STATE) == {"number": 2}
+    path.write_bytes(path.read_bytes()[:-30])
+    content, found, warning = load_state(tmp_path)
+    assert (content, found.name) == ({"number": 2}, PREVIOUS_STATE)
+    assert "training_state.ckpt: not a readable checkpoint" in warning
+    assert warning.endswith("going on from training_state.previous.ckpt")
+    path.unlink()  # killed between the two renamings
+    assert load_state(tmp_path)[0] == {"number": 2}
+    (tmp_path / PREVIOUS_STATE).write_bytes(b"")
+    with pytest.raises(UserError, match=r"training_state\.ckpt: no such checkpoint"):
+        load_state(tmp_path)
+
+
+def test_resume_falls_back_with_one_warning_and_ends_the_same(resumable: Project) -> None:
+    whole = load_file(resumable.models / TRAINING_STATE)
+    data = bytearray((resumable.models / TRAINING_STATE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (resumable.models / TRAINING_STATE).write_bytes(data)
+    (resumable.models / LAST).write_bytes(b"broken too")
+    output = resumable.train("--resume", "--set", "TRAIN.total_iters=4")
+    assert output.count("warning: ") == 1
+    assert "going on from training_state.previous.ckpt" in output
+    again = load_file(resumable.models / TRAINING_STATE)
+    assert again["iteration"] == 4
+    for name, value in whole["networks"]["segmentor"].items():
+        assert torch.equal(again["networks"]["segmentor"][name], value)
+    assert load_checkpoint(resumable.models / LAST).iteration == 4
+
+
+def test_files_beside_the_state_are_restored_from_it(resumable: Project) -> None:
+    """As a kill between the writing of the last checkpoint and of the state leaves them."""
+    expected = load_checkpoint(resumable.models / LAST)
+    later = load_file(resumable.models / LAST) | {"current_iter": 5}
+    for name in (LAST, "best_on_target_labels.ckpt", "model-000005.ckpt", "model-000002.ckpt"):
+        torch.save(later, resumable.models / name)
+    (resumable.root / "target.hdf").write_bytes(b"")
+    resumable.fail(*RESUME)  # writes nothing
+    assert load_checkpoint(resumable.models / LAST).iteration == 5
+    (resumable.root / "target.hdf").unlink()
+    (resumable.root / "target.hdf").symlink_to(resumable.root / "source.hdf")
+    resumable.train(*RESUME, "--set", "TRAIN.save_freq=100", "--set", "TRAIN.total_iters=5")
+    assert not (resumable.models / "best_on_target_labels.ckpt").exists()
+    assert not (resumable.models / "model-000005.ckpt").exists()
+    assert (resumable.models / "model-000002.ckpt").exists()
+    assert expected.iteration == 4
+
+
+def other_width() -> dict:
+    step = AdaptationStep.build(TrainSettings(), 4, torch.device("cpu"))
+    return step.state_dict()
+
+
+def with_nan(state: dict) -> dict:
+    state["networks"]["disc_seg"]["0.bias"][0] = float("nan")
+    return state
+
+
+BROKEN_STATES = {
+    "malicious": (lambda state, trace: state | {"score": Malicious(trace)}, "not a readable check"),
+    "other width": (lambda state, _: state | other_width(), "not the state of such a run .*size"),
+    "nan": (lambda state, _: with_nan(state), "weights that are not finite, such as 0.bias"),
+    "no networks": (lambda state, _: {"iteration": 3}, "not the state of such a run"),
+    "a list": (lambda state, _: [state], "not the state of such a run"),
+    "weights a list": (lambda state, _: state | {"networks": [1]}, "not the state of such a run"),
+    "iteration a text": (
+        lambda state, _: state | {"iteration": "x"},
+        "not the state of such a run",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN_STATES.values(), ids=BROKEN_STATES)
+def test_states_are_data_and_broken_ones_are_named(resumable, change, message) -> None:
+    path, trace = resumable.models / TRAINING_STATE, resumable.root / "trace"
+    (resumable.models / PREVIOUS_STATE).unlink()
+    torch.save(change(load_file(path), trace), path)
+    before = path.read_bytes()
+    error = resumable.fail(*RESUME)
+    assert "training_state.ckpt: " in error
+    assert re.search(message, error), error
+    assert not trace.exists()
+    assert path.read_bytes() == before
+
+
+BROKEN_MODELS = {
+    "iteration": (
+        {"current_iter": "many"},
+        "no checkpoint; current_iter, ",
+    ),
+    "score": ({"valid_result": []}, "no checkpoint; current_iter, "),
+    "weights": ({"model_weights": {"a": 1}}, "no checkpoint; expected a dict"),
+    "keys": ({"model_weights": {1: torch.zeros(1)}}, "no checkpoint; expected a dict"),
+    "malicious": (None, "not a readable checkpoint"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN_MODELS.values(), ids=BROKEN_MODELS)
+def test_broken_models_are_named_by_inference(resumable, change, message) -> None:
+    path, trace = resumable.models / LAST, resumable.root / "trace"
+    change = {"valid_result": Malicious(trace)} if change is None else change
+    torch.save(load_file(path) | change, path)
+    values = ("--set", "DATA.data_dir_val=target.hdf")
+    finished = resumable.command("inference", *resumable.arguments("-mn", "tiny", *values))
+    assert finished.code == 2
+    assert finished.err.count("\n") == 1
+    assert f"model.ckpt: {message}" in finished.err
+    assert not trace.exists()
+
+
+# Config on resuming
+
+
+def test_another_run_is_not_resumed_in_this_ones_folder(resumable: Project) -> None:
+    before = (resumable.models / TRAINING_STATE).read_bytes()
+    error = resumable.fail(*RESUME, "--set", "TRAIN.batch_size=2", "--set", "TRAIN.random_seed=1")
+    assert "TRAIN.batch_size: was 1, is 2; TRAIN.random_seed: was 555, is 1" in error
+    assert "MODEL.width: was 2, is 4" in resumable.fail(*RESUME, "--set", "MODEL.width=4")
+    assert (resumable.models / TRAINING_STATE).read_bytes() == before
+
+
+def test_changes_of_the_schedule_are_warned_of_and_others_pass(resumable: Project) -> None:
+    free = ("TRAIN.num_workers=1", "TRAIN.display_freq=1", "TRAIN.on_nan=skip", "TEST.tile_pad=64")
+    more = [part for key in (*free, "TRAIN.weight_cross=0.2") for part in ("--set", key)]
+    output = resumable.train(*RESUME, *more)
+    assert output.count("warning: ") == 2
+    assert "warning: TRAIN.total_iters: was 4, is 6; " in output
+    assert "warning: TRAIN.weight_cross: was 0.1, is 0.2; " in output
+
+
+def test_states_of_before_these_fields_resume(resumable: Project) -> None:
+    path = resumable.models / TRAINING_STATE
+    state = load_file(path)
+    for key in ("config", "best", "nonfinite", "collapsed"):
+        del state[key]
+    state["log"]["sums"].pop("skipped", None)
+    torch.save(state | {"best_score": None}, path)
+    assert "warning: " not in resumable.train(*RESUME)
+
+
+# One run at a time
+
+
+def test_two_runs_never_write_to_one_folder(project: Project) -> None:
+    with project.start("--set", "TRAIN.total_iters=100000") as process:
+        assert any(line.startswith("step=4,") for line in process.stdout)  # saved at 2
+        for option in ("--overwrite", "--resume"):
+            error = project.fail(option, "--set", "TRAIN.total_iters=100000")
+            assert f"logs/tiny: in use by another run (process {process.pid} on " in error
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (project.models / TRAINING_STATE).is_file()
+    project.train("--overwrite")  # a killed process holds no lock
+
+
+def test_a_lock_is_not_held_by_the_workers_of_a_killed_run(tmp_path: Path) -> None:
+    child = (
+        "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; from utils.run_lock import lock_folder\n"
+        "lock = lock_folder(Path(sys.argv[2]))\n"
+        "if os.fork() == 0: print('ready', flush=True); sys.stdin.read(); os._exit(0)\n"
+        "os.wait()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", child, str(ROOT), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(UserError, match="in use by another run"):
+            lock_folder(tmp_path)
+        process.kill()
+        process.wait()
+        lock_folder(tmp_path).close()  # its child lives and has the file open
+        process.stdin.close()
+
+
+# The disc
+
+
+def test_a_full_disc_ends_a_run_in_one_line(resumable: Project) -> None:
+    """A limit on the size of files does to a process what a full disc does, one file at a time."""
+    state = (resumable.models / TRAINING_STATE).read_bytes()
+    limit = len(state) // 2
+    with resumable.start(
+        *RESUME, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    ) as process:
+        _, error = process.communicate()
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1
+    assert f"cannot be written ({os.strerror(errno.EFBIG)}); the checkpoint before it" in error
+    assert (resumable.models / TRAINING_STATE).read_bytes() == state
+    assert not list(resumable.models.glob("*.part"))
+    resumable.train(*RESUME)
+
+
+@needs_mounts
+@pytest.mark.parametrize("room", [20, 200, 400])  # for logs only, for a checkpoint, for some
+def test_no_room_on_the_disc(project: Project, room: int) -> None:
+    """On a disc of some kilobytes; what was saved before is whole."""
+    out = project.root / "small"
+    out.mkdir()
+    keep = f"; code=$?; cp -r {out} {project.root}/left; exit $code"
+    before = f'mount -t tmpfs -o size={room}k none {out}; "$0" "$@" --out {out}{keep}'
+    with project.start(before=before) as process:
+        _, error = process.communicate()
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1, error
+    assert os.strerror(errno.ENOSPC) in error
+    for path in (project.root / "left").rglob("*.ckpt"):
+        load_file(path)
+
+
+@needs_mounts
+def test_a_read_only_output_folder(project: Project) -> None:
+    before = f"mount --bind {project.root} {project.root}; mount -o remount,ro,bind {project.root}"
+    with project.start(before=before) as process:
+        _, error = process.communicate()
+    assert process.returncode == 2
+    assert error.count("\n") == 1
+    assert f"cannot be written ({os.strerror(errno.EROFS)})" in error
+
+
+@pytest.mark.parametrize("name", ["logs", "logs/tiny", "models/tiny"])
+def test_a_file_where_a_folder_is_due(project: Project, name: str) -> None:
+    (project.root / name).parent.mkdir(exist_ok=True)
+    (project.root / name).write_text("")
+    assert "cannot be written" in project.fail()
+
+
+# Processes that load
+
+
+def test_a_worker_that_dies_is_named(project: Project) -> None:
+    settings = ("TRAIN.num_workers=1", "TRAIN.total_iters=100000")
+    with project.start(*(part for s in settings for part in ("--set", s))) as process:
+        assert any(line.startswith("step=2,") for line in process.stdout)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        commands = {c: Path(f"/proc/{c}/cmdline").read_text() for c in children}
+        worker = next(c for c, line in commands.items() if "main.py" in line)
+        os.kill(int(worker), signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1, error
+    assert f"TRAIN.num_workers 1: a process that loads pairs died, (pid {worker})" in error
+
+
+@needs_mounts
+@pytest.mark.parametrize("room", ["8k", "100k"])  # not for the queues, not for the pairs
+def test_shared_memory_that_is_too_small(project: Project, room: str) -> None:
+    before = f"mount -t tmpfs -o size={room} none /dev/shm"
+    settings = ("--set", "TRAIN.num_workers=1", "--set", "TRAIN.batch_size=16")
+    with project.start(*settings, before=before) as process:
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1, error
+    assert "no room in shared memory (/dev/shm)" in error
+    assert "TRAIN.num_workers=0" in error
+
+
+# Numbers that are not finite
+
+
+EXPLODING = ("--set", "TRAIN.learning_rate=1.0e+30")  # no number is left after the first step
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(project: Project) -> None:
+    error = project.fail(*EXPLODING, "--set", "TRAIN.save_freq=1")
+    assert "error: iteration 2: not finite: " in error
+    assert "seg_source_current" in error
+    assert "grad_norm_segmentor" in error
+    assert re.search(r"source.hdf, sections \d \(000\d.png\) and \d ", error)
+    assert "target.hdf, sections " in error
+    assert "TRAIN.on_nan=skip" in error
+    assert (project.logs / "nonfinite-2-source.png").is_file()
+    with np.load(project.logs / "nonfinite-2.npz") as arrays:
+        assert set(arrays) == {"source_images", "source_masks", "target_images"}
+    assert load_checkpoint(project.models / LAST).iteration == 1
+
+
+def test_skipped_iterations_change_nothing_but_the_count(project: Project) -> None:
+    output = project.train(
+        *EXPLODING, "--set", "TRAIN.on_nan=skip", "--set", "TRAIN.display_freq=6"
+    )
+    for iteration in range(2, 7):
+        assert f"skipped at {iteration}: not finite: " in output
+        assert f"({iteration - 1} so far)" in output
+    assert "nan" not in (project.logs / "loss.txt").read_text()
+    assert load_file(project.models / TRAINING_STATE)["nonfinite"]["skipped"] == 5
+
+
+@pytest.mark.parametrize("where", ["source", "target"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_skipped_leaves_everything_as_it_was(where: str, value: float) -> None:
+    torch.manual_seed(0)
+    step = AdaptationStep.build(TrainSettings(total_iters=10), 2, torch.device("cpu"))
+    source, target = torch.rand(1, 2, 32, 32), torch.rand(1, 2, 32, 32)
+    masks = torch.randint(0, 2, (1, 2, 32, 32))
+    assert step(1, source, masks, target)["skipped"] == 0
+    before = plain(step.state_dict())
+    (source if where == "source" else target)[0, 0, 3, 3] = value
+    report = step(2, source, masks, target)
+    assert report["skipped"] == 1
+    assert plain(step.state_dict()) == before
+    target = source = torch.rand(1, 2, 32, 32)
+    assert step(2, source, masks, target)["skipped"] == 0
+    assert plain(step.state_dict()) != before
+
+
+def plain(value: object) -> object:
+    """Tensors as lists; learning rates, which follow the iteration, left out."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items() if key != "lr"}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def test_too_many_skips_in_a_row_stop(project: Project) -> None:
+    dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 1, 32, (1, 0), 200)
+    watch, lines = NonFiniteWatch("skip", {"source": dataset}, 1, None), []
+    bad = {"loss": torch.tensor(float("nan")), "skipped": torch.tensor(1.0)}
+    good = {"loss": torch.tensor(1.0), "skipped": torch.tensor(0.0)}
+    for iteration in range(1, MOST_SKIPPED):
+        watch.add(iteration, bad)
+    watch.settle(lines.append)
+    other = NonFiniteWatch("skip", {"source": dataset}, 1, None)
+    other.load_state_dict(watch.state_dict())  # a resumed run goes on counting
+    watch.add(MOST_SKIPPED, good)
+    watch.add(MOST_SKIPPED + 1, bad)
+    watch.settle(lines.append)
+    assert len(lines) == MOST_SKIPPED
+    other.add(MOST_SKIPPED, bad)
+    with pytest.raises(UserError, match=f"{MOST_SKIPPED} iterations in a row were skipped"):
+        other.settle(lines.append)
+
+
+def test_a_description_leads_to_the_pixels(project: Project) -> None:
+    volume = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    project.write("source.hdf", volume)
+    dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 2, 32, (1, 0), 20)
+    found = 0
+    for number in range(20):
+        text = dataset.describe(number)
+        current, auxiliary, y, last_y, x, last_x = map(
+            int,
+            re.search(
+                r"sections (\d+) \(.*?\) and (\d+) \(.*?\), rows (\d+) to (\d+), "
+                r"columns (\d+) to (\d+)",
+                text,
+            ).groups(),
+        )
+        assert auxiliary == current + 2
+        if text.endswith("augmented"):
+            continue
+        for section, image in zip((current, auxiliary), dataset[number]["images"], strict=True):
+            whole = volume[section]
+            scaled = (whole - whole.min()) / (whole.max() - whole.min())
+            cut = scaled[y : last_y + 1, x : last_x + 1]
+            np.testing.assert_allclose(image, cut, atol=1e-6)
+        found += 1
+    assert found > 5
+
+
+# The target without labels
+
+
+def logits_of(current: torch.Tensor, auxiliary: torch.Tensor, residual: torch.Tensor) -> PairLogits:
+    return PairLogits(*(torch.stack([-m, m], 1) for m in (current, auxiliary, residual)))
+
+
+def test_measures_of_the_target(project: Project) -> None:
+    target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
+    labels = MaskVolume(open_volume(project.root / "source_groundtruth.hdf"))
+    watch = TargetWatch(target, labels, 10)
+    draw = np.random.default_rng(0)
+    maps = draw.normal(size=(8, 3, 32, 32)).astype(np.float32)
+    seen = []
+
+    def segment(pair: torch.Tensor) -> PairLogits:
+        seen.append(pair)
+        return logits_of(*(torch.from_numpy(m)[None] for m in maps[len(seen) - 1]))
+
+    found = watch.measure(segment, torch.device("cpu"))
+    masks, residual = maps[:, :2] > 0, maps[:, 2] > 0
+    p = 1 / (1 + np.exp(-2 * maps[:, :2].astype(np.float64)))
+    entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    agreement = (masks[:, 0] == (masks[:, 1] ^ residual)).mean()
+    assert found == pytest.approx((masks.mean(), entropy.mean(), agreement), rel=1e-5)
+    again = len(seen)
+    watch.measure(lambda pair: seen.append(pair) or logits_of(*maps_like(pair)), seen[0].device)
+    assert all(torch.equal(a, b) for a, b in zip(seen[:again], seen[again:], strict=True))
+    with h5py.File(project.root / "source_groundtruth.hdf") as file:
+        expected = (file["main"][:] > 0).mean()
+    assert foreground(labels) == pytest.approx(expected, rel=1e-6)
+
+
+def maps_like(pair: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.zeros(1, 32, 32)] * 3
+
+
+@pytest.mark.parametrize(
+    ("fraction", "warns"),
+    [
+        (0.0, "nearly nothing"),
+        (0.009, "nearly nothing"),
+        (0.011, None),
+        (0.49, None),
+        (0.51, "nearly everywhere"),
+        (1.0, "nearly everywhere"),
+    ],
+)
+def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[:, :10, :24] = 255
+    labels[:, 0, 0] = 255  # 240 of 2304 pixels
+    project.write("tenth.hdf", labels)
+    target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
+    watch = TargetWatch(target, MaskVolume(open_volume(project.root / "tenth.hdf")), 100)
+    watch.source_foreground = 0.1
+    measures = TargetMeasures(fraction, 0.0, 1.0)
+    assert watch.judge(1, measures) is None  # too early to tell
+    assert watch.judge(4, measures) is None
+    warning = watch.judge(5, measures)
+    if warns is None:
+        assert warning is None
+        return
+    assert warns in warning
+    assert watch.judge(6, measures) is None
+    assert watch.judge(7, TargetMeasures(0.1, 0, 1)) is None
+    assert watch.judge(8, measures) == warning  # the next onset
+
+
+def test_the_target_is_looked_at_without_labels_and_logged(half_way: Project) -> None:
+    lines = (half_way.logs / "target.txt").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["model-1", "model-3", "model-4"]
+    assert all(re.search("foreground=0.*entropy=0.*agreement=", line) for line in lines)
+    assert not (half_way.logs / "valid.txt").exists()
