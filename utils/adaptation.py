@@ -8,6 +8,7 @@ from loss.consistency import consistency_loss, rampup
 from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
+from utils.averaging import WeightAverage, choose_decay
 from utils.compilation import compiled
 from utils.config import TrainSettings
 from utils.precision import choose_precision, computing_in, widened
@@ -47,6 +48,9 @@ class AdaptationStep:
         self.adapt = adapt
         self.precision = precision
         self.run_segmentor = compiled(segmentor) if compile else segmentor
+        self.average = WeightAverage(
+            segmentor, choose_decay(settings.average_decay, settings.total_iters)
+        )
         self.networks = {"segmentor": segmentor}
         self.base_rates = {"segmentor": settings.learning_rate}
         if adapt:
@@ -116,6 +120,7 @@ class AdaptationStep:
         for optimizer in self.optimizers.values():
             optimizer.found_inf = report["skipped"]  # as GradScaler tells it: changes nothing then
             optimizer.step()
+        self.average.update(self.segmentor, iteration, report["skipped"])
         return report
 
     def source_losses(self, iteration: int, logits: PairLogits, masks: Tensor) -> dict[str, Tensor]:
@@ -198,10 +203,11 @@ class AdaptationStep:
         return {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
 
     def state_dict(self) -> dict[str, dict]:
-        """Networks and optimisers, to go on with a run."""
+        """Networks, optimisers and the segmentor's average, to go on with a run."""
         return {
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
+            "average": self.average.network.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
@@ -209,6 +215,7 @@ class AdaptationStep:
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
             self.optimizers[name].load_state_dict(state["optimizers"][name])
+        self.average.network.load_state_dict(state.get("average", state["networks"]["segmentor"]))
 
 
 def not_finite(report: dict[str, Tensor]) -> Tensor:

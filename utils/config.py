@@ -115,6 +115,9 @@ class TrainSettings(Settings):
     lamda_wd: Ignored = None  # published; belongs to if_adv_weight
     loss_func: Ignored = None  # published; cross entropy throughout
 
+    # of the moving average of the weights (utils/averaging.py); auto: 0.99, long runs 0.999
+    average_decay: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
+
     display_freq: PositiveInt = 100  # iterations between lines in loss.txt, means over them
     show_freq: PositiveInt = 500  # between pictures in TensorBoard
     valid_freq: PositiveInt = 500  # between validations

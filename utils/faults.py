@@ -38,13 +38,20 @@ def faults_in_one_line(folder: Path, workers: int) -> Iterator[None]:
         todo = "; make room" if error.errno in FULL else ""
         raise UserError(f"{place}: {reason}{todo}; --resume goes on from the last save") from None
     except (RuntimeError, MemoryError) as error:
-        line = _explained(error, workers)
+        line = next(filter(None, (_explained(e, workers) for e in _chain(error))), None)
         if line is None:
             raise
         raise UserError(line) from None
 
 
-def _explained(error: Exception, workers: int) -> str | None:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those in whose handling it came: a worker's death is told in whatever runs."""
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _explained(error: BaseException, workers: int) -> str | None:
     """One line for what torch says in several; None for what is a fault of the program."""
     text = str(error)
     if "Bus error" in text or "shared memory" in text or "No space left on device" in text:
@@ -82,5 +89,5 @@ def _shared_memory(workers: int) -> str:
     )
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.checkpoint import PREVIOUS_STATE, TRAINING_STATE
 from utils.config import Config
 from utils.errors import UserError
 from utils.event_file import EventFile
@@ -74,12 +75,19 @@ class RunFolder:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
                 self.locks.append(lock_folder(folder))
-            for path in [p for folder in folders for p in _content(folder)] if overwrite else ():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if overwrite:
+                self._empty()
             (self.logs / "resolved.yaml").write_text(config.to_yaml(), encoding="utf-8")
             (self.logs / "git_revision.txt").write_text(git_revision() + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from None
+
+    def _empty(self) -> None:
+        """Delete an earlier run, its states first: what is left of it must not be resumed."""
+        for name in (TRAINING_STATE, PREVIOUS_STATE):
+            (self.models / name).unlink(missing_ok=True)
+        for path in (*_content(self.models), *_content(self.logs)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def release(self) -> None:
         """Let other processes into the folders."""

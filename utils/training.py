@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.pairs import PairDataset, check_crop_fits, check_same_shape, pair_loader
@@ -14,7 +14,9 @@ from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
 from loss.supervised import inter_section_residual
 from model.checkpoint import (
+    AVERAGE,
     BEST,
+    CHOSEN_AVERAGE,
     CHOSEN_BEST,
     CHOSEN_LAST,
     LAST,
@@ -200,10 +202,9 @@ class Training:
         """
         self.nonfinite.settle(log.info)
         log.flush()  # what is logged up to here is not logged again
-        last = self._checkpoint(iteration, CHOSEN_LAST)
-        save_checkpoint(self.folder.models / LAST, last)
+        self._save_last(iteration)
         if self.config.TRAIN.keep_checkpoints:
-            save_checkpoint(self.folder.models / f"model-{iteration:06d}.ckpt", last)
+            self._save_last(iteration, f"-{iteration:06d}")
         state = {
             "config": self.config.model_dump(mode="json"),
             "iteration": iteration,
@@ -222,15 +223,26 @@ class Training:
         for warning in self.warnings:
             log.info(f"warning: {warning}")
         folder = self.folder.models
-        save_checkpoint(folder / LAST, self._checkpoint(self.start, CHOSEN_LAST))
+        self._save_last(self.start)
         if self.best:
             save_checkpoint(folder / BEST, self.best)
         else:
             (folder / BEST).unlink(missing_ok=True)
-        for path in folder.glob("model-*.ckpt"):
-            number = path.stem.removeprefix("model-")
+        for path in folder.glob("*-*.ckpt"):
+            number = path.stem.rpartition("-")[2]
             if number.isdecimal() and int(number) > self.start:
                 path.unlink()
+
+    def _save_last(self, iteration: int, suffix: str = "") -> None:
+        """Write ``model.ckpt`` and ``average.ckpt``, or with a suffix to their stems."""
+        networks = {
+            LAST: (self.step.segmentor, CHOSEN_LAST),
+            AVERAGE: (self.step.average.network, CHOSEN_AVERAGE),
+        }
+        for name, (network, rule) in networks.items():
+            path = self.folder.models / name
+            checkpoint = self._checkpoint(iteration, rule, network)
+            save_checkpoint(path.with_stem(path.stem + suffix), checkpoint)
 
     @torch.no_grad()
     def show(
@@ -341,9 +353,12 @@ class Training:
             return state["best"] and Checkpoint(**state["best"])
         return load_checkpoint(path) if state.get("best_score") is not None else None
 
-    def _checkpoint(self, iteration: int, rule: str) -> Checkpoint:
-        """The segmentor as it is now; its weights go on changing."""
-        weights, size = self.step.segmentor.state_dict(), self.config.DATA.pixel_size_working
+    def _checkpoint(
+        self, iteration: int, rule: str, network: nn.Module | None = None
+    ) -> Checkpoint:
+        """The segmentor, or another network, as it is now; its weights go on changing."""
+        weights = (network or self.step.segmentor).state_dict()
+        size = self.config.DATA.pixel_size_working
         return Checkpoint(weights, iteration, self.score, rule, size)
 
 
