@@ -24,7 +24,7 @@ from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from utils.config import Config
 from utils.errors import writing_to
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
-from utils.instance_scores import InstanceScores, Overlaps
+from utils.instance_scores import InstanceScorer
 from utils.instance_table import write_table
 from utils.instances import Instances
 from utils.metrics import (
@@ -265,11 +265,11 @@ class Inference:
             dtype = np.uint16 if len(instances.table) < 2**16 else np.uint32
             writer = stack.enter_context(self._writer(INSTANCES, dtype))
             labels = self.instance_labels()
-            overlaps = Overlaps()
+            scorer = InstanceScorer()
             for index, section in instances.sections():
                 writer.write(index, section.astype(dtype))
                 if labels is not None:
-                    overlaps.add(section, labels.section(index))
+                    scorer.add(section, labels.section(index))
             write_table(self.out / OBJECTS, instances.table, self.voxel_size)
         self.instances = writer.path
         self.say(instances.notes)
@@ -280,11 +280,9 @@ class Inference:
         if labels is None:
             self.say("instances: not scored, no labels that number them")
             return
-        scores: InstanceScores = overlaps.result(
-            {row.label: row.mean_probability for row in instances.table}
-        )
+        scores = scorer.result([row.mean_probability for row in instances.table])
         self.summary["instance_scores"] = scores._asdict()
-        self.say(f"{scores} (3-D overlap of 0.5 and 0.75)")
+        self.say(f"{scores} (3-D IoU of 0.5 and 0.75); {scorer.notes}")
 
     def instance_labels(self) -> Volume | None:
         """The labels, if they number the mitochondria; None for masks."""

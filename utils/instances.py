@@ -21,6 +21,7 @@ from typing import Self
 import h5py
 import numpy as np
 from scipy import ndimage
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -144,16 +145,18 @@ class Instances:
 
     @property
     def notes(self) -> str:
-        """What was found, removed, parted and left whole, in one line."""
-        least = (
-            f"{self.settings.min_volume_um3:g} um^3" if self.voxel_size else "voxel size unknown"
-        )
-        notes = f"mitochondria: {len(self.table)}, components parted: {self._parted}, "
-        notes += f"removed below {self.smallest} voxels ({least}): {self._removed}"
+        """What was found, parted, removed and left whole, in one line."""
+        least = f"{self.smallest} voxels"
+        if self.voxel_size is not None:
+            least = f"{self.settings.min_volume_um3:g} um^3 ({least})"
+        notes = f"mitochondria: {len(self.table)}"
+        if self.settings.part:
+            notes += f", components parted: {self._parted}"
+        notes += f", removed as smaller than {least}: {self._removed}"
         if self._too_large:
             notes += (
-                f"; too large to look for necks (boxes of more than "
-                f"{self.settings.largest_parted / 1e6:.0f} million voxels): {self._too_large}"
+                ", too large to be parted (bounding boxes of more than "
+                f"{self.settings.largest_parted / 1e6:.3g} million voxels): {self._too_large}"
             )
         return notes
 
@@ -270,7 +273,7 @@ def label_slab(
 
     Returns:
         Labels (Z, H, W) uint32 from ``labelled + 1`` on, 0 outside; voxels (N,) and bounding boxes
-        (N, 6) int64, from z0 and z1 to x1, the ends not included; the number of those removed.
+        (N, 6) int64, from z0 and z1 to x1, the ends not included; the number of components removed.
     """
     cc3d = wanted("cc3d", PURPOSE)
     labels = cc3d.connected_components(mask, connectivity=CONNECTIVITY, out_dtype=np.uint32)
@@ -328,84 +331,53 @@ def part(
     morphology = wanted("skimage.morphology", PURPOSE)
     segmentation = wanted("skimage.segmentation", PURPOSE)
     distance = ndimage.distance_transform_edt(mask, sampling=distances).astype(np.float32)
-    # float, as the maxima are to be of the mask and no plateau of the background
-    seeds, count = ndimage.label(morphology.local_maxima(distance, connectivity=1) & mask, FACES)
+    maxima = morphology.local_maxima(distance, connectivity=1) & mask
+    seeds, count = ndimage.label(maxima, FACES)
     if count == 1:
         return None
     basins = segmentation.watershed(-distance, seeds, mask=mask)
-    at = np.flatnonzero(seeds)
+    voxels = np.bincount(basins.ravel(), minlength=count + 1).tolist()
     peaks = np.zeros(count + 1, np.float32)
-    peaks[seeds.flat[at]] = distance.flat[at]
-    bodies = Bodies(peaks, np.bincount(basins.ravel(), minlength=count + 1), smallest)
+    peaks[seeds[maxima]] = distance[maxima]
+    peaks = peaks.tolist()
     margin = 1.5 * max(distances)
-    for saddle, one, other in saddles(basins, distance):
-        bodies.meet(one, other, lambda d, saddle=saddle: saddle < min(neck * d, d - margin))
-    numbers = bodies.numbers()
-    return numbers[basins] if numbers.max() > 1 else None
+    bodies = DisjointSet(range(1, count + 1))
+    for one, other, saddle in zip(*saddles(basins, distance), strict=True):
+        low, high = sorted((bodies[one], bodies[other]), key=peaks.__getitem__)
+        narrow = saddle < min(neck * peaks[low], peaks[low] - margin)
+        if low == high or (narrow and min(voxels[low], voxels[high]) >= smallest):
+            continue
+        bodies.merge(low, high)
+        body = bodies[low]
+        voxels[body], peaks[body] = voxels[low] + voxels[high], peaks[high]
+    if bodies.n_subsets == 1:
+        return None
+    body_of = [0, *(bodies[basin] for basin in range(1, count + 1))]
+    _, parts = np.unique(body_of, return_inverse=True)
+    return parts.astype(np.int32)[basins]
 
 
-class Bodies:
-    """Basins that are joined to bodies; a union-find over their numbers.
-
-    Args:
-        peaks: highest distance of each basin, (N + 1,); that of the background at 0 is not used.
-        voxels: of each basin, (N + 1,).
-        smallest: least voxels of a body of its own.
-    """
-
-    def __init__(self, peaks: np.ndarray, voxels: np.ndarray, smallest: int) -> None:
-        self.peaks, self.voxels, self.smallest = peaks.tolist(), voxels.tolist(), smallest
-        self.parent = list(range(len(peaks)))
-
-    def root(self, basin: int) -> int:
-        """The basin that stands for the body of a basin."""
-        while self.parent[basin] != basin:
-            self.parent[basin] = self.parent[self.parent[basin]]
-            basin = self.parent[basin]
-        return basin
-
-    def meet(self, one: int, other: int, narrow: Callable[[float], bool]) -> None:
-        """Join two basins' bodies, unless both are large and the neck is narrow for the lower."""
-        one, other = self.root(one), self.root(other)
-        if one == other:
-            return
-        large = min(self.voxels[one], self.voxels[other]) >= self.smallest
-        if large and narrow(min(self.peaks[one], self.peaks[other])):
-            return
-        self.parent[other] = one
-        self.voxels[one] += self.voxels[other]
-        self.peaks[one] = max(self.peaks[one], self.peaks[other])
-
-    def numbers(self) -> np.ndarray:
-        """The body of each basin, numbered from 1, int32 (N + 1,); 0 of the background."""
-        roots = np.array([0] + [self.root(basin) for basin in range(1, len(self.parent))])
-        _, numbers = np.unique(roots, return_inverse=True)
-        return numbers.astype(np.int32)
-
-
-def saddles(basins: np.ndarray, distance: np.ndarray) -> list[tuple[float, int, int]]:
-    """The highest saddle between any two basins that touch by faces, the highest first.
+def saddles(basins: np.ndarray, distance: np.ndarray) -> tuple[list[int], list[int], list[float]]:
+    """Where basins meet: pairs of numbers, and the highest distance at which one is left for the
+    other, highest first.
 
     Args:
-        basins: (Z, H, W), 0 outside.
+        basins: (Z, H, W) of numbers from 1; 0 is background.
         distance: (Z, H, W).
-
-    Returns:
-        (distance, basin, basin) of each pair, the first basin's number the lower.
     """
-    met = []
+    keys, heights = [], []
+    size = int(basins.max()) + 1
     for axis in range(3):
-        near, far = (np.moveaxis(basins, axis, 0)[cut] for cut in (slice(-1), slice(1, None)))
-        border = (near != far) & (near > 0) & (far > 0)
-        heights = np.moveaxis(distance, axis, 0)
-        height = np.minimum(heights[:-1][border], heights[1:][border])
-        pairs = np.sort(np.stack([near[border], far[border]]), axis=0)
-        met.append(np.stack([height, *pairs]).astype(np.float64))
-    height, one, other = np.concatenate(met, axis=1)
-    order = np.lexsort((other, one, -height))  # ties in a fixed order
-    first: dict[tuple[int, int], float] = {}
-    for h, a, b in zip(
-        height[order], one[order].astype(int), other[order].astype(int), strict=True
-    ):
-        first.setdefault((int(a), int(b)), float(h))
-    return [(h, a, b) for (a, b), h in first.items()]
+        behind = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        ahead = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        one, other = basins[behind], basins[ahead]
+        meet = (one != other) & (one > 0) & (other > 0)
+        one, other = one[meet].astype(np.int64), other[meet].astype(np.int64)
+        keys.append(np.minimum(one, other) * size + np.maximum(one, other))
+        heights.append(np.minimum(distance[behind][meet], distance[ahead][meet]))
+    keys, heights = np.concatenate(keys), np.concatenate(heights)
+    order = np.lexsort((keys, -heights))
+    _, first = np.unique(keys[order], return_index=True)
+    chosen = order[np.sort(first)]
+    one, other = np.divmod(keys[chosen], size)
+    return one.tolist(), other.tolist(), heights[chosen].tolist()

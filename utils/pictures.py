@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from typing import TYPE_CHECKING
 
 import cv2
@@ -52,23 +53,38 @@ def contours(
     return picture
 
 
-def instances_picture(section: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """A section under the colours of its instances, which keep theirs from section to section.
+def instance_colour(number: int) -> tuple[int, int, int]:
+    """The RGB colour of an instance, always the same; those of neighbouring numbers are far apart.
+
+    Hues go round by the golden ratio, and lighter, darker and paler ones take turns.
+    """
+    saturation, value = ((1.0, 1.0), (0.55, 1.0), (1.0, 0.7))[number % 3]
+    colour = colorsys.hsv_to_rgb(number * 0.6180339887 % 1, saturation, value)
+    return tuple(round(channel * 255) for channel in colour)
+
+
+def instances_picture(section: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A section, each instance in a colour of its own, its outline in the full colour.
 
     Args:
         section: (H, W) in any range.
-        instances: (H, W), numbers from 1, 0 is background.
+        labels: (H, W) numbers of instances; 0 is background.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     picture = grey(section)
-    inside = instances > 0
-    # Steps of the golden ratio keep the hues of consecutive numbers far apart.
-    hue = (instances[inside].astype(np.uint64) * 111 % 180).astype(np.uint8)
-    colour = np.stack([hue, np.full_like(hue, 200), np.full_like(hue, 255)], axis=-1)
-    colour = cv2.cvtColor(colour[None], cv2.COLOR_HSV2RGB)[0]
-    picture[inside] = (0.55 * picture[inside] + 0.45 * colour).astype(np.uint8)
+    numbers, index = np.unique(labels, return_inverse=True)
+    colours = np.array([instance_colour(int(number)) for number in numbers], np.uint8)
+    painted = colours[index.reshape(labels.shape)]
+    inside = labels > 0
+    picture[inside] = (picture[inside] * 0.55 + painted[inside] * 0.45).round().astype(np.uint8)
+    edge = np.zeros(labels.shape, bool)
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differ = labels[one] != labels[other]
+        edge[one] |= differ
+        edge[other] |= differ
+    picture[edge & inside] = painted[edge & inside]
     return picture
 
 
