@@ -165,15 +165,32 @@ def check_same_shape(images: Volume, labels: Volume) -> None:
 
 
 def pair_loader(
-    dataset: PairDataset, batch_size: int, workers: int, pin: bool, first: int = 0
+    dataset: PairDataset,
+    batch_size: int,
+    workers: int,
+    pin: bool,
+    first: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> DataLoader:
-    """Batches of a dataset in the order of its sample numbers, from number ``first`` on."""
+    """Batches of a dataset in the order of its sample numbers, from number ``first`` on.
+
+    Args:
+        dataset: the pairs.
+        batch_size: pairs in a batch; a multiple of ``ranks``.
+        workers: processes that load.
+        pin: load into pinned memory.
+        first: number of the first sample.
+        rank: of this process.
+        ranks: processes among which each batch is split.
+    """
     if workers:
         _end_workers_at_exit()
+    share = batch_size // ranks
+    starts = range(first + rank * share, len(dataset), batch_size)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=range(first, len(dataset)),
+        batch_sampler=[range(start, start + share) for start in starts],
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_start_worker,

@@ -3,6 +3,7 @@
 import project_root  # noqa: F401
 
 from utils.command import base_parser, choose_device, folder_name, read_arguments
+from utils.distributed import Group
 from utils.errors import UserError, run_command
 from utils.faults import faults_in_one_line
 from utils.paths import shown
@@ -38,19 +39,26 @@ def main() -> None:
     config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=changes)})
     device = choose_device(args.device, config.TRAIN.if_cuda)
 
-    training = Training(config, workspace, run, device, check=args.check)
+    group = Group.join()
+    training = Training(config, workspace, run, device, check=args.check, group=group)
     goes_on = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
-    training.folder.create(training.config, overwrite=args.overwrite or args.check, keep=goes_on)
+    if group.leads:
+        overwrite = args.overwrite or args.check
+        training.folder.create(training.config, overwrite=overwrite, keep=goes_on)
     with faults_in_one_line(training.folder.logs, config.TRAIN.num_workers):
-        log = RunLog(training.folder, config, training.start)
+        log = RunLog(training.folder, training.config, training.start) if group.leads else None
         try:
-            for line in [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]:
+            lines = [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]
+            for line in lines if log else ():
                 log.info(line)
             training.run(log)
-            log.info(f"iterations per second: {log.speed:.2f}, {peak_memory(device)}")
+            if log:
+                log.info(f"iterations per second: {log.speed:.2f}, {peak_memory(device)}")
         finally:
-            log.close()
+            if log:
+                log.close()
             training.folder.release()
+    group.leave()
     print(f"logs: {shown(training.folder.logs)}")
     print(f"checkpoint: {shown(training.folder.models)}/model.ckpt (the last iteration's)")
     print("Done")

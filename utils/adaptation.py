@@ -11,6 +11,7 @@ from model.segmentor import PairLogits, Segmentor
 from utils.averaging import WeightAverage, choose_decay
 from utils.compilation import compiled
 from utils.config import TrainSettings
+from utils.distributed import Group
 from utils.precision import choose_precision, computing_in, widened
 
 ADAM_BETAS = (0.9, 0.99)
@@ -31,6 +32,7 @@ class AdaptationStep:
             adversarial and the consistency weights at 0 the segmentor learns the same, sooner.
         precision: bfloat16, or float32: as the modules are.
         compile: let ``torch.compile`` join the segmentor's kernels.
+        group: processes with batches of the same size each; the step is as one on all of them.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class AdaptationStep:
         adapt: bool = True,
         precision: torch.dtype = torch.float32,
         compile: bool = False,
+        group: Group | None = None,
     ) -> None:
+        self.group = group or Group()
         self.segmentor, self.disc_seg, self.disc_residual = segmentor, disc_seg, disc_residual
         self.settings = settings
         self.adapt = adapt
@@ -67,7 +71,13 @@ class AdaptationStep:
         }
 
     @classmethod
-    def build(cls, settings: TrainSettings, width: int, device: torch.device) -> "AdaptationStep":
+    def build(
+        cls,
+        settings: TrainSettings,
+        width: int,
+        device: torch.device,
+        group: Group | None = None,
+    ) -> "AdaptationStep":
         """New networks of a width on a device; source-only where no adaptation weight is set."""
         networks = (Segmentor(width), build_discriminator(width), build_discriminator(width))
         return cls(
@@ -76,6 +86,7 @@ class AdaptationStep:
             adapt=settings.adapts,
             precision=choose_precision(settings.precision, device),
             compile=settings.compiles(device),
+            group=group,
         )
 
     def __call__(
@@ -112,7 +123,8 @@ class AdaptationStep:
             disc_losses, accuracies = self.discriminator_losses(source_logits, target_logits)
             sum(disc_losses.values()).backward()
             report |= disc_losses | accuracies
-        report = {name: value.detach() for name, value in report.items()}
+        report = self.group.average({name: value.detach() for name, value in report.items()})
+        self.group.average_gradients(self.networks.values())
         for name, network in self.networks.items():
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
             report[f"grad_norm_{name}"] = norm.detach()

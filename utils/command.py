@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from utils.config import LoadedConfig, check_run_name, load_config
+from utils.distributed import local_rank
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace
 
@@ -73,6 +74,9 @@ def choose_device(name: str, if_cuda: bool = True) -> torch.device:
         raise UserError(f"--device {name}: this machine has none; use --device cpu or auto")
     if name == "cpu":
         keep_freed_memory()
+    if name == "cuda":
+        torch.cuda.set_device(local_rank())
+        return torch.device(name, local_rank())
     return torch.device(name)
 
 

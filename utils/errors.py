@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from utils.distributed import rank
 from utils.interruption import Interrupted
 
 
@@ -16,7 +17,8 @@ class UserError(Exception):
 @lru_cache(maxsize=1024)  # a volume that is opened again is not complained of again
 def warn(message: str) -> None:
     """Tell the user, in one line and once, of what is odd but goes."""
-    print(f"warning: {message}", file=sys.stderr)
+    if rank() == 0:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -24,9 +26,10 @@ def run_command(command: Callable[[], None]) -> None:
     try:
         command()
     except UserError as error:
-        sys.exit(_fail(f"error: {error}", 2))
+        place = f"process {rank()}: " if rank() else ""
+        sys.exit(_fail(f"error: {place}{error}", 2))
     except Interrupted as error:
-        sys.exit(_fail(str(error), error.code))
+        sys.exit(error.code if rank() else _fail(str(error), error.code))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", 130))
 

@@ -9,6 +9,7 @@ from traceback import clear_frames, extract_tb
 
 import torch
 
+from utils.distributed import PeerLost
 from utils.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,6 +30,8 @@ def faults_in_one_line(folder: Path, workers: int) -> Iterator[None]:
         if not str(error).startswith(IN_WORKER):
             raise
         raise UserError(_last_line(error).partition("UserError: ")[2]) from None
+    except PeerLost as error:
+        raise UserError(f"{error}; --resume goes on from the last save") from None
     except OSError as error:
         if "shared memory" in str(error) or "shm" in str(error) or _of_queues(error):
             _clear_away(error)

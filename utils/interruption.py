@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -28,9 +28,13 @@ class StopSignal:
 
     received: int | None = None
 
-    def check(self) -> None:
-        """Raise ``StopRequested`` if there was one."""
-        if self.received is not None:
+    def check(self, agreed: Callable[[bool], bool] = bool) -> None:
+        """Raise ``StopRequested`` if there was one.
+
+        Args:
+            agreed: asks other processes as well, so that all stop at the same place.
+        """
+        if agreed(self.received is not None):
             raise StopRequested
 
 

@@ -1,6 +1,7 @@
 """A training run from its config to its last checkpoint."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from model.checkpoint import (
 )
 from utils.adaptation import AdaptationStep
 from utils.config import Config
+from utils.distributed import Group
 from utils.errors import UserError, warn
 from utils.evaluation import Validation
 from utils.interruption import Interrupted, StopRequested, StopSignal, awaited_signals
@@ -66,6 +68,7 @@ class Training:
         run: name of the run's folders.
         device: to train on.
         check: validate on a few sections only, and on a CPU take smaller crops.
+        group: the processes that share each batch; the first alone writes.
 
     Raises:
         UserError: a volume is missing or unfit.
@@ -78,7 +81,14 @@ class Training:
         run: str,
         device: torch.device,
         check: bool = False,
+        group: Group | None = None,
     ) -> None:
+        self.group = group or Group()
+        if config.TRAIN.batch_size % self.group.size:
+            raise UserError(
+                f"TRAIN.batch_size: found {config.TRAIN.batch_size}, expected a multiple of the "
+                f"{self.group.size} processes that share it"
+            )
         config = config.model_copy(update={"DATA": at_common_size(workspace, config.DATA)})
         self.config, self.device = config, device
         self.crop = config.DATA.crop
@@ -86,7 +96,7 @@ class Training:
             self.crop = min(self.crop, CHECK_CROP_ON_CPU)
         self.folder = RunFolder(workspace, config, run)
         torch.manual_seed(config.TRAIN.random_seed)
-        self.step = AdaptationStep.build(config.TRAIN, config.MODEL.width, device)
+        self.step = AdaptationStep.build(config.TRAIN, config.MODEL.width, device, self.group)
         self.source = self._dataset(workspace, "source")
         self.target = self._dataset(workspace, "target")
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
@@ -101,37 +111,38 @@ class Training:
         if config.TRAIN.resume:
             self._resume(workspace)
 
-    def run(self, log: RunLog) -> None:
-        """Train to the last iteration.
+    def run(self, log: RunLog | None) -> None:
+        """Train to the last iteration; only the first process has a log.
 
         Raises:
             Interrupted: by SIGINT or SIGTERM; the state is saved.
         """
         train, iteration = self.config.TRAIN, self.start
-        log.load_state_dict(self.log_state)
-        if self.start:
+        if self.start and self.group.leads:
             self.restore(log)
         with awaited_signals() as stop:
             try:
-                if self.unvalidated:
+                if self.unvalidated and self.group.leads:
                     self.finish(log, iteration, stop)
                 for iteration, (source, target) in enumerate(self.batches(), start=self.start + 1):
                     report = self.step(
                         iteration, source["images"], source["masks"], target["images"]
                     )
-                    log.add(iteration, report, self.step.learning_rates)
-                    self.watch(log, iteration, report)
-                    if self._due(iteration, train.show_freq):
-                        self.show(log, iteration, source, target)
-                    self.finish(log, iteration, stop)
+                    if self.group.leads:
+                        log.add(iteration, report, self.step.learning_rates)
+                        self.watch(log, iteration, report)
+                        if self._due(iteration, train.show_freq):
+                            self.show(log, iteration, source, target)
+                        self.finish(log, iteration, stop)
                     if iteration < train.total_iters:  # else all is done anyway
-                        stop.check()
+                        stop.check(self.group.any)
             except StopRequested:
-                self.save(iteration, log)
+                if self.group.leads:
+                    self.save(iteration, log)
                 raise Interrupted(
                     f"interrupted at iteration {iteration} of {train.total_iters}, all is saved; "
                     "the same command with --resume goes on",
-                    stop.received,
+                    stop.received or signal.SIGTERM,
                 ) from None
 
     def watch(self, log: RunLog, iteration: int, report: dict[str, Tensor]) -> None:
@@ -165,6 +176,8 @@ class Training:
                     train.num_workers,
                     pin=self.device.type == "cuda",
                     first=self.start * train.batch_size,
+                    rank=self.group.rank,
+                    ranks=self.group.size,
                 ),
                 self.device,
             )
@@ -219,7 +232,8 @@ class Training:
         save_whole(self.folder.models / TRAINING_STATE, state, previous=PREVIOUS_STATE)
 
     def restore(self, log: RunLog) -> None:
-        """Make the checkpoints beside the training state what they were when it was written."""
+        """Make the log and the checkpoints what they were when the state was written."""
+        log.load_state_dict(self.log_state)
         for warning in self.warnings:
             log.info(f"warning: {warning}")
         folder = self.folder.models

@@ -1,0 +1,96 @@
+"""Several processes at one run, started by torchrun, against one alone."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
+from tests.conftest import ROOT
+from tests.test_faults import Project
+from utils.distributed import Group
+
+BATCH = ("--set", "TRAIN.batch_size=2", "--set", "TRAIN.save_freq=3")
+
+
+def torchrun(processes: int, script: str, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*command, f"--nproc_per_node={processes}", str(ROOT / f"scripts/{script}.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture
+def project(command, tmp_path: Path) -> Project:
+    return Project(command, tmp_path)
+
+
+def test_items_are_shared_evenly() -> None:
+    for count in (0, 1, 5, 12):
+        for size in (1, 2, 5):
+            parts = [Group(rank, size).share(range(count)) for rank in range(size)]
+            assert [n for part in parts for n in part] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def losses(project: Project) -> np.ndarray:
+    text = "".join((project.logs / name).read_text() for name in ("loss.txt", "loss_adv.txt"))
+    return np.array([float(value) for value in re.findall(r"=([0-9.]+)", text)])
+
+
+def test_two_processes_train_as_one_and_resume_as_one(project: Project) -> None:
+    project.train(*BATCH)
+    alone = losses(project)
+    out = finished(torchrun(2, "main", *project.arguments(*BATCH, "--overwrite")))
+    assert out.count("Done") == 1  # the first process alone speaks
+    np.testing.assert_allclose(losses(project), alone, rtol=1e-3, atol=2e-5)
+
+    # three iterations by two processes, the others by one
+    half = (*BATCH, "--set", "TRAIN.display_freq=1")
+    with torchrun(2, "main", *project.arguments(*half, "--overwrite")) as process:
+        assert any(line.startswith("step=3,") for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    at = load_file(project.models / TRAINING_STATE)["iteration"]
+    assert 3 <= at <= 6
+    if at < 6:
+        project.train("--resume", *half)
+    assert load_checkpoint(project.models / LAST).iteration == 6
+
+
+def test_a_batch_that_cannot_be_split_is_refused(project: Project) -> None:
+    process = torchrun(2, "main", *project.arguments())
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "error: TRAIN.batch_size: found 1, expected a multiple of the 2 processes" in error
+    assert not project.logs.exists()
+
+
+def test_a_process_that_dies_ends_the_others_in_one_line(project: Project) -> None:
+    settings = (*BATCH, "--set", "TRAIN.total_iters=100000")
+    with torchrun(2, "main", *project.arguments(*settings)) as process:
+        assert any(line.startswith("step=4,") for line in process.stdout)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        second = max(map(int, children))
+        os.kill(second, signal.SIGKILL)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) <= 1
+    assert all("another process of the run has ended" in line for line in lines)
+    assert load_checkpoint(project.models / LAST).iteration >= 3
