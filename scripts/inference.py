@@ -4,6 +4,7 @@ import project_root  # noqa: F401
 
 from model.checkpoint import LAST
 from utils.command import base_parser, choose_device, folder_name, read_arguments
+from utils.distributed import Group
 from utils.errors import run_command
 from utils.inference import MEASURES, Inference
 from utils.report import require_report
@@ -49,6 +50,7 @@ def main() -> None:
     loaded, workspace = read_arguments(args)
     config = loaded.config
     print(f"cfg_file: {loaded.path.name}")
+    group = Group.join()
     inference = Inference(
         config,
         workspace,
@@ -56,12 +58,14 @@ def main() -> None:
         args.checkpoint,
         choose_device(args.device, config.TRAIN.if_cuda),
         format=args.format,
+        group=group,
     )
     inference.run(args.mode_map, args.show, args.instances)
-    if args.report:
+    if args.report and group.leads:
         inference.report()
+    group.leave()
     print("Done")
-    if napari:
+    if napari and group.leads:
         inference.view(napari.Viewer())
         napari.run()
 

@@ -1,6 +1,6 @@
 """Predicting a config's validation volume, and scoring it during training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Literal
 
 import numpy as np
@@ -50,9 +50,11 @@ def predict_on_grid(
     shape: tuple[int, int],
     batch_size: int = 1,
     combine: Literal["mean", "max"] = "mean",
+    sections: Container[int] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """``predict_volume``, brought back from the working grid to sections of ``shape``."""
-    for index, probability in predict_volume(predict, volume, pairs, windows, batch_size, combine):
+    predicted = predict_volume(predict, volume, pairs, windows, batch_size, combine, sections)
+    for index, probability in predicted:
         yield index, np.clip(resample(probability, shape), 0, 1)
 
 

@@ -5,8 +5,9 @@ import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,13 @@ from dataloader.pairs import check_same_shape
 from dataloader.volume import Volume
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from utils.config import Config
-from utils.errors import writing_to
+from utils.distributed import Group, PeerLost
+from utils.errors import UserError, writing_to
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
 from utils.instance_scores import InstanceScorer
 from utils.instance_table import write_table
 from utils.instances import Instances
+from utils.interruption import Interrupted, StopRequested, awaited_signals
 from utils.metrics import (
     THRESHOLD,
     Counts,
@@ -40,13 +43,15 @@ from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
 from utils.precision import choose_precision
 from utils.prediction import NetworkPredictor
+from utils.prediction_store import PredictionStore
 from utils.progress import progress
 from utils.report import write_report
 from utils.resources import peak_memory
 from utils.run_folder import git_revision
+from utils.run_lock import lock_folder
 from utils.threads import behind
 from utils.view import add_layers
-from utils.volume_writer import WRITERS, VolumeSpec, VolumeWriter, describe
+from utils.volume_writer import WRITERS, VolumeSpec, VolumeWriter
 from utils.volumes import at_trained_size, open_images, open_labels, voxel_size
 from utils.windows import Windows
 
@@ -74,6 +79,7 @@ class Inference:
         say: receives the lines for the user.
         format: of masks, probabilities and instances, see ``utils.volume_writer``; None: the
             volume's own.
+        group: the processes among which the sections are shared; the first does all else.
 
     Raises:
         UserError: the checkpoint or the volume is missing or unfit.
@@ -88,7 +94,9 @@ class Inference:
         device: torch.device,
         say: Callable[[str], None] = print,
         format: str | None = None,
+        group: Group | None = None,
     ) -> None:
+        self.group = group or Group()
         self.config, self.say, self.model = config, say, model
         self.workspace = workspace
         self.checkpoint_path = workspace.models(config.TRAIN.save_path, model) / checkpoint_file
@@ -124,23 +132,40 @@ class Inference:
             return file[HDF5_DATASET][index]
 
     def predict(self, argmax: bool = False) -> None:
-        """Write the probabilities to ``preds.hdf`` (``main``, float32) and a folder's masks as PNG.
+        """Write the probabilities to ``preds.hdf`` (``main``, float32), masks and probabilities.
+
+        What an earlier start has predicted of the same volume by the same weights is kept.
 
         Args:
             argmax: join a section's predictions from several pairs by their maximum, which gives
                 the OR of its argmax masks at the threshold; else by their mean, as published.
+
+        Raises:
+            Interrupted: by SIGINT or SIGTERM; the same command goes on.
         """
+        combine, everything = "max" if argmax else "mean", range(len(self.raw))
         with writing_to(self.out), ExitStack() as stack:
             self.out.mkdir(parents=True, exist_ok=True)
-            part = self.predictions.with_suffix(".part")
-            file = stack.enter_context(h5py.File(part, "w"))
-            describe(file.create_dataset(HDF5_DATASET, self.raw.shape, np.float32), self.voxel_size)
-            masks = stack.enter_context(self._writer(MASKS, np.uint8))
-            probabilities = None
-            if self.format != "hdf5":  # which preds.hdf is
-                dtype = np.uint8 if self.format == "folder" else np.float32
-                probabilities = stack.enter_context(self._writer(PROBABILITY, dtype))
-            write = stack.enter_context(behind(partial(self._write, file, masks, probabilities)))
+            if self.group.leads:
+                lock = lock_folder(self.out, instead="--out FOLDER")
+                stack.enter_context(closing(lock) if lock else nullcontext())
+            store = PredictionStore(
+                self.predictions, self.raw.shape, self.voxel_size, self._origin(combine), self.group
+            )
+            stack.callback(store.close)
+            derive = self._deriver(stack) if self.group.leads else _nothing
+            done = store.done()
+            if done:
+                self.say(f"{len(done)} of {len(self.raw)} sections are predicted already")
+            for index in sorted(done):
+                derive(index, store.read(index))
+            order = dict.fromkeys(index for pair in self.pairs for index in pair)
+            own = self.group.share([index for index in order if index not in done])
+
+            def keep(index: int, probability: np.ndarray) -> None:
+                store.write(index, probability)
+                derive(index, probability)
+
             sections = predict_on_grid(
                 self.predictor,
                 self.volume,
@@ -148,12 +173,51 @@ class Inference:
                 self.windows,
                 self.raw.shape[1:],
                 self.config.TEST.batch_size,
-                "max" if argmax else "mean",
+                combine,
+                set(own),
             )
-            for index, probability in progress(sections, len(self.raw), "section"):
-                write(index, probability)
-        with writing_to(self.out):
-            part.replace(self.predictions)
+            stop = stack.enter_context(awaited_signals())
+            try:
+                with behind(keep) as write:
+                    for index, probability in progress(sections, len(own), "section"):
+                        write(index, probability)
+                        stop.check()
+                self.group.wait()
+            except StopRequested:
+                raise Interrupted("interrupted; the same command goes on", stop.received) from None
+            except PeerLost as error:
+                raise UserError(f"{error}; the same command goes on") from None
+            if self.group.leads:
+                for index in sorted(set(everything) - done - set(own)):
+                    derive(index, store.read(index))
+                store.finish()
+
+    def _origin(self, combine: str) -> dict[str, Any]:
+        """What predictions are made from: with the same, sections of two starts fit together."""
+        weights = 0
+        for name, value in sorted(self.checkpoint.weights.items()):
+            weights = zlib.crc32(value.contiguous().view(torch.uint8).numpy(), weights)
+            weights = zlib.crc32(name.encode(), weights)
+        windows = (self.windows.padding, self.windows.corners, self.windows.size, self.pairs)
+        return {
+            "weights": weights,
+            "volume": self.raw.where,
+            "changed": self.raw.path.stat().st_mtime_ns,
+            "shape": [*self.raw.shape, *self.volume.shape],
+            "windows": zlib.crc32(repr(windows).encode()),
+            "combine": combine,
+            "batch_size": self.config.TEST.batch_size,
+            "precision": str(self.predictor.precision),
+            "device": self.predictor.device.type,
+        }
+
+    def _deriver(self, stack: ExitStack) -> Callable[[int, np.ndarray], None]:
+        """What writes a section's mask and, where ``preds.hdf`` is not enough, its probability."""
+        masks, probabilities = stack.enter_context(self._writer(MASKS, np.uint8)), None
+        if self.format != "hdf5":  # which preds.hdf is
+            dtype = np.uint8 if self.format == "folder" else np.float32
+            probabilities = stack.enter_context(self._writer(PROBABILITY, dtype))
+        return partial(self._derive, masks, probabilities)
 
     def _writer(self, stem: str, dtype: type) -> VolumeWriter:
         """A writer of sections beside ``preds.hdf``."""
@@ -162,15 +226,13 @@ class Inference:
         spec = VolumeSpec(self.raw.shape, dtype, self.voxel_size, names, discrete)
         return WRITERS[self.format](self.out, stem, spec)
 
-    def _write(
+    def _derive(
         self,
-        file: h5py.File,
         masks: VolumeWriter,
         probabilities: VolumeWriter | None,
         index: int,
         probability: np.ndarray,
     ) -> None:
-        file[HDF5_DATASET][index] = probability
         mask = probability >= THRESHOLD
         masks.write(index, mask.astype(np.uint8) * 255)
         if probabilities is not None:
@@ -338,7 +400,10 @@ class Inference:
             (self.out / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
     def run(self, measure: str, show: bool, instances: bool = False) -> None:
-        """Predict, score where there are labels, and do what else is asked; say so as published."""
+        """Predict, score where there are labels, and do what else is asked; say so as published.
+
+        Of several processes, all but the first only predict.
+        """
         self.say(f"out_path: {shown(self.out)}")
         self.say(
             f"checkpoint: {shown(self.checkpoint_path)}, iteration {self.checkpoint.iteration}, "
@@ -349,6 +414,8 @@ class Inference:
         self.say("Begin inference...")
         begin = time.perf_counter()
         self.predict(argmax=measure == "dice")
+        if not self.group.leads:
+            return
         seconds = time.perf_counter() - begin
         self.say(f"Prediction time (s): {seconds:.2f}")
         pairs = len(self.windows.corners) * len(self.pairs)
@@ -380,6 +447,10 @@ class Inference:
         self.say(f"raw shape: {self.raw.shape}")
         self.say(f"padded raw shape: {(sections, height + top + bottom, width + left + right)}")
         self.say(f"the number of sub-volume: {len(self.windows.corners) * len(self.pairs)}")
+
+
+def _nothing(*_: object) -> None:
+    """What processes but the first derive from a section."""
 
 
 def _cell(value: object) -> object:

@@ -1,6 +1,6 @@
 """From a volume to the mitochondria probability of each of its sections."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -80,6 +80,7 @@ def predict_volume(
     windows: Windows,
     batch_size: int = 1,
     combine: Literal["mean", "max"] = "mean",
+    sections: Container[int] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict sections from all the pairs they are in.
 
@@ -96,10 +97,14 @@ def predict_volume(
         combine: how a section's predictions from several pairs are joined: their mean (inference)
             or their maximum, which above 0.5 is the OR of the argmax masks (validation). The
             maximum is taken of whole sections only.
+        sections: indices of those to predict; None: all. Each comes out the same to the bit,
+            whichever others are predicted.
 
     Yields:
         (index, probability (H, W) float32 in [0, 1]) of each section when its last pair is done.
     """
+    if sections is not None:
+        pairs = [pair for pair in pairs if any(index in sections for index in pair)]
     last_pair = {index: n for n, pair in enumerate(pairs) for index in pair}
     total_weight = torch.from_numpy(windows.total_weight())
     encoder = _Encoder(predict, volume, pairs, windows, batch_size)
@@ -107,6 +112,8 @@ def predict_volume(
     seen: dict[int, int] = {}
     for n, pair in enumerate(pairs):
         for index, probability in zip(pair, _predict_pair(encoder, pair), strict=True):
+            if sections is not None and index not in sections:
+                continue
             seen[index] = seen.get(index, 0) + 1
             if index not in sums:
                 sums[index] = probability.clone()  # not a view that keeps the pair's other half
@@ -114,7 +121,7 @@ def predict_volume(
                 sums[index] += probability
             else:
                 sums[index] = torch.maximum(sums[index], probability)
-        for index in [i for i in pair if last_pair[i] == n]:
+        for index in [i for i in pair if i in sums and last_pair[i] == n]:
             weight = total_weight * (seen.pop(index) if combine == "mean" else 1)
             yield index, windows.unpad((sums.pop(index).cpu() / weight).numpy())
 

@@ -12,12 +12,16 @@ LOCK = "lock"
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
-def lock_folder(folder: Path) -> IO | None:
+def lock_folder(folder: Path, instead: str = "--run-name NAME") -> IO | None:
     """Keep other processes out of a folder until the file returned is closed.
 
     The lock is the process's own: neither a killed one nor the workers it leaves behind hold it,
     and whoever opens the file anew in the same process lets go of it. Where the file system has
     no locks there is a warning and None.
+
+    Args:
+        folder: to be used by this process alone.
+        instead: the option that takes another one.
 
     Raises:
         UserError: another process is at work there.
@@ -38,8 +42,7 @@ def lock_folder(folder: Path) -> IO | None:
         holder = file.read().strip()
         file.close()
         raise UserError(
-            f"{folder}: in use by another run ({holder}); wait for it, end it, or give "
-            "--run-name NAME"
+            f"{folder}: in use by another run ({holder}); wait for it, end it, or give {instead}"
         ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {os.uname().nodename}\n")

@@ -14,6 +14,7 @@ from dataloader.opening import open_volume
 from utils.pictures import write_picture
 
 CHUNK = 256  # side of the parts in which HDF5 keeps a section: a crop of 512 reads 9 of them
+PAGE = 4096  # bytes
 
 
 class VolumePart(ABC):
@@ -21,7 +22,7 @@ class VolumePart(ABC):
 
     Args:
         path: the place.
-        shape: (sections, height, width), uint8.
+        shape: (sections, height, width); uint8 unless the kind says otherwise.
         resume: go on with what is there.
     """
 
@@ -66,22 +67,37 @@ class FolderPart(VolumePart):
 
 
 class Hdf5Part(VolumePart):
-    """An HDF5 file with the data set ``main``.
+    """An HDF5 file with the data set ``main``, in chunks (height, width) of a section.
 
     All its space is allotted when it is made, so that writing a section changes none of the file's
     own structures: whenever the process is killed, the file can be opened. (Compressed, chunks
     would be allotted as they come, and a kill could leave the file unreadable.)
     """
 
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        resume: bool,
+        dtype: type = np.uint8,
+        chunk: tuple[int, int] = (CHUNK, CHUNK),
+    ) -> None:
+        self.dtype = dtype
+        self.chunk = tuple(min(sides) for sides in zip(chunk, shape[1:], strict=True))
+        super().__init__(path, shape, resume)
+
     def _open(self, resume: bool) -> None:
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        self.file = h5py.File(self.part, "r+" if resume else "x")
+        mode = "r+" if resume else "x"
+        self.file = h5py.File(self.part, mode, alignment_threshold=PAGE, alignment_interval=PAGE)
         if not resume:
             layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            chunks = (1, *(min(CHUNK, side) for side in self.shape[1:]))
-            self.file.create_dataset(HDF5_DATASET, self.shape, np.uint8, chunks=chunks, dcpl=layout)
+            chunks = (1, *self.chunk)
+            self.file.create_dataset(
+                HDF5_DATASET, self.shape, self.dtype, chunks=chunks, dcpl=layout
+            )
             self.sync()
         self.dataset = self.file[HDF5_DATASET]
 

@@ -3,7 +3,6 @@
 Files are written beside their place and moved there when they are whole.
 """
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from dataloader.voxel import VoxelSize
 from utils.errors import UserError
 from utils.optional import wanted
 from utils.pictures import write_picture
+from utils.volume_parts import discard
 
 Format = Literal["folder", "tiff", "hdf5", "ome-zarr", "mrc", "nifti"]
 CHUNK = 512  # pixels, side of the chunks of HDF5 and Zarr
@@ -60,17 +60,17 @@ class VolumeWriter(ABC):
         self.part = folder / f".{stem}.part{self.suffix}"
 
     def __enter__(self) -> Self:
-        _remove(self.part)
+        discard(self.part)
         self.open()
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.close()
         if kind is None:
-            _remove(self.path)
+            discard(self.path)
             self.part.replace(self.path)
         else:
-            _remove(self.part)
+            discard(self.part)
 
     @abstractmethod
     def open(self) -> None:
@@ -286,10 +286,3 @@ def _halved(section: np.ndarray) -> np.ndarray:
     even = np.pad(section, ((0, height % 2), (0, width % 2)), mode="edge").astype(np.float32)
     means = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
     return means.astype(section.dtype)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
