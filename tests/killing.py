@@ -1,10 +1,11 @@
-"""Runs a training in a process of its own that is killed: by time, at a file, or half way."""
+"""Runs a command in a process of its own that is killed: by time, at a file, or half way."""
 
 import io
 import os
 import random
 import signal
 import sys
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 # Forked from a server that has imported PyTorch: a process starts in a tenth of a second.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.killing", "utils.training"])
+PROCESSES.set_forkserver_preload(["tests.killing", "utils.training", "utils.inference"])
 
 
 class Kill(NamedTuple):
@@ -35,9 +36,9 @@ def draw_kill(draw: random.Random, seconds: float, files: int, saves: int) -> Ki
     return Kill(kind, draw.randint(1, files if kind == "file" else saves))
 
 
-def train(arguments: list[str], out: Path, kill: Kill | None = None) -> int:
-    """Run ``main.py``; its exit code, -9 if it was killed. Its output is in ``out/output``."""
-    process = PROCESSES.Process(target=_main, args=(arguments, out, kill))
+def run(script: str, arguments: list[str], out: Path, kill: Kill | None = None) -> int:
+    """Run a script; its exit code, -9 if it was killed. Its output is in ``out/output``."""
+    process = PROCESSES.Process(target=_main, args=(script, arguments, out, kill))
     process.start()
     if kill and kill.kind == "time":
         process.join(kill.when)
@@ -46,36 +47,35 @@ def train(arguments: list[str], out: Path, kill: Kill | None = None) -> int:
     return process.exitcode
 
 
-def _main(arguments: list[str], out: Path, kill: Kill | None) -> None:
+def _main(script: str, arguments: list[str], out: Path, kill: Kill | None) -> None:
     import torch
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT / "scripts"))
     with (out / "output").open("w") as stream:
         sys.stdout = sys.stderr = stream
-        import main
-
         from utils.errors import run_command
 
         if kill and kill.kind == "file":
-            _die_at_file(str(out / "logs"), str(out / "models"), int(kill.when))
+            folders = [str(out / name) for name in ("logs", "models", "inference")]
+            _die_at_file(tuple(folders), int(kill.when))
         elif kill and kill.kind == "half":
             _die_half_way(int(kill.when))
-        sys.argv = ["main.py", *arguments]
-        run_command(main.main)
+        sys.argv = [f"{script}.py", *arguments]
+        run_command(import_module(script).main)
 
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _die_at_file(logs: str, models: str, number: int) -> None:
+def _die_at_file(folders: tuple[str, ...], number: int) -> None:
     count = 0
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal count
         if event in ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir"):
-            count += str(arguments[0]).startswith((logs, models))
+            count += str(arguments[0]).startswith(folders)
             if count == number:
                 _die()
 

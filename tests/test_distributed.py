@@ -94,3 +94,28 @@ def test_a_process_that_dies_ends_the_others_in_one_line(project: Project) -> No
     assert len(lines) <= 1
     assert all("another process of the run has ended" in line for line in lines)
     assert load_checkpoint(project.models / LAST).iteration >= 3
+
+
+UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # that OME-TIFF is given
+PREDICTION = ("--set", "DATA.data_dir_val=target.hdf", "-mn", "tiny", "--format", "tiff")
+
+
+def test_two_processes_predict_as_one_byte_for_byte(project: Project) -> None:
+    project.train()
+    arguments = project.arguments(*PREDICTION)
+    folder, alone = project.root / "inference/tiny", project.root / "alone"
+    one = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/inference.py"), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as torchrun has it
+        check=True,
+        capture_output=True,
+    )
+    assert b"Done" in one.stdout
+    folder.rename(alone)
+    assert finished(torchrun(2, "inference", *arguments)).count("Done") == 1
+    names = sorted(path.name for path in alone.iterdir())
+    assert {"preds.hdf", "masks.ome.tif", "probability.ome.tif", "scores.csv"} <= set(names)
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in set(names) - {"summary.json", ".lock"}:
+        one, two = (UUID.sub(b"", (place / name).read_bytes()) for place in (alone, folder))
+        assert one == two, name

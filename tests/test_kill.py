@@ -1,5 +1,6 @@
 """Runs that are killed again and again end as one that is not; `make kill` does it 100 times."""
 
+import filecmp
 import os
 import random
 import time
@@ -11,7 +12,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.killing import draw_kill, train
+from tests.killing import Kill, draw_kill, run
 from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 
 KILLS = int(os.environ.get("KILLS", "5"))
@@ -89,9 +90,11 @@ def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(arguments, tmp_
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    train(["--help"], whole)  # starts the server that others are forked from
+    run("main", ["--help"], whole)  # starts the server that others are forked from
     begin = time.perf_counter()
-    assert train([*arguments, "--out", str(whole)], whole) == 0, (whole / "output").read_text()
+    assert run("main", [*arguments, "--out", str(whole)], whole) == 0, (
+        whole / "output"
+    ).read_text()
     seconds, expected = time.perf_counter() - begin, content(whole)
     draw, kills, runs, resumed = random.Random(SEED), Counter(), 0, 0
     states = [
@@ -105,7 +108,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(arguments, tmp_
         else:
             option = "--resume" if any(state.exists() for state in states) else "--overwrite"
         kill = draw_kill(draw, seconds, FILES, SAVES) if sum(kills.values()) < KILLS else None
-        code = train([*arguments, "--out", str(killed), option], killed, kill)
+        code = run("main", [*arguments, "--out", str(killed), option], killed, kill)
         output = (killed / "output").read_text()
         resumed += option == "--resume"
         if code == -9:
@@ -116,3 +119,34 @@ def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(arguments, tmp_
         assert not different(content(killed), expected)
         going_on, runs = False, runs + 1
     print(f"{sum(kills.values())} kills {dict(kills)}, {resumed} resumptions, {runs} runs ended")
+
+
+def predict(arguments: list[str], models: Path, out: Path, kill: Kill | None = None) -> str:
+    """What a prediction says; "killed" if it was."""
+    out.mkdir(exist_ok=True)
+    more = ["--set", f"TRAIN.save_path={models / 'models'}", "--out", str(out)]
+    code = run("inference", [*arguments, *more], out, kill)
+    assert code == (-9 if kill else 0), (out / "output").read_text()
+    return "killed" if kill else (out / "output").read_text()
+
+
+def test_a_prediction_that_is_killed_goes_on_to_the_same_files(arguments, tmp_path) -> None:
+    models, draw = tmp_path / "models", random.Random(SEED)
+    models.mkdir()
+    assert run("main", [*arguments, "--out", str(models)], models) == 0
+    predict(arguments, models, tmp_path / "whole")
+    expected = sorted(path for path in (tmp_path / "whole/inference").rglob("*") if path.is_file())
+    seen = set()
+    for number in range(max(3, KILLS // 2)):
+        out = tmp_path / f"killed{number}"
+        for _ in range(2):
+            predict(arguments, models, out, Kill("file", draw.randint(1, 25)))
+        said = predict(arguments, models, out)
+        seen |= {line for line in said.splitlines() if "are predicted already" in line}
+        for path in expected:
+            other = out / path.relative_to(tmp_path / "whole")
+            if path.name not in ("summary.json", ".lock"):  # which hold time and process
+                assert filecmp.cmp(path, other, shallow=False), path
+        left = {path.name for path in (out / "inference/tiny").iterdir()}
+        assert left == {path.name for path in (tmp_path / "whole/inference/tiny").iterdir()}
+    assert seen  # something was left to go on from

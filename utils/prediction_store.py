@@ -66,8 +66,10 @@ class PredictionStore:
 
     def _goes_on(self, origin: dict[str, Any]) -> bool:
         try:
-            return json.loads((self.marks / ORIGIN).read_text(encoding="utf-8")) == origin
-        except (OSError, ValueError):
+            with h5py.File(self.part) as file:
+                fits = file[HDF5_DATASET].shape == self.shape
+            return fits and json.loads((self.marks / ORIGIN).read_text("utf-8")) == origin
+        except (OSError, KeyError, ValueError):
             return False
 
     def _begin(self, voxel_size: VoxelSize | None, origin: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import IO
 
 from utils.errors import UserError
 
-LOCK = "lock"
+LOCK = ".lock"
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
