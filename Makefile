@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install extra demo test kill bench lint format clean
+.PHONY: install extra demo test kill fuzz soak bench lint format clean
 
 install: $(VENV)/installed
 
@@ -29,6 +29,15 @@ test: install extra lint
 KILLS ?= 100
 kill: install
 	KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/test_kill.py
+
+# damaged volumes, configs and checkpoints
+CASES ?= 20000
+fuzz: install extra
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed 1000
+
+# memory, file handles and threads of an hour of training
+soak: install
+	$(BIN)/python -m benchmarks.soak
 
 # make bench ARGS=--quick takes two minutes
 bench: install

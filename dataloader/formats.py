@@ -178,6 +178,12 @@ class _Pages:
         if len(self.pages) == 1:  # sections written one by one, as some programs do
             alike = [s for s in others if s.shape == first.shape and s.dtype == first.dtype]
             self.pages += [page for series in alike for page in series.pages]
+        if len(self.pages) < len(self.file.pages):
+            shapes = " and ".join(str(series.shape) for series in self.file.series[:3])
+            raise UserError(
+                f"{path}: found several images, of shapes {shapes}, expected one volume; save it "
+                "as a file of its own"
+            )
         mapped = first.dataoffset is not None and first.dtype.isnative and not others
         self.map = self.file.asarray(out="memmap").reshape(-1, height, width) if mapped else None
         self.shape = (len(self.pages) if self.map is None else len(self.map), height, width)

@@ -39,11 +39,11 @@ class ImagesFound(NamedTuple):
     def warnings(self) -> list[str]:
         """What is odd, a line each."""
         found = {
-            "hold one grey value throughout": self.blank,
-            "repeat the one before": self.repeated,
-            "look out of order": self.misplaced,
+            "one grey value throughout": self.blank,
+            "the same as the section before": self.repeated,
+            "out of order, by its looks": self.misplaced,
         }
-        return [f"{_sections(which)} {what}" for what, which in found.items() if which]
+        return [f"{_sections(which)}: {what}" for what, which in found.items() if which]
 
 
 class LabelsFound(NamedTuple):
@@ -65,7 +65,7 @@ class LabelsFound(NamedTuple):
         """What is odd, a line each."""
         lines = []
         if self.empty:
-            lines.append(f"{_sections(self.empty)} hold no mitochondria")
+            lines.append(f"{_sections(self.empty)}: no mitochondria in the labels")
         if not FEW <= self.fraction <= MANY:
             lines.append(
                 f"{self.fraction:.2%} of the labels are mitochondria, expected {FEW:.1%} to "

@@ -154,12 +154,17 @@ class MaskVolume(DerivedVolume):
         return self._threshold
 
     def section(self, index: int) -> np.ndarray:
-        return self._binary(self.volume.section(index))
+        return self._binary(index, self.volume.section(index))
 
     def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return self._binary(self.volume.crop(index, y, x, height, width))
+        return self._binary(index, self.volume.crop(index, y, x, height, width))
 
-    def _binary(self, labels: np.ndarray) -> np.ndarray:
+    def _binary(self, index: int, labels: np.ndarray) -> np.ndarray:
+        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+            raise UserError(
+                f"{self.path}: section {index} of the labels holds NaN or infinite values, "
+                "expected 0 for background and other numbers for mitochondria"
+            )
         foreground = labels > self.threshold if labels.dtype == np.uint8 else labels != 0
         return foreground.astype(np.uint8)
 

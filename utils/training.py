@@ -295,10 +295,12 @@ class Training:
         check_crop_fits(images, data.crop)  # also where this run's crops are smaller
         if labels is not None:
             check_same_shape(images, labels)
-        findings = inspect_images(images).warnings()
-        findings += inspect_labels(images, labels).warnings() if labels is not None else []
-        for finding in findings:
-            warn(f"{shown(images.path)}: {finding}")
+        findings = {images: inspect_images(images).warnings()}
+        if labels is not None:
+            findings[labels] = inspect_labels(images, labels).warnings()
+        for volume, lines in findings.items():
+            for line in lines:
+                warn(f"{shown(volume.path)}: {line}")
         return PairDataset(
             images,
             labels,
