@@ -11,11 +11,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dataloader.augment import PairAugmentation
+from dataloader.views import hide_blocks, other_microscope, strong_view
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
-PLAIN = 1  # tells the draws of plain pairs from those of samples
+PLAIN, LOOK = 1, 2  # tell the draws of plain pairs and of views from those of samples
 
 
 class Area(NamedTuple):
@@ -39,6 +40,20 @@ class Draw(NamedTuple):
     augmented: bool
 
 
+class Views(NamedTuple):
+    """How samples look besides, see ``dataloader.views``.
+
+    Attributes:
+        strong: samples have ``views`` too, of noise, blur and holes.
+        hidden_fraction: of blocks that ``views`` do not show.
+        random: ``images`` are as other microscopes might show them.
+    """
+
+    strong: bool = False
+    hidden_fraction: float = 0.0
+    random: bool = False
+
+
 class PairDataset(Dataset):
     """Pairs (k, k + stride) of a volume, k uniform, as augmented crops.
 
@@ -52,6 +67,7 @@ class PairDataset(Dataset):
         crop: side of the crops, pixels.
         seed: what the draws are made from, several numbers.
         length: number of samples.
+        views: how samples look besides.
 
     Raises:
         UserError: a volume with too few sections or too small, or labels of another shape.
@@ -65,6 +81,7 @@ class PairDataset(Dataset):
         crop: int,
         seed: tuple[int, ...],
         length: int,
+        views: Views | None = None,
     ) -> None:
         if len(images) <= stride:
             raise UserError(
@@ -76,6 +93,7 @@ class PairDataset(Dataset):
             check_same_shape(images, labels)
         self.images, self.labels = images, labels
         self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
+        self.views = views or Views()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
 
     def __len__(self) -> int:
@@ -86,7 +104,7 @@ class PairDataset(Dataset):
 
         Returns:
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) uint8 of 0 and 1.
+            (2, crop, crop) uint8 of 0 and 1; with views also ``views``, as ``images``.
         """
         draw = self._draw(number)
         pair, area = draw.pair, draw.area
@@ -98,7 +116,18 @@ class PairDataset(Dataset):
         )
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
-        return {"images": images} | ({} if masks is None else {"masks": masks})
+        look = np.random.default_rng((*self.seed, number, LOOK))
+        if self.views.random:
+            images, masks = other_microscope(images, masks, look)
+        sample = {"images": images} | ({} if masks is None else {"masks": masks})
+        if self.views.strong or self.views.hidden_fraction:
+            sample["views"] = np.stack([self._view(image, look) for image in images])
+        return sample
+
+    def _view(self, image: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        if self.views.strong:
+            image = strong_view(image, draw)
+        return hide_blocks(image, self.views.hidden_fraction, draw)
 
     def plain(self, number: int) -> np.ndarray:
         """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise."""

@@ -5,12 +5,13 @@ from torch import Tensor, nn
 
 from loss.adversarial import discriminator_loss, fooling_loss
 from loss.consistency import consistency_loss, rampup
+from loss.self_training import PseudoLabels, self_training_loss, soft_pseudo_labels
 from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
 from utils.averaging import WeightAverage, choose_decay
 from utils.compilation import compiled
-from utils.config import TrainSettings
+from utils.config import BeyondSettings, TrainSettings
 from utils.distributed import Group
 from utils.precision import choose_precision, computing_in, widened
 
@@ -32,6 +33,7 @@ class AdaptationStep:
             adversarial and the consistency weights at 0 the segmentor learns the same, sooner.
         precision: bfloat16, or float32: as the modules are.
         compile: let ``torch.compile`` join the segmentor's kernels.
+        beyond: what the paper does not have.
         group: processes with batches of the same size each; the step is as one on all of them.
     """
 
@@ -44,8 +46,10 @@ class AdaptationStep:
         adapt: bool = True,
         precision: torch.dtype = torch.float32,
         compile: bool = False,
+        beyond: BeyondSettings | None = None,
         group: Group | None = None,
     ) -> None:
+        self.beyond = beyond or BeyondSettings()
         self.group = group or Group()
         self.segmentor, self.disc_seg, self.disc_residual = segmentor, disc_seg, disc_residual
         self.settings = settings
@@ -57,7 +61,7 @@ class AdaptationStep:
         )
         self.networks = {"segmentor": segmentor}
         self.base_rates = {"segmentor": settings.learning_rate}
-        if adapt:
+        if adapt and settings.adversarial:
             self.networks |= {"disc_seg": disc_seg, "disc_residual": disc_residual}
             self.base_rates |= {
                 "disc_seg": settings.learning_rate_ms,
@@ -76,6 +80,7 @@ class AdaptationStep:
         settings: TrainSettings,
         width: int,
         device: torch.device,
+        beyond: BeyondSettings | None = None,
         group: Group | None = None,
     ) -> "AdaptationStep":
         """New networks of a width on a device; source-only where no adaptation weight is set."""
@@ -86,11 +91,17 @@ class AdaptationStep:
             adapt=settings.adapts,
             precision=choose_precision(settings.precision, device),
             compile=settings.compiles(device),
+            beyond=beyond,
             group=group,
         )
 
     def __call__(
-        self, iteration: int, source: Tensor, masks: Tensor, target: Tensor
+        self,
+        iteration: int,
+        source: Tensor,
+        masks: Tensor,
+        target: Tensor,
+        views: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Learn from one batch of source pairs and one of target pairs.
 
@@ -99,6 +110,7 @@ class AdaptationStep:
             source: source pairs (B, 2, H, W) in [0, 1].
             masks: their masks (B, 2, H, W), int64 of 0 and 1.
             target: target pairs (B, 2, H, W) in [0, 1].
+            views: the same as the student sees them; None: as they are.
 
         Returns:
             Detached scalars, on the device: every loss with its weight applied, gradient norms
@@ -110,16 +122,17 @@ class AdaptationStep:
             optimizer.zero_grad(set_to_none=True)
 
         # One pass for both domains: InstanceNorm keeps the pairs of a batch apart.
-        logits = self.segment(torch.cat([source, target]) if self.adapt else source)
+        seen = target if views is None else views
+        logits = self.segment(torch.cat([source, seen]) if self.adapt else source)
         source_logits = PairLogits(*(maps[: len(source)] for maps in logits))
         target_logits = PairLogits(*(maps[len(source) :] for maps in logits))
         losses = self.source_losses(iteration, source_logits, masks)
         if self.adapt:
-            losses |= self.target_losses(iteration, target_logits)
+            losses |= self.target_losses(iteration, target_logits, target, views)
         sum(losses.values()).backward()
 
         report = dict(losses)
-        if self.adapt:
+        if "disc_seg" in self.networks:
             disc_losses, accuracies = self.discriminator_losses(source_logits, target_logits)
             sum(disc_losses.values()).backward()
             report |= disc_losses | accuracies
@@ -143,12 +156,32 @@ class AdaptationStep:
             losses["consistency_source"] = weight * consistency_loss(*logits)
         return losses
 
-    def target_losses(self, iteration: int, logits: PairLogits) -> dict[str, Tensor]:
-        """Weighted consistency and adversarial losses, the discriminators frozen."""
+    def target_losses(
+        self,
+        iteration: int,
+        logits: PairLogits,
+        target: Tensor | None = None,
+        views: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Weighted consistency and adversarial losses, the discriminators frozen.
+
+        Args:
+            iteration: counts from 1.
+            logits: of the target as the student has seen it.
+            target: the same pairs plain, for self-training.
+            views: what the student has seen, if not that.
+        """
         losses = {}
         if self.settings.cross_loss_target:
             weight = self.consistency_weight(iteration)
-            losses["consistency_target"] = weight * consistency_loss(*logits)
+            if self.beyond.self_trains:
+                labels = self.label(target, None if views is not None else logits)
+                loss = self_training_loss(logits.current, logits.auxiliary, labels)
+            else:
+                loss = consistency_loss(*logits)
+            losses["consistency_target"] = weight * loss
+        if not self.settings.adversarial:
+            return losses
         current, auxiliary, residual = (maps.softmax(1) for maps in logits)
         self.train_discriminators(False)
         adv_seg = fooling_loss(self.judge_seg, [current, auxiliary])
@@ -157,6 +190,21 @@ class AdaptationStep:
         losses["adv_target_seg"] = self.settings.weight_adv_spatial * adv_seg
         losses["adv_target_residual"] = self.settings.weight_adv_temporal * adv_residual
         return losses
+
+    @torch.no_grad()
+    def label(self, target: Tensor, known: PairLogits | None) -> tuple[PseudoLabels, PseudoLabels]:
+        """Pseudo labels of target pairs by the teacher, or by the network itself.
+
+        Args:
+            target: plain pairs (B, 2, H, W).
+            known: the network's own logits of these, where it has seen them plain.
+        """
+        if self.beyond.teacher:
+            with computing_in(self.precision, target.device):
+                known = PairLogits(*map(widened, self.average.network(target)))
+        elif known is None:
+            known = self.segment(target)
+        return soft_pseudo_labels(*known, self.beyond.sure_fraction)
 
     def discriminator_losses(
         self, source: PairLogits, target: PairLogits

@@ -135,13 +135,48 @@ class TrainSettings(Settings):
     def adapts(self) -> bool:
         """Whether anything is learned from the target."""
         consistency = self.weight_cross if self.cross_loss_target else 0
-        return consistency + self.weight_adv_spatial + self.weight_adv_temporal > 0
+        return consistency > 0 or self.adversarial
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether there are discriminators."""
+        return self.weight_adv_spatial + self.weight_adv_temporal > 0
 
     def compiles(self, device: torch.device) -> bool:
         """Whether the networks are compiled for a device."""
         if self.compile == "auto":
             return device.type == "cuda" and self.total_iters >= COMPILATION_PAYS
         return self.compile
+
+
+class BeyondSettings(Settings):
+    """BEYOND: what the paper does not have. All is off by default."""
+
+    teacher: bool = False  # pseudo labels by the average of the weights (TRAIN.average_decay)
+    soft_xor: bool = False  # XOR of probabilities, weighted by agreement; with teacher always so
+    sure_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each class, that counts; soft_xor
+    strong_view: bool = False  # the student sees the target with noise, blur, holes
+    hidden_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of blocks, in the student's view
+    random_source: bool = False  # the source as other microscopes might show it
+
+    @property
+    def self_trains(self) -> bool:
+        """Whether loss/self_training.py takes the place of loss/consistency.py on the target."""
+        return self.teacher or self.soft_xor
+
+    @property
+    def has_view(self) -> bool:
+        """Whether the student sees the target otherwise than the labeller."""
+        return self.strong_view or self.hidden_fraction > 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BeyondSettings":
+        if self.has_view and not self.self_trains:
+            raise ValueError(
+                "strong_view: found a view of the student's, expected teacher or "
+                "soft_xor with it: somebody has to label the plain sections"
+            )
+        return self
 
 
 class DataSettings(Settings):
@@ -206,6 +241,7 @@ class TestSettings(Settings):
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
     batch_size: PositiveInt = 1  # windows predicted at a time
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
+    flips: bool = False  # mean over the eight flips and turns of each window, eight times the work
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint is used; -mn overrides
 
@@ -226,6 +262,7 @@ class Config(Settings):
     NAME: RunName  # of the run and its folders
     MODEL: ModelSettings = ModelSettings()
     TRAIN: TrainSettings = TrainSettings()
+    BEYOND: BeyondSettings = BeyondSettings()
     DATA: DataSettings
     TEST: TestSettings = TestSettings()
 

@@ -42,7 +42,7 @@ from utils.metrics import (
 from utils.paths import Workspace, shown
 from utils.pictures import contours, mask_picture, write_picture
 from utils.precision import choose_precision
-from utils.prediction import NetworkPredictor
+from utils.prediction import FlippedPredictor, NetworkPredictor
 from utils.prediction_store import PredictionStore
 from utils.progress import progress
 from utils.report import write_report
@@ -107,6 +107,9 @@ class Inference:
             device,
             choose_precision(config.TEST.precision, device),
         )
+        self.device, self.precision = device, self.predictor.precision
+        if config.TEST.flips:
+            self.predictor = FlippedPredictor(self.predictor)
         data = at_trained_size(config.DATA, self.checkpoint.pixel_size)
         self.volume: Volume = open_images(workspace, data, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
@@ -206,9 +209,10 @@ class Inference:
             "shape": [*self.raw.shape, *self.volume.shape],
             "windows": zlib.crc32(repr(windows).encode()),
             "combine": combine,
+            "flips": self.config.TEST.flips,
             "batch_size": self.config.TEST.batch_size,
-            "precision": str(self.predictor.precision),
-            "device": self.predictor.device.type,
+            "precision": str(self.precision),
+            "device": self.device.type,
         }
 
     def _deriver(self, stack: ExitStack) -> Callable[[int, np.ndarray], None]:
@@ -377,8 +381,8 @@ class Inference:
             "date": datetime.now().isoformat(timespec="seconds"),
             "revision": git_revision(),
             "torch": torch.__version__,
-            "device": str(self.predictor.device),
-            "precision": str(self.predictor.precision).removeprefix("torch."),
+            "device": str(self.device),
+            "precision": str(self.precision).removeprefix("torch."),
             "checkpoint": str(self.checkpoint_path),
             "iteration": self.checkpoint.iteration,
             "chosen_by": self.checkpoint.chosen_by,
@@ -438,7 +442,7 @@ class Inference:
         if show:
             self.draw()
         self.write_summary()
-        self.say(peak_memory(self.predictor.device))
+        self.say(peak_memory(self.device))
 
     def _say_tiles(self) -> None:
         (top, bottom), (left, right) = self.windows.padding

@@ -55,6 +55,35 @@ class NetworkPredictor:
         return maps.softmax(2)[:, :, 1]
 
 
+class FlippedPredictor:
+    """The mean of a predictor over the eight flips and turns of square windows; four of others.
+
+    Args:
+        predict: the predictor.
+    """
+
+    def __init__(self, predict: PairPredictor) -> None:
+        self.predict = predict
+
+    def encode(self, sections: Tensor) -> list[tuple[bool, list[int], Any]]:
+        turns = (False, True) if sections.shape[-1] == sections.shape[-2] else (False,)
+        looks = [(turned, axes) for turned in turns for axes in ([], [-1], [-2], [-1, -2])]
+        return [
+            (turned, axes, self.predict.encode(_turned(sections, turned).flip(axes).contiguous()))
+            for turned, axes in looks
+        ]
+
+    def decode(self, current: list, auxiliary: list) -> Tensor:
+        total = 0.0
+        for (turned, axes, one), (*_, other) in zip(current, auxiliary, strict=True):
+            total = total + _turned(self.predict.decode(one, other).flip(axes), turned)
+        return total / len(current)
+
+
+def _turned(windows: Tensor, turned: bool) -> Tensor:
+    return windows.transpose(-1, -2) if turned else windows
+
+
 def section_pairs(sections: int, stride: int) -> list[tuple[int, int]]:
     """The pairs (current, auxiliary) that show every section of a volume at least once.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloader.inspection import inspect_images, inspect_labels
-from dataloader.pairs import PairDataset, check_crop_fits, check_same_shape, pair_loader
+from dataloader.pairs import PairDataset, Views, check_crop_fits, check_same_shape, pair_loader
 from dataloader.transfer import on_device
 from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
@@ -96,7 +96,9 @@ class Training:
             self.crop = min(self.crop, CHECK_CROP_ON_CPU)
         self.folder = RunFolder(workspace, config, run)
         torch.manual_seed(config.TRAIN.random_seed)
-        self.step = AdaptationStep.build(config.TRAIN, config.MODEL.width, device, self.group)
+        self.step = AdaptationStep.build(
+            config.TRAIN, config.MODEL.width, device, config.BEYOND, self.group
+        )
         self.source = self._dataset(workspace, "source")
         self.target = self._dataset(workspace, "target")
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
@@ -126,7 +128,11 @@ class Training:
                     self.finish(log, iteration, stop)
                 for iteration, (source, target) in enumerate(self.batches(), start=self.start + 1):
                     report = self.step(
-                        iteration, source["images"], source["masks"], target["images"]
+                        iteration,
+                        source["images"],
+                        source["masks"],
+                        target["images"],
+                        target.get("views"),
                     )
                     if self.group.leads:
                         log.add(iteration, report, self.step.learning_rates)
@@ -308,7 +314,14 @@ class Training:
             self.crop,
             seed=(train.random_seed, SOURCE if is_source else TARGET),
             length=train.total_iters * train.batch_size,
+            views=self._views(is_source),
         )
+
+    def _views(self, is_source: bool) -> Views:
+        beyond = self.config.BEYOND
+        if is_source:
+            return Views(random=beyond.random_source)
+        return Views(strong=beyond.strong_view, hidden_fraction=beyond.hidden_fraction)
 
     def _validation(self, workspace: Workspace, limit: int | None) -> Validation | None:
         """None where validation is off or there are no labels."""

@@ -1,0 +1,213 @@
+"""What goes beyond the paper: self-training with a teacher, other views, flips."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from dataloader.pairs import PairDataset, Views
+from dataloader.views import hide_blocks, other_microscope, strong_view
+from loss.consistency import consistency_loss, pseudo_labels
+from loss.self_training import (
+    PseudoLabels,
+    self_training_loss,
+    soft_pseudo_labels,
+    surest,
+    xor_probability,
+)
+from model.segmentor import Segmentor
+from tests.test_properties import Sections
+from utils.adaptation import AdaptationStep
+from utils.averaging import WeightAverage, choose_decay
+from utils.config import BeyondSettings, TrainSettings
+from utils.prediction import FlippedPredictor, NetworkPredictor
+
+CPU = torch.device("cpu")
+
+
+def logits(seed: int, scale: float = 1.0) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [scale * torch.randn(2, 2, 8, 9, generator=draw) for _ in range(3)]
+
+
+def test_soft_labels_pixel_by_pixel() -> None:
+    current, auxiliary, residual = logits(0)
+    found = soft_pseudo_labels(current, auxiliary, residual)
+    p = [1 / (1 + np.exp((m[:, 0] - m[:, 1]).double().numpy())) for m in (current, auxiliary)]
+    r = 1 / (1 + np.exp((residual[:, 0] - residual[:, 1]).double().numpy()))
+    for own, other, (labels, weights) in zip(p, p[::-1], found, strict=True):
+        for place in np.ndindex(own.shape):
+            q = other[place] * (1 - r[place]) + r[place] * (1 - other[place])
+            assert labels[place] == int((own[place] + q) / 2 >= 0.5)
+            assert weights[place] == pytest.approx(1 - abs(own[place] - q), abs=1e-6)
+
+
+def test_sure_maps_give_the_published_pseudo_labels() -> None:
+    sure = logits(1, scale=1e4)
+    hard = pseudo_labels(*sure)
+    masks = [m.argmax(1) for m in sure[:2]]
+    for (labels, weights), expected, own in zip(
+        soft_pseudo_labels(*sure), hard, masks, strict=True
+    ):
+        agree = own == expected
+        assert torch.equal(labels[agree], expected[agree])
+        torch.testing.assert_close(
+            weights, agree.float(), rtol=0, atol=1e-3
+        )  # what disagrees does not count
+    assert xor_probability(torch.tensor([0.0, 0, 1, 1]), torch.tensor([0.0, 1, 0, 1])).tolist() == [
+        0, 1, 1, 0,
+    ]  # fmt: skip
+
+
+def test_loss_is_a_weighted_cross_entropy() -> None:
+    current, auxiliary, _ = logits(2)
+    ones = torch.ones(2, 8, 9)
+    labels = torch.randint(0, 2, (2, 2, 8, 9), generator=torch.Generator().manual_seed(0))
+    hard = [PseudoLabels(label, ones) for label in labels]
+    expected = sum(
+        torch.nn.functional.cross_entropy(m, label)
+        for m, label in zip((current, auxiliary), labels, strict=True)
+    )
+    assert self_training_loss(current, auxiliary, hard) == pytest.approx(float(expected))
+    half = [PseudoLabels(label, ones / 2) for label in labels]
+    assert self_training_loss(current, auxiliary, half) == pytest.approx(float(expected) / 2)
+
+
+def test_the_surest_of_each_class() -> None:
+    certainty = torch.arange(20.0).reshape(1, 4, 5)
+    masks = torch.zeros(1, 4, 5, dtype=torch.bool)
+    masks[0, 0] = True
+    kept = surest(certainty, masks, 0.8)
+    assert kept[0, 0].tolist() == [0, 1, 1, 1, 1]
+    assert kept[0, 1:].flatten().tolist() == [0] * 3 + [1] * 12
+    assert surest(certainty, masks & False, 1.0).all()
+
+
+def test_average_of_weights_is_as_defined() -> None:
+    network = torch.nn.Linear(1, 1)
+    average, plain, zero = WeightAverage(network, 0.9), None, torch.tensor(0.0)
+    for iteration in range(1, 40):
+        with torch.no_grad():
+            network.weight.fill_(iteration)
+        plain = iteration if plain is None else plain
+        decay = min(1 - 1 / (iteration + 1), 0.9)
+        start = average.network.weight.item()
+        average.update(network, iteration, zero)
+        assert average.network.weight.item() == pytest.approx(
+            decay * start + (1 - decay) * iteration, rel=1e-5
+        )
+    before = average.network.weight.item()
+    average.update(network, 40, torch.tensor(1.0))  # skipped
+    assert average.network.weight.item() == before
+    assert (choose_decay("auto", 1500), choose_decay("auto", 200_000)) == (0.99, 0.999)
+    assert choose_decay(0.5, 10) == 0.5
+
+
+def step_of(**beyond) -> AdaptationStep:
+    torch.manual_seed(0)
+    settings = TrainSettings(
+        total_iters=10, weight_adv_spatial=0, weight_adv_temporal=0, consistency_weight_rampup=False
+    )
+    return AdaptationStep.build(settings, 2, CPU, BeyondSettings(**beyond))
+
+
+def batch() -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    source, target, views = (torch.rand(1, 2, 32, 32, generator=draw) for _ in range(3))
+    masks = torch.randint(0, 2, (1, 2, 32, 32), generator=draw)
+    return {"source": source, "masks": masks, "target": target, "views": views}
+
+
+def test_the_teacher_labels_the_plain_section_and_the_student_sees_the_view() -> None:
+    step, data = step_of(teacher=True, strong_view=True), batch()
+    with torch.no_grad():
+        for value in step.average.network.parameters():
+            value.mul_(1.1)
+        teacher, student = copy.deepcopy(step.average.network), copy.deepcopy(step.segmentor)
+        labels = soft_pseudo_labels(*teacher(data["target"]))
+        seen = student(data["views"])
+    expected = 0.1 * self_training_loss(seen.current, seen.auxiliary, labels)
+    report = step(1, **data)
+    assert report["consistency_target"] == pytest.approx(float(expected), rel=1e-4)
+    assert "disc_seg" not in report  # no discriminators where nothing is to fool them
+    moved = [  # half way to the student after the first iteration
+        (a - 0.5 * (t + s)).abs().max() < 1e-5
+        for a, t, s in zip(
+            step.average.network.parameters(),
+            teacher.parameters(),
+            step.segmentor.parameters(),
+            strict=True,
+        )
+    ]
+    assert all(moved)
+
+
+def test_off_is_the_published_loss() -> None:
+    step, data = step_of(), batch()
+    with torch.no_grad():
+        expected = 0.1 * consistency_loss(*step.segmentor(data["target"]))
+    del data["views"]
+    assert step(1, **data)["consistency_target"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_views_differ_between_sections_and_repeat_with_their_draw() -> None:
+    section = np.random.default_rng(0).random((64, 64), np.float32)
+    for seed in range(20):
+        one = strong_view(section, np.random.default_rng(seed))
+        again = strong_view(section, np.random.default_rng(seed))
+        np.testing.assert_array_equal(one, again)
+        assert one.dtype == np.float32
+        assert 0 <= one.min() <= one.max() <= 1
+    hidden = hide_blocks(section, 0.7, np.random.default_rng(1))
+    share = (hidden == section.mean().astype(np.float32)).mean()
+    assert 0.6 < share < 0.8
+    assert np.isin(hidden[hidden != np.float32(section.mean())], section).all()
+    np.testing.assert_array_equal(hide_blocks(section, 0.0, np.random.default_rng(1)), section)
+
+
+def test_other_microscopes_show_the_same_tissue() -> None:
+    masks = np.zeros((2, 64, 64), np.uint8)
+    masks[0, 20:40, 24:44], masks[1, 20:40, 30:44] = 1, 1
+    images = 0.3 + 0.4 * masks.astype(np.float32)
+    areas = []
+    for seed in range(40):
+        seen, moved = other_microscope(images, masks, np.random.default_rng(seed))
+        assert seen.shape == images.shape
+        assert set(np.unique(moved)) <= {0, 1}
+        inside, outside = seen[moved == 1].mean(), seen[moved == 0].mean()
+        assert inside > outside  # brighter, as it was
+        areas.append(moved[0].sum() / masks[0].sum())
+    assert min(areas) < 0.7
+    assert max(areas) > 1.4
+
+
+def test_samples_have_views_of_their_own() -> None:
+    array = np.random.default_rng(0).random((4, 40, 40), np.float32)
+    plain = PairDataset(Sections(array), None, 1, 32, (5, 1), 6)
+    viewed = PairDataset(Sections(array), None, 1, 32, (5, 1), 6, Views(True, 0.3))
+    for number in range(6):
+        one, other = plain[number], viewed[number]
+        np.testing.assert_array_equal(one["images"], other["images"])
+        assert "views" not in one
+        assert not np.array_equal(other["views"], other["images"])
+        np.testing.assert_array_equal(viewed[number]["views"], other["views"])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 48)])
+def test_flips_are_averaged(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = NetworkPredictor(Segmentor(width=2).eval(), CPU)
+    flipped = FlippedPredictor(network)
+    pair = torch.rand(2, 1, *shape)
+
+    def predict(predictor, sections: torch.Tensor) -> torch.Tensor:
+        return predictor.decode(*(predictor.encode(section) for section in sections))
+
+    expected = []
+    for turned in (False, True) if shape[0] == shape[1] else (False,):
+        for axes in ((), (-1,), (-2,), (-2, -1)):
+            seen = pair.transpose(-1, -2) if turned else pair
+            found = predict(network, torch.flip(seen, axes)).flip(axes)
+            expected.append(found.transpose(-1, -2) if turned else found)
+    torch.testing.assert_close(predict(flipped, pair), torch.stack(expected).mean(0))
