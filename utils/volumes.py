@@ -8,7 +8,7 @@ from dataloader.volume import Volume
 from dataloader.voxel import VoxelSize
 from utils.config import DataSettings
 from utils.errors import UserError, warn
-from utils.paths import Workspace
+from utils.paths import CONFIG_DIR, Workspace
 
 Role = Literal["source", "target", "val"]
 IMAGES = {"source": "data_dir_img", "target": "data_dir_target", "val": "data_dir_val"}
@@ -135,7 +135,9 @@ def _open(
     if path is None:
         raise UserError(f"DATA.{key}: missing; expected {EXPECTED}")
     list_file = getattr(data, LISTS[role])
-    list_file = list_file and workspace.data_path(list_file)
+    if list_file:
+        beside = CONFIG_DIR / list_file  # lists of studies are shipped
+        list_file = beside if beside.is_file() else workspace.data_path(list_file)
     if list_file and not list_file.is_file():
         warn(f"DATA.{LISTS[role]}: {list_file}: no such list of sections; all are used")
     try:

@@ -1,0 +1,120 @@
+"""Studies: lists of runs that are done once, gone on with, and put into a table."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_bad_input import CONFIG, Input
+from utils.study import STUDIES, load_study, runs_of
+
+SHIPPED = sorted(STUDIES.glob("*.yaml"))
+
+
+@pytest.fixture
+def study(command, tmp_path: Path) -> Input:
+    project = Input(tmp_path, command)
+    labelled = {"data_dir_val": "source", "data_dir_val_label": "labels"}
+    config = CONFIG | {"DATA": CONFIG["DATA"] | labelled}
+    config["TRAIN"] = config["TRAIN"] | {"if_valid": False}
+    project.write(config)
+    content = {
+        "title": "A trial",
+        "config": str(project.config),
+        "seeds": [1, 2],
+        "checkpoints": ["model.ckpt", "average.ckpt"],
+        "rows": [
+            {"name": "published"},
+            {"name": "No consistency!", "set": ["TRAIN.weight_cross=0"]},
+        ],
+    }
+    (tmp_path / "trial.yaml").write_text(yaml.safe_dump(content))
+    return project
+
+
+def run(study: Input, *more: object):
+    return study.command(
+        "study", "-c", study.root / "trial.yaml", "--data", study.data, "--out", study.out,
+        "--results", study.root / "results", "--jobs", "2", *more,
+    )  # fmt: skip
+
+
+def test_a_study_is_done_once_and_tabled(study: Input) -> None:
+    finished = run(study)
+    assert finished.code == 0, finished.err
+    assert finished.out.count(": training\n") == 4
+    models = study.out / "models"
+    names = {f"trial-{row}-{seed}" for row in ("published", "no_consistency") for seed in (1, 2)}
+    assert {path.name for path in models.iterdir()} == names
+    with (study.root / "results/trial.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    for row in rows:
+        slug = "published" if row["row"] == "published" else "no_consistency"
+        name = f"trial-{slug}-{row['seed']}.{Path(row['checkpoint']).stem}.json"
+        summary = json.loads((study.out / "studies/trial" / name).read_text())
+        assert float(row["F1"]) == pytest.approx(summary["scores"]["F1"], abs=1e-4)
+        assert ("averaged" in summary["chosen_by"]) == (row["checkpoint"] == "average.ckpt")
+    text = (study.root / "results/trial.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| No consistency! | last |"))
+    values = [float(row["F1"]) for row in rows if row["row"] != "published"][:2]
+    mean, spread = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
+    assert f" {100 * mean:.1f} ± {100 * spread:.1f} |" in line
+    assert "--set TRAIN.weight_cross=0" in text
+    assert (study.root / "results/trial.png").is_file()
+    assert not any((study.out / "inference").iterdir())  # probabilities are not kept
+
+    # one score lost, one run not even trained
+    (study.out / "studies/trial/trial-published-1.average.json").unlink()
+    (study.out / "studies/trial/trial-no_consistency-2.model.json").unlink()
+    (models / "trial-no_consistency-2/done").unlink()
+    again = run(study)
+    assert again.code == 0, again.err
+    assert again.out.count("mAP=") == 2
+    assert (study.root / "results/trial.md").read_text() == text
+
+
+def test_a_table_of_what_is_done(study: Input) -> None:
+    finished = run(study, "--table")
+    assert finished.code == 0
+    assert "0 of 4 lines are done" in (study.root / "results/trial.md").read_text()
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None:
+    content = yaml.safe_load((study.root / "trial.yaml").read_text())
+    content["rows"][1]["set"] = ["DATA.source_stride=40"]
+    content["seeds"] = [1]
+    (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
+    finished = run(study)
+    assert finished.code == 2
+    assert "error: trial-no_consistency-1: training ended with code 2; see " in finished.err
+    log = study.out / "studies/trial/trial-no_consistency-1.log"
+    assert "stride of 40" in log.read_text()
+    assert "2 of 4 lines are done" in (study.root / "results/trial.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, "trial.yaml: seeds: "),
+        ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows are called"),
+        ({"rows": [{"name": "a", "set": ["TRAIN.iters=3"]}]}, "TRAIN.iters: unknown key"),
+        ({"colour": "blue"}, "trial.yaml: colour: "),
+    ],
+)
+def test_mistakes_in_a_study_are_named(study: Input, change: dict, message: str) -> None:
+    content = yaml.safe_load((study.root / "trial.yaml").read_text())
+    (study.root / "trial.yaml").write_text(yaml.safe_dump(content | change))
+    finished = run(study)
+    assert finished.code == 2
+    assert finished.err.count("\n") == 1
+    assert message in finished.err
+    assert not list(study.out.iterdir())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_studies_are_sound(path: Path) -> None:
+    study, name = load_study(f"studies/{path.stem}")
+    assert len({run.name for run in runs_of(study, name)}) == len(study.rows) * len(study.seeds)

@@ -1,0 +1,321 @@
+"""Studies: lists of runs over seeds, done side by side, gone on with, and put into one table."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import Field, ValidationError
+
+from model.checkpoint import AVERAGE, LAST, PREVIOUS_STATE, TRAINING_STATE, load_state
+from utils.config import Settings, load_config
+from utils.errors import UserError
+from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
+from utils.run_folder import git_revision
+from utils.yaml_file import read_yaml
+
+STUDIES = CONFIG_DIR / "studies"
+SCORES = ("mAP", "F1", "MCC", "IoU")
+SCRIPTS = ROOT / "scripts"
+
+
+class Row(Settings):
+    """One line of a study's table."""
+
+    name: str  # what it says in the table
+    set: tuple[str, ...] = ()  # overrides, SECTION.key=value
+    config: str | None = None  # another than the study's
+
+
+class Study(Settings):
+    """A study's YAML file."""
+
+    title: str
+    about: str = ""  # a paragraph over the table
+    config: str  # of config/, or a path
+    seeds: Annotated[list[int], Field(min_length=1)]
+    set: tuple[str, ...] = ()  # overrides of all runs
+    checkpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (LAST,)  # each is scored
+    rows: Annotated[list[Row], Field(min_length=1)]
+
+
+class Run(NamedTuple):
+    """One training, and the scores of its checkpoints."""
+
+    row: Row
+    seed: int
+    name: str
+    config: str
+    overrides: list[str]
+
+    def command(self, script: str, workspace: Workspace, *more: str) -> list[str]:
+        """The command line of a script for this run."""
+        sets = [part for override in self.overrides for part in ("--set", override)]
+        places = ["--data", str(workspace.data), "--out", str(workspace.out)]
+        return [
+            sys.executable,
+            str(SCRIPTS / f"{script}.py"),
+            "-c",
+            self.config,
+            *places,
+            *sets,
+            *more,
+        ]
+
+
+def load_study(name: str) -> tuple[Study, str]:
+    """A study by its name, as ``studies/ablation`` or ``ablation``, or by the path of its file.
+
+    Raises:
+        UserError: no such file, or what is in it is no study.
+    """
+    candidates = [Path(name), CONFIG_DIR / f"{name}.yaml", STUDIES / f"{name}.yaml"]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted(file.stem for file in STUDIES.glob("*.yaml")))
+        raise UserError(
+            f"-c {name}: no such study; expected the path of a YAML file or one of {known}"
+        )
+    try:
+        return Study.model_validate(read_yaml(path.read_text(encoding="utf-8"))), path.stem
+    except (OSError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise UserError(f"{path}: {text}") from None
+
+
+def runs_of(study: Study, name: str) -> list[Run]:
+    """All runs, those of the first seed first; raises UserError where a config does not hold."""
+    runs = []
+    for seed in study.seeds:
+        for row in study.rows:
+            slug = re.sub(r"[^a-z0-9]+", "_", row.name.lower()).strip("_")
+            overrides = [*study.set, *row.set, f"TRAIN.random_seed={seed}"]
+            config = row.config or study.config
+            load_config(config, overrides, CONFIG_DIR)
+            runs.append(Run(row, seed, f"{name}-{slug}-{seed}", config, overrides))
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            raise UserError(f"{name}: two rows are called {run.row.name!r}")
+    return runs
+
+
+class StudyRunner:
+    """Does what is left of a study.
+
+    Args:
+        study: what to do.
+        name: of the study, and of its files in ``docs/results``.
+        workspace: data root and output folder.
+        jobs: runs side by side; each gets its share of the cores, or a GPU.
+        results: where the table goes.
+    """
+
+    def __init__(
+        self, study: Study, name: str, workspace: Workspace, jobs: int, results: Path
+    ) -> None:
+        self.study, self.name, self.workspace, self.jobs = study, name, workspace, jobs
+        self.results = results
+        self.runs = runs_of(study, name)
+        self.scores = workspace.out / "studies" / name
+        self.children: set[subprocess.Popen] = set()
+        self.stopping = threading.Event()
+
+    def __call__(self) -> list[str]:
+        """Train and score what is not done; returns what failed, a line each."""
+        self.scores.mkdir(parents=True, exist_ok=True)
+        before = signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        try:
+            with ThreadPoolExecutor(self.jobs) as pool:
+                waiting = [pool.submit(self._do, run) for run in self.runs]
+                try:
+                    return [line for job in waiting if (line := job.result())]
+                except KeyboardInterrupt:
+                    self.stop()
+                    raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def stop(self) -> None:
+        """Let the runs save and end."""
+        self.stopping.set()
+        for child in list(self.children):
+            child.send_signal(signal.SIGTERM)
+
+    def _do(self, run: Run) -> str | None:
+        missing = [file for file in self.study.checkpoints if not self._scored(run, file)]
+        if not missing or self.stopping.is_set():
+            return None
+        models = self.workspace.models(Path("../models"), run.name)
+        if not (models / "done").exists():
+            going_on = any((models / name).exists() for name in (TRAINING_STATE, PREVIOUS_STATE))
+            option = "--resume" if going_on else "--overwrite"
+            print(f"{run.name}: training{' goes on' if going_on else ''}", flush=True)
+            if not (going_on and self._is_trained(run, models)):
+                code = self._call(run, "main", "--run-name", run.name, option)
+                if code:
+                    return self._failure(run, "training", code)
+            (models / "done").touch()
+        for file in missing:
+            code = self._call(run, "inference", "-mn", run.name, "--checkpoint", file)
+            if code:
+                return self._failure(run, file, code)
+            inference = self.workspace.inference(run.name)
+            shutil.copy(inference / "summary.json", self._score_file(run, file))
+            shutil.rmtree(inference)  # probabilities are large, and made again in a minute
+            scores = self._scored(run, file)["scores"]
+            print(f"{run.name}, {file}: " + _text(scores), flush=True)
+        return None
+
+    def _is_trained(self, run: Run, models: Path) -> bool:
+        total = load_config(run.config, run.overrides, CONFIG_DIR).config.TRAIN.total_iters
+        return load_state(models)[0].get("iteration") == total
+
+    def _call(self, run: Run, script: str, *more: str) -> int:
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if torch.cuda.is_available():
+            gpu = self.runs.index(run) % torch.cuda.device_count()
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        with (self.scores / f"{run.name}.log").open("a", encoding="utf-8") as log:
+            child = subprocess.Popen(
+                run.command(script, self.workspace, *more),
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for us; we pass it on
+            )
+            self.children.add(child)
+            try:
+                return child.wait()
+            finally:
+                self.children.discard(child)
+
+    def _failure(self, run: Run, what: str, code: int) -> str | None:
+        if self.stopping.is_set():
+            return None
+        return f"{run.name}: {what} ended with code {code}; see {shown(self.scores / run.name)}.log"
+
+    def _score_file(self, run: Run, checkpoint: str) -> Path:
+        return self.scores / f"{run.name}.{Path(checkpoint).stem}.json"
+
+    def _scored(self, run: Run, checkpoint: str) -> dict[str, Any] | None:
+        """The summary of a checkpoint's prediction, if there is one."""
+        try:
+            return json.loads(self._score_file(run, checkpoint).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def lines(self) -> Iterator[tuple[Row, str, list[dict[str, Any]]]]:
+        """Row, checkpoint and summaries over seeds of each line of the table, as far as done."""
+        for row in self.study.rows:
+            for file in self.study.checkpoints:
+                mine = [run for run in self.runs if run.row is row]
+                found = [summary for run in mine if (summary := self._scored(run, file))]
+                if found:
+                    yield row, file, found
+
+    def write(self) -> Path:
+        """Write the table, as Markdown and CSV, and the figure."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        lines = list(self.lines())
+        with (self.results / f"{self.name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["row", "checkpoint", "seed", *SCORES, "iteration", "revision"])
+            for row, checkpoint, summaries in lines:
+                for run in (r for r in self.runs if r.row is row):
+                    summary = self._scored(run, checkpoint)
+                    if summary in summaries:
+                        values = [f"{summary['scores'][name]:.4f}" for name in SCORES]
+                        origin = [summary["iteration"], summary["revision"]]
+                        writer.writerow([row.name, checkpoint, run.seed, *values, *origin])
+        path = self.results / f"{self.name}.md"
+        path.write_text(self._markdown(lines), encoding="utf-8")
+        if lines:
+            _figure(lines, self.study.title, self.results / f"{self.name}.png")
+        return path
+
+    def _markdown(self, lines: list[tuple[Row, str, list[dict[str, Any]]]]) -> str:
+        total = len(self.study.rows) * len(self.study.checkpoints)
+        head = [f"# {self.study.title}", "", self.study.about.strip(), ""]
+        if len(lines) < total:
+            head += [f"{len(lines)} of {total} lines are done so far.", ""]
+        table = [
+            "| run | checkpoint | seeds | mAP | F1 | MCC | IoU |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row, _, summaries in lines:
+            rules = {summary["chosen_by"] for summary in summaries}
+            cells = [row.name, ", ".join(sorted(rules)), str(len(summaries))]
+            for name in SCORES:
+                values = [100 * summary["scores"][name] for summary in summaries]
+                spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+                cells.append(f"{mean(values):.1f}{spread}")
+            table.append("| " + " | ".join(cells) + " |")
+        foot = [
+            "",
+            "Per cent; mean and standard deviation over the seeds. Each run's own commands:",
+            "",
+        ]
+        foot.append("```")
+        for row in self.study.rows:
+            run = next(run for run in self.runs if run.row is row)
+            sets = " ".join(f"--set {shlex.quote(o)}" for o in run.overrides)
+            foot += [f"python scripts/main.py -c {run.config} {sets}"]
+        foot.append("```")
+        if lines:
+            some = lines[0][2][0]
+            foot += [
+                "",
+                f"Seeds {', '.join(map(str, self.study.seeds))}; scored on "
+                f"{Path(some['volume']['path']).parent.name}/{Path(some['volume']['path']).name}, "
+                f"{some['volume']['shape'][0]} sections, {some['notes']}; iteration "
+                f"{some['iteration']}; {some['device']}, {some['precision']}, torch "
+                f"{some['torch']}; revision {git_revision()[:10]}.",
+            ]
+        foot += ["", f"Made by `python scripts/study.py -c studies/{self.name}`."]
+        return "\n".join([*head, *table, *foot]) + "\n"
+
+
+def _text(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name}={scores[name]:.4f}" for name in SCORES)
+
+
+def _figure(lines: list[tuple[Row, str, list[dict[str, Any]]]], title: str, path: Path) -> None:
+    """F1 of every seed, and their mean, a row each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    both = len({file for _, file, _ in lines}) > 1
+    names = {LAST: "last", AVERAGE: "average"}
+    labels = [
+        f"{row.name}, {names.get(file, file)}" if both else row.name for row, file, _ in lines
+    ]
+    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.32 * len(lines)), layout="constrained")
+    for place, (_, _, summaries) in enumerate(lines):
+        values = [100 * summary["scores"]["F1"] for summary in summaries]
+        axes.plot(values, [place] * len(values), "o", color="#9ab", markersize=5)
+        axes.plot(mean(values), place, "|", color="#124", markersize=16, markeredgewidth=2.5)
+    axes.set_yticks(range(len(lines)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("F1, per cent: each seed, and the mean")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
