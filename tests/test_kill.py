@@ -122,12 +122,12 @@ def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(arguments, tmp_
 
 
 def predict(arguments: list[str], models: Path, out: Path, kill: Kill | None = None) -> str:
-    """What a prediction says; "killed" if it was."""
+    """What a prediction says; nothing if it was killed, which comes too late for short ones."""
     out.mkdir(exist_ok=True)
     more = ["--set", f"TRAIN.save_path={models / 'models'}", "--out", str(out)]
     code = run("inference", [*arguments, *more], out, kill)
-    assert code == (-9 if kill else 0), (out / "output").read_text()
-    return "killed" if kill else (out / "output").read_text()
+    assert code in ((0, -9) if kill else (0,)), (out / "output").read_text()
+    return "" if code else (out / "output").read_text()
 
 
 def test_a_prediction_that_is_killed_goes_on_to_the_same_files(arguments, tmp_path) -> None:
@@ -136,17 +136,18 @@ def test_a_prediction_that_is_killed_goes_on_to_the_same_files(arguments, tmp_pa
     assert run("main", [*arguments, "--out", str(models)], models) == 0
     predict(arguments, models, tmp_path / "whole")
     expected = sorted(path for path in (tmp_path / "whole/inference").rglob("*") if path.is_file())
-    seen = set()
+    killed, goings_on = 0, 0
     for number in range(max(3, KILLS // 2)):
         out = tmp_path / f"killed{number}"
         for _ in range(2):
-            predict(arguments, models, out, Kill("file", draw.randint(1, 25)))
+            killed += not predict(arguments, models, out, Kill("file", draw.randint(1, 25)))
         said = predict(arguments, models, out)
-        seen |= {line for line in said.splitlines() if "are predicted already" in line}
+        goings_on += "are predicted already" in said
         for path in expected:
             other = out / path.relative_to(tmp_path / "whole")
             if path.name not in ("summary.json", ".lock"):  # which hold time and process
                 assert filecmp.cmp(path, other, shallow=False), path
         left = {path.name for path in (out / "inference/tiny").iterdir()}
         assert left == {path.name for path in (tmp_path / "whole/inference/tiny").iterdir()}
-    assert seen  # something was left to go on from
+    assert goings_on  # something was left to go on from
+    print(f"{killed} predictions killed, {goings_on} went on with sections that were there")
