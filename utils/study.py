@@ -24,6 +24,7 @@ from utils.config import Settings, load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
 from utils.run_folder import git_revision
+from utils.selection import CHOICES, SCORED_PAIRS, read_examined, regret
 from utils.yaml_file import read_yaml
 
 STUDIES = CONFIG_DIR / "studies"
@@ -48,6 +49,7 @@ class Study(Settings):
     seeds: Annotated[list[int], Field(min_length=1)]
     set: tuple[str, ...] = ()  # overrides of all runs
     checkpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (LAST,)  # each is scored
+    choose: bool = False  # compare rules that choose a checkpoint; with TRAIN.keep_checkpoints
     rows: Annotated[list[Row], Field(min_length=1)]
 
 
@@ -157,9 +159,10 @@ class StudyRunner:
 
     def _do(self, run: Run) -> str | None:
         missing = [file for file in self.study.checkpoints if not self._scored(run, file)]
-        if not missing or self.stopping.is_set():
+        models = self._models(run)
+        unexamined = self.study.choose and not read_examined(models)
+        if not (missing or unexamined) or self.stopping.is_set():
             return None
-        models = self.workspace.models(Path("../models"), run.name)
         if not (models / "done").exists():
             going_on = any((models / name).exists() for name in (TRAINING_STATE, PREVIOUS_STATE))
             option = "--resume" if going_on else "--overwrite"
@@ -178,7 +181,14 @@ class StudyRunner:
             shutil.rmtree(inference)  # probabilities are large, and made again in a minute
             scores = self._scored(run, file)["scores"]
             print(f"{run.name}, {file}: " + _text(scores), flush=True)
+        if unexamined:
+            code = self._call(run, "choose_checkpoint", "-mn", run.name)
+            if code:
+                return self._failure(run, "choose_checkpoint.py", code)
         return None
+
+    def _models(self, run: Run) -> Path:
+        return self.workspace.models(Path("../models"), run.name)
 
     def _is_trained(self, run: Run, models: Path) -> bool:
         total = load_config(run.config, run.overrides, CONFIG_DIR).config.TRAIN.total_iters
@@ -242,11 +252,47 @@ class StudyRunner:
                         values = [f"{summary['scores'][name]:.4f}" for name in SCORES]
                         origin = [summary["iteration"], summary["revision"]]
                         writer.writerow([row.name, checkpoint, run.seed, *values, *origin])
+        if self.study.choose:
+            path = self.results / f"{self.name}_checkpoints.md"
+            path.write_text(self._regrets(), encoding="utf-8")
         path = self.results / f"{self.name}.md"
         path.write_text(self._markdown(lines), encoding="utf-8")
         if lines:
             _figure(lines, self.study.title, self.results / f"{self.name}.png")
         return path
+
+    def _regrets(self) -> str:
+        """The table of what each rule that chooses a checkpoint costs."""
+        lines = [
+            f"# Which checkpoint: {self.study.title}",
+            "",
+            "F1 lost against the best of all kept checkpoints on the target's labels (per cent, "
+            "mean over the seeds, in brackets the largest), by the rules of "
+            "[utils/selection.py](../../utils/selection.py); F1 of "
+            f"{SCORED_PAIRS} evenly spaced pairs of sections.",
+            "",
+            f"| run | seeds | best | {' | '.join(CHOICES)} |",
+            "|---" * (3 + len(CHOICES)) + "|",
+        ]
+        lost: dict[str, list[float]] = {rule: [] for rule in CHOICES}
+        for row in self.study.rows:
+            mine = [run for run in self.runs if run.row is row]
+            known = [found for run in mine if (found := read_examined(self._models(run)))]
+            if not known:
+                continue
+            best = mean(max(s.f1 for s in snapshots) for snapshots, _ in known)
+            cells = [row.name, str(len(known)), f"{100 * best:.1f}"]
+            for rule in CHOICES:
+                values = [100 * regret(rule, *found) for found in known]
+                lost[rule] += values
+                cells.append(f"{mean(values):.1f} ({max(values):.1f})")
+            lines.append(f"| {' | '.join(cells)} |")
+        if lost["last"]:
+            means = [f"{mean(values):.1f} ({max(values):.1f})" for values in lost.values()]
+            lines.append(f"| all | {len(lost['last'])} | | {' | '.join(means)} |")
+        return "\n".join(
+            [*lines, "", f"Made by `python scripts/study.py -c studies/{self.name}`.", ""]
+        )
 
     def _markdown(self, lines: list[tuple[Row, str, list[dict[str, Any]]]]) -> str:
         total = len(self.study.rows) * len(self.study.checkpoints)

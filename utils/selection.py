@@ -1,0 +1,199 @@
+"""Which of a run's checkpoints, without labels of the target; and what each rule would have cost.
+
+Rules, all measured on the target that was trained on (``utils.target_watch``):
+
+    last        the last of the network that learns
+    average     the last of the average of its weights
+    agreement   the most agreement between masks and those predicted through the residual
+    entropy     the least mean entropy
+    foreground  the foreground nearest to the source labels', by the ratio
+    solidity    the mean solidity nearest to the source labels' (Franco-Barranco et al. 2022)
+
+The last four choose among the kept checkpoints, of network and average alike, from the second half
+of the run, and leave out those whose foreground is less than a third or more than three times the
+source's: a network that finds nothing agrees with itself and is sure of it.
+
+Regret: the best score of any of these checkpoints on the target's labels less that of the chosen.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from dataloader.pairs import PairDataset
+from model.checkpoint import load_checkpoint, segmentor_from
+from utils.config import Config
+from utils.errors import UserError, writing_to
+from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
+from utils.metrics import THRESHOLD, Counts
+from utils.paths import Workspace
+from utils.prediction import NetworkPredictor
+from utils.progress import progress
+from utils.target_watch import TargetMeasures, TargetWatch, foreground, label_solidity
+from utils.volumes import at_common_size, open_images, open_labels
+
+LOOKS = 32  # crops of the target
+SCORED_PAIRS = 16  # of sections, evenly spaced
+SEED = 20220918  # of the crops: the same for all runs
+EXAMINED = "checkpoints.json"
+GUARD = 3.0  # times the source's foreground, up and down
+
+
+class Snapshot(NamedTuple):
+    """A kept checkpoint.
+
+    Attributes:
+        file: its name.
+        iteration: after which it was kept.
+        averaged: whether it is the average of the weights.
+        measures: on the target, without labels.
+        f1: mean over evenly spaced sections, by the labels; for the regret alone.
+    """
+
+    file: str
+    iteration: int
+    averaged: bool
+    measures: TargetMeasures
+    f1: float
+
+
+class Source(NamedTuple):
+    """What the source's labels look like."""
+
+    foreground: float
+    solidity: float
+
+
+Rule = Callable[[Snapshot, Source], float]  # the least is chosen
+
+RULES: dict[str, Rule] = {
+    "agreement": lambda s, _: -s.measures.agreement,
+    "entropy": lambda s, _: s.measures.entropy,
+    "foreground": lambda s, source: abs(_ratio(s, source)),
+    "solidity": lambda s, source: abs(s.measures.solidity - source.solidity),
+}
+
+CHOICES = ("last", "average", *RULES)
+
+
+def choose(rule: str, snapshots: list[Snapshot], source: Source) -> Snapshot:
+    """The checkpoint that a rule chooses; the last average where the guard leaves none."""
+    final = max(s.iteration for s in snapshots)
+    last = {s.averaged: s for s in snapshots if s.iteration == final}
+    if rule in ("last", "average"):
+        return last[rule == "average"]
+    sound = [
+        s
+        for s in snapshots
+        if 2 * s.iteration > final
+        and abs(_ratio(s, source)) <= math.log(GUARD)
+        and not math.isnan(RULES[rule](s, source))
+    ]
+    return min(sound, key=lambda s: RULES[rule](s, source), default=last[True])
+
+
+def regret(rule: str, snapshots: list[Snapshot], source: Source) -> float:
+    """What is lost in F1 against the best of all on the labels, >= 0."""
+    return max(s.f1 for s in snapshots) - choose(rule, snapshots, source).f1
+
+
+def _ratio(snapshot: Snapshot, source: Source) -> float:
+    """Logarithm of the foreground over the source's."""
+    return math.log(max(snapshot.measures.foreground, 1e-9) / max(source.foreground, 1e-9))
+
+
+class Examination:
+    """Measures a run's kept checkpoints, with labels and without.
+
+    Args:
+        config: of the run; its validation volume has labels.
+        workspace: data root and output folder.
+        device: to predict on.
+
+    Raises:
+        UserError: a volume is missing.
+    """
+
+    def __init__(self, config: Config, workspace: Workspace, device: torch.device) -> None:
+        data = at_common_size(workspace, config.DATA)
+        self.device = device
+        labels = open_labels(workspace, data, "source")
+        target = open_images(workspace, data, "target")
+        crops = PairDataset(target, None, data.target_stride, data.crop, (SEED,), LOOKS)
+        self.watch = TargetWatch(crops, labels, config.TRAIN.total_iters, LOOKS)
+        self.source = Source(foreground(labels), label_solidity(labels))
+        self.volume = open_images(workspace, data, "val")
+        self.labels = open_labels(workspace, data, "val", working=False)
+        if self.labels is None:
+            raise UserError(
+                f"DATA.data_dir_val_label: found {config.DATA.data_dir_val_label}, expected labels "
+                "to say what each rule would cost"
+            )
+        self.windows = choose_windows(config, self.volume)
+        pairs = choose_pairs(config, self.volume)
+        count = min(SCORED_PAIRS, len(pairs))
+        self.pairs = sorted(pairs)[:: max(1, len(pairs) // count)][:count]
+
+    def __call__(self, path: Path) -> Snapshot:
+        """Measure one checkpoint."""
+        checkpoint = load_checkpoint(path)
+        segmentor = segmentor_from(checkpoint, path).to(self.device)
+        with torch.inference_mode():
+            measures = self.watch.measure(segmentor, self.device)
+        predict = NetworkPredictor(segmentor, self.device)
+        scores = []
+        sections = predict_on_grid(
+            predict, self.volume, self.pairs, self.windows, self.labels.shape[1:]
+        )
+        for index, probability in sections:
+            scores.append(Counts.of(probability >= THRESHOLD, self.labels.section(index)).f1)
+        averaged = path.name.startswith("average")
+        f1 = sum(scores) / len(scores)
+        return Snapshot(path.name, checkpoint.iteration, averaged, measures, f1)
+
+
+def kept_checkpoints(folder: Path) -> list[Path]:
+    """What ``TRAIN.keep_checkpoints`` has left, in the order of iterations."""
+    paths = [*folder.glob("model-*.ckpt"), *folder.glob("average-*.ckpt")]
+    return sorted(paths, key=lambda path: (path.stem.rpartition("-")[2], path.stem))
+
+
+def examine(
+    config: Config, workspace: Workspace, run: str, device: torch.device
+) -> tuple[list[Snapshot], Source]:
+    """Measure all kept checkpoints of a run; leaves ``checkpoints.json`` in its folder.
+
+    Raises:
+        UserError: none is kept, or there are no labels to say what a choice would cost.
+    """
+    folder = workspace.models(config.TRAIN.save_path, run)
+    paths = kept_checkpoints(folder)
+    if not paths:
+        raise UserError(
+            f"{folder}: found no kept checkpoint; train with --set TRAIN.keep_checkpoints=true"
+        )
+    look = Examination(config, workspace, device)
+    snapshots = [look(path) for path in progress(paths, len(paths), "checkpoint")]
+    content = {"source": look.source, "snapshots": [s._asdict() for s in snapshots]}
+    part = folder / "checkpoints.json.part"
+    with writing_to(folder):
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        part.replace(folder / EXAMINED)
+    return snapshots, look.source
+
+
+def read_examined(folder: Path) -> tuple[list[Snapshot], Source] | None:
+    """What ``examine`` has left; None where it has not."""
+    try:
+        content = json.loads((folder / EXAMINED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    snapshots = [
+        Snapshot(**(entry | {"measures": TargetMeasures(*entry["measures"])}))
+        for entry in content["snapshots"]
+    ]
+    return snapshots, Source(*content["source"])
