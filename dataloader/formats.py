@@ -168,6 +168,7 @@ class _Pages:
 
     def __init__(self, path: Path) -> None:
         self.file = tifffile.TiffFile(path)
+        len(self.file.pages)  # finds lists of pages that go in circles; series would for ever
         first, *others = self.file.series
         lengths = dict(zip(first.get_axes(squeeze=False), first.get_shape(False), strict=True))
         channels = lengths.get("S", 1) * lengths.get("C", 1)

@@ -35,6 +35,7 @@ from utils.synthetic import write_sections
 
 MEMORY = 8 * 2**30  # bytes; a length that is not believed asks for more
 LONGEST_LINE = 1000  # characters
+LONGEST_CASE = 60  # seconds; most take some milliseconds
 
 
 def main() -> None:
@@ -53,12 +54,14 @@ def main() -> None:
         for seed in range(args.seed, args.seed + args.cases):
             draw = random.Random(seed)
             kind = draw.choice(sorted(sound))
-            (Path(folder) / "case").write_text(f"{seed} {kind}")
+            print(f"\rcase {seed} ", end="", file=sys.stderr, flush=True)  # the last, if it ends us
+            faulthandler.dump_traceback_later(LONGEST_CASE, exit=True)
             try:
                 counts[f"{kind}: {attempt(sound[kind], Path(folder) / 'trial', draw)}"] += 1
             except Exception:
                 finds += 1
-                print(f"case {seed} ({kind}):\n{traceback.format_exc()}")
+                print(f"case {seed} ({kind}):\n{traceback.format_exc()}", flush=True)
+    faulthandler.cancel_dump_traceback_later()
     for name, count in sorted(counts.items()):
         print(f"{count:7d} {name}")
     print(f"{args.cases} cases from seed {args.seed}, {finds} finds")

@@ -240,6 +240,22 @@ def test_damaged_files_are_named(tmp_path: Path, write: Callable, part: float) -
             volume.section(index)
 
 
+def test_pages_that_go_in_circles_end(tmp_path: Path) -> None:
+    """Found by tests/fuzz.py: the last page's successor is itself."""
+    path = tmp_path / "v.tif"
+    with tifffile.TiffWriter(path) as file:
+        for page in stack():
+            file.write(page, contiguous=False)
+    with tifffile.TiffFile(path) as file:
+        place, last = file.pages[-1].offset, file.pages[-1]
+        successor = place + 2 + 12 * len(last.tags)
+    content = bytearray(path.read_bytes())
+    content[successor : successor + 4] = place.to_bytes(4, "little")
+    path.write_bytes(content)
+    volume = open_volume(path, keep=False)
+    np.testing.assert_array_equal(volume.section(0), stack()[0])
+
+
 def test_damaged_zarr_is_named(tmp_path: Path) -> None:
     path = ome_zarr(tmp_path / "v", stack(), 3)
     chunk = next(file for file in (path / "s0" / "c").rglob("*") if file.is_file())
