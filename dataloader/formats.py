@@ -49,7 +49,7 @@ class ArrayVolume(Volume):
             raise
         except Exception as error:  # the libraries raise many kinds for a broken file
             raise UserError(f"{path}: not a readable {self.format} ({_line(error)})") from None
-        if len(array.shape) != 3 or 0 in array.shape:
+        if len(array.shape) != 3 or min(array.shape) < 1:
             raise UserError(
                 f"{self.where}: found shape {tuple(array.shape)}, expected (sections, height, "
                 "width) of grey values"

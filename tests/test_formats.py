@@ -256,6 +256,16 @@ def test_pages_that_go_in_circles_end(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.section(0), stack()[0])
 
 
+def test_less_than_no_sections_are_refused(tmp_path: Path) -> None:
+    """Found by tests/fuzz.py: a NIfTI header whose third side is negative."""
+    path = nifti(tmp_path / "v", stack())
+    content = bytearray(path.read_bytes())
+    content[46:48] = (-7).to_bytes(2, "little", signed=True)  # dim[3]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"v\.nii: .*(found shape \(-7|not a readable)"):
+        open_volume(path, keep=False)
+
+
 def test_damaged_zarr_is_named(tmp_path: Path) -> None:
     path = ome_zarr(tmp_path / "v", stack(), 3)
     chunk = next(file for file in (path / "s0" / "c").rglob("*") if file.is_file())
