@@ -12,6 +12,7 @@ import pytest
 
 from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
 from tests.conftest import ROOT
+from tests.killing import Kill, run
 from tests.test_faults import Project
 from utils.distributed import Group
 
@@ -113,9 +114,28 @@ def test_two_processes_predict_as_one_byte_for_byte(project: Project) -> None:
     assert b"Done" in one.stdout
     folder.rename(alone)
     assert finished(torchrun(2, "inference", *arguments)).count("Done") == 1
-    names = sorted(path.name for path in alone.iterdir())
-    assert {"preds.hdf", "masks.ome.tif", "probability.ome.tif", "scores.csv"} <= set(names)
-    assert sorted(path.name for path in folder.iterdir()) == names
-    for name in set(names) - {"summary.json", ".lock"}:
+    names = {path.name for path in alone.iterdir()}
+    assert {"preds.hdf", "masks.ome.tif", "probability.ome.tif", "scores.csv"} <= names
+    same(folder, alone)
+
+    # a process that died is made good by two others
+    arguments += ["--set", f"TRAIN.save_path={project.models.parent}"]
+    for number in range(10, 40):  # openings of files, until one comes after the first section
+        killed = project.root / f"killed{number}"
+        killed.mkdir()
+        where = [*arguments, "--out", str(killed)]
+        assert run("inference", where, killed, Kill("file", number)) == -9
+        if (killed / "inference/tiny/.preds.hdf.done/0").is_file():
+            break
+    out = finished(torchrun(2, "inference", *where))
+    assert "sections are predicted already" in out
+    same(killed / "inference/tiny", alone)
+
+
+def same(folder: Path, alone: Path) -> None:
+    """Demand the same files."""
+    names = {path.name for path in alone.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in names - {"summary.json", ".lock"}:
         one, two = (UUID.sub(b"", (place / name).read_bytes()) for place in (alone, folder))
         assert one == two, name

@@ -29,7 +29,7 @@ from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
 from utils.instance_scores import InstanceScorer
 from utils.instance_table import write_table
 from utils.instances import Instances
-from utils.interruption import Interrupted, StopRequested, awaited_signals
+from utils.interruption import Interrupted, StopRequested, StopSignal, awaited_signals
 from utils.metrics import (
     THRESHOLD,
     Counts,
@@ -61,6 +61,7 @@ MEASURES = {
     "map_3d": "pooled over all voxels",
     "dice": "per section, averaged over sections",
 }
+SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 PREDICTIONS = "preds.hdf"
 MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
 OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
@@ -146,54 +147,63 @@ class Inference:
         Raises:
             Interrupted: by SIGINT or SIGTERM; the same command goes on.
         """
-        combine, everything = "max" if argmax else "mean", range(len(self.raw))
+        combine = "max" if argmax else "mean"
+        origin = self._origin(combine)
         with writing_to(self.out), ExitStack() as stack:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.group.leads:
                 lock = lock_folder(self.out, instead="--out FOLDER")
                 stack.enter_context(closing(lock) if lock else nullcontext())
-            store = PredictionStore(
-                self.predictions, self.raw.shape, self.voxel_size, self._origin(combine), self.group
-            )
-            stack.callback(store.close)
-            derive = self._deriver(stack) if self.group.leads else _nothing
-            done = store.done()
-            if done:
-                self.say(f"{len(done)} of {len(self.raw)} sections are predicted already")
-            for index in sorted(done):
-                derive(index, store.read(index))
-            order = dict.fromkeys(index for pair in self.pairs for index in pair)
-            own = self.group.share([index for index in order if index not in done])
-
-            def keep(index: int, probability: np.ndarray) -> None:
-                store.write(index, probability)
-                derive(index, probability)
-
-            sections = predict_on_grid(
-                self.predictor,
-                self.volume,
-                self.pairs,
-                self.windows,
-                self.raw.shape[1:],
-                self.config.TEST.batch_size,
-                combine,
-                set(own),
-            )
             stop = stack.enter_context(awaited_signals())
             try:
-                with behind(keep) as write:
-                    for index, probability in progress(sections, len(own), "section"):
-                        write(index, probability)
-                        stop.check()
-                self.group.wait()
+                store = PredictionStore(
+                    self.predictions, self.raw.shape, self.voxel_size, origin, self.group
+                )
+                stack.callback(store.close)
+                derive = self._deriver(stack) if self.group.leads else _nothing
+                self._fill(store, derive, combine, stop)
             except StopRequested:
                 raise Interrupted("interrupted; the same command goes on", stop.received) from None
             except PeerLost as error:
                 raise UserError(f"{error}; the same command goes on") from None
             if self.group.leads:
-                for index in sorted(set(everything) - done - set(own)):
-                    derive(index, store.read(index))
                 store.finish()
+
+    def _fill(
+        self, store: PredictionStore, derive: SectionUser, combine: str, stop: StopSignal
+    ) -> None:
+        """Predict this process's part of what a store lacks; derive what follows from sections."""
+        done = store.done()
+        self.group.wait()  # else some would be done that others have just written
+        if done:
+            self.say(f"{len(done)} of {len(self.raw)} sections are predicted already")
+        for index in sorted(done):
+            derive(index, store.read(index))
+        order = dict.fromkeys(index for pair in self.pairs for index in pair)
+        own = self.group.share([index for index in order if index not in done])
+
+        def keep(index: int, probability: np.ndarray) -> None:
+            store.write(index, probability)
+            derive(index, probability)
+
+        sections = predict_on_grid(
+            self.predictor,
+            self.volume,
+            self.pairs,
+            self.windows,
+            self.raw.shape[1:],
+            self.config.TEST.batch_size,
+            combine,
+            set(own),
+        )
+        with behind(keep) as write:
+            for index, probability in progress(sections, len(own), "section"):
+                write(index, probability)
+                stop.check()
+        self.group.wait()
+        if self.group.leads:
+            for index in sorted(set(order) - done - set(own)):  # of the other processes
+                derive(index, store.read(index))
 
     def _origin(self, combine: str) -> dict[str, Any]:
         """What predictions are made from: with the same, sections of two starts fit together."""
@@ -215,7 +225,7 @@ class Inference:
             "device": self.device.type,
         }
 
-    def _deriver(self, stack: ExitStack) -> Callable[[int, np.ndarray], None]:
+    def _deriver(self, stack: ExitStack) -> SectionUser:
         """What writes a section's mask and, where ``preds.hdf`` is not enough, its probability."""
         masks, probabilities = stack.enter_context(self._writer(MASKS, np.uint8)), None
         if self.format != "hdf5":  # which preds.hdf is
