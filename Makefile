@@ -34,6 +34,7 @@ kill: install
 CASES ?= 20000
 fuzz: install extra
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed 1000
+	$(BIN)/python -m pytest --hypothesis-profile fuzz tests/test_properties.py
 
 # memory, file handles and threads of an hour of training
 soak: install

@@ -10,11 +10,16 @@ from typing import NamedTuple
 from unittest import mock
 
 import pytest
+from hypothesis import settings
 
 from utils.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+settings.register_profile("fixed", max_examples=70, deadline=None, derandomize=True)
+settings.register_profile("fuzz", max_examples=2000, deadline=None)  # `make fuzz`
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.special import elliprg
@@ -81,7 +81,6 @@ def dumbbell(voxel_size: VoxelSize, radius: float, neck: float, axis: int = 0) -
 
 
 @given(volumes, st.integers(0, 10**6), st.floats(0.1, 0.9), st.integers(1, 7), st.integers(1, 5))
-@settings(max_examples=80, deadline=None, derandomize=True)
 def test_components_are_those_of_the_whole_volume(shape, seed, density, depth, smallest) -> None:
     probability = np.random.default_rng(seed).random(shape).astype(np.float32)
     probability[probability >= 1 - density] = 0.75
@@ -100,7 +99,6 @@ def test_components_are_those_of_the_whole_volume(shape, seed, density, depth, s
 
 
 @given(volumes, st.integers(0, 10**6), st.integers(1, 7))
-@settings(max_examples=40, deadline=None, derandomize=True)
 def test_parts_and_table_do_not_depend_on_the_slabs(shape, seed, depth) -> None:
     probability = smooth_noise(seed, shape)
     chosen = {"min_voxels": 4, "neck": 0.99}
@@ -202,7 +200,6 @@ def test_no_part_is_too_small() -> None:
 
 
 @given(volumes, st.integers(0, 10**6), st.sampled_from([0.5, 0.8, 0.99]))
-@settings(max_examples=80, deadline=None, derandomize=True)
 def test_parts_are_those_of_the_h_maxima(shape, seed, neck) -> None:
     """As many as the maxima left when the distance is lowered by h and filled again."""
     mask = smooth_noise(seed, shape) >= 0.5
@@ -365,7 +362,6 @@ def test_a_layer_of_one_section_has_two_faces() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 4000))
-@settings(max_examples=25, deadline=None, derandomize=True)
 def test_surfaces_do_not_depend_on_the_blocks(seed, block) -> None:
     mask = smooth_noise(seed, (9, 12, 13)) >= 0.5
     box = tuple(slice(0, n) for n in mask.shape)
@@ -442,7 +438,6 @@ def plain_precision(predicted, labels, confidences, threshold) -> float:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.floats(0, 0.4))
-@settings(max_examples=60, deadline=None, derandomize=True)
 def test_average_precision_is_as_defined(seed, count, wrong) -> None:
     rng = np.random.default_rng(seed)
     labels = np.repeat(rng.integers(0, count + 1, (3, 8, 6)), 3, axis=2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, matthews_corrcoef
@@ -63,7 +63,6 @@ def plainly(array: np.ndarray, pairs: list[tuple[int, int]], windows: Windows) -
     return sums[inside] / weights[inside]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seeds,
     st.tuples(st.integers(2, 9), st.integers(2, 30), st.integers(2, 30)),
@@ -98,7 +97,6 @@ def test_predictions_are_those_of_the_plain_way(
         np.testing.assert_array_equal(probability, found[index])
 
 
-@settings(max_examples=60, deadline=None)
 @given(sides, sides, st.integers(1, 3), st.integers(1, 3), st.integers(0, 60))
 def test_padding_reflects_however_small_a_section_is(height, width, rows, columns, pad) -> None:
     array = np.arange(height * width, dtype=np.float32).reshape(height, width)
@@ -129,7 +127,6 @@ def area_means(side: int, new: int) -> np.ndarray:
     return np.maximum(overlap, 0) * new / side
 
 
-@settings(max_examples=80, deadline=None)
 @given(seeds, st.integers(2, 60), st.integers(2, 60), st.floats(0.1, 0.99))
 def test_shrinking_takes_the_mean_of_the_area(seed, height, width, scale) -> None:
     image = np.random.default_rng(seed).random((height, width), np.float32)
@@ -139,7 +136,6 @@ def test_shrinking_takes_the_mean_of_the_area(seed, height, width, scale) -> Non
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.integers(2, 200), st.integers(1, 199))
 def test_pairs_are_a_stride_apart_and_show_all(sections: int, stride: int) -> None:
     if sections <= stride:
@@ -156,7 +152,6 @@ def test_pairs_are_a_stride_apart_and_show_all(sections: int, stride: int) -> No
 scores = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.75, 1.0])  # with ties
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     arrays(np.float32, (3, 5, 6), elements=scores.map(np.float32)),
     arrays(np.uint8, (3, 5, 6), elements=st.integers(0, 1)),

@@ -189,10 +189,11 @@ def binned_average_precision(negatives: np.ndarray, positives: np.ndarray) -> tu
     """Average precision where all scores of a bin count as tied, and a bound of its error.
 
     In a bin of p positives and n negatives above which there are T positives and F negatives, the
-    k-th positive has a precision of (T + k) / (T + k + f), the f negatives above it being F at best
-    and F + n at worst; if all are tied, each has (T + p) / (T + p + F + n). The sum over k is
-    p - f (digamma(T + p + f + 1) - digamma(T + f + 1)). The bound is the distance from the tied
-    value to the sum of the best or of the worst.
+    k-th positive has a precision of at least (T + k) / (T + k + F + n), each one below all the
+    negatives, and at most (T + p) / (T + p + F), all tied above them; if all of the bin are tied,
+    each has (T + p) / (T + p + F + n). The least sums over k to
+    p - f (digamma(T + p + f + 1) - digamma(T + f + 1)) with f = F + n. The bound is the distance
+    from the tied value to the sum of the least or of the most.
 
     Args:
         negatives, positives: counts in bins of rising score; those of the last bin are tied.
@@ -206,17 +207,13 @@ def binned_average_precision(negatives: np.ndarray, positives: np.ndarray) -> tu
     negatives, positives = negatives[::-1], positives[::-1]
     true, false = np.cumsum(positives), np.cumsum(negatives)
     used = np.flatnonzero(positives)
-    tied = float(np.sum(positives[used] * (true[used] / (true + false)[used])) / total)
-    mixed = np.flatnonzero(positives[1:] * negatives[1:]) + 1  # elsewhere all orders are alike
-
-    def deviation(above: np.ndarray) -> float:
-        """Of the sum of precisions, if so many negatives are above a bin's positives."""
-        t, p = true[mixed], positives[mixed]
-        ordered = p - above * (digamma(t + above + 1.0) - digamma(t - p + above + 1.0))
-        return abs(float(np.sum(ordered - p * t / (t + false[mixed])) / total))
-
-    worst, best = false[mixed], false[mixed] - negatives[mixed]
-    return tied, max(deviation(worst), deviation(best))
+    p, t, f, n = (counts[used] for counts in (positives, true, false, negatives))
+    tied = p * t / (t + f)
+    least = p - f * (digamma(t + f + 1.0) - digamma(t - p + f + 1.0))
+    most = p * t / (t + f - n)
+    binned = used > 0  # those of the last bin are tied indeed
+    below, above = (float(np.sum(distance[binned])) for distance in (tied - least, most - tied))
+    return float(np.sum(tied) / total), max(below, above, 0.0) / float(total)
 
 
 class DiceScores:
