@@ -11,7 +11,8 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dataloader.augment import PairAugmentation
-from dataloader.views import hide_blocks, other_microscope, strong_view
+from dataloader.greys import GreyTransfer
+from dataloader.views import draw_blocks, hide, other_microscope, strong_view
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 
@@ -46,12 +47,24 @@ class Views(NamedTuple):
     Attributes:
         strong: samples have ``views`` too, of noise, blur and holes.
         hidden_fraction: of blocks that ``views`` do not show.
+        complementary: "shared" or "independent": two views, each shows the blocks that the other
+            hides; the same of both sections, or others.
         random: ``images`` are as other microscopes might show them.
+        greys: ``images`` are in the grey levels of another volume.
+        strides: pairs are from half the stride to twice the stride apart.
     """
 
     strong: bool = False
     hidden_fraction: float = 0.0
+    complementary: str = "no"
     random: bool = False
+    greys: GreyTransfer | None = None
+    strides: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether samples have ``views``."""
+        return self.strong or self.hidden_fraction > 0 or self.complementary != "no"
 
 
 class PairDataset(Dataset):
@@ -104,7 +117,8 @@ class PairDataset(Dataset):
 
         Returns:
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) uint8 of 0 and 1; with views also ``views``, as ``images``.
+            (2, crop, crop) uint8 of 0 and 1; with views also ``views``, (1, 2, crop, crop) as
+            ``images``, or (2, 2, crop, crop) where they are complementary.
         """
         draw = self._draw(number)
         pair, area = draw.pair, draw.area
@@ -120,14 +134,22 @@ class PairDataset(Dataset):
         if self.views.random:
             images, masks = other_microscope(images, masks, look)
         sample = {"images": images} | ({} if masks is None else {"masks": masks})
-        if self.views.strong or self.views.hidden_fraction:
-            sample["views"] = np.stack([self._view(image, look) for image in images])
+        if self.views.any:
+            sample["views"] = self._views(images, look)
         return sample
 
-    def _view(self, image: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        if self.views.strong:
-            image = strong_view(image, draw)
-        return hide_blocks(image, self.views.hidden_fraction, draw)
+    def _views(self, images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """Views (1 or 2, 2, crop, crop) of a pair."""
+        shape, views = images.shape[1:], self.views
+        if views.strong:
+            images = [strong_view(image, draw) for image in images]
+        twins = views.complementary != "no"
+        fraction = 0.5 if twins else views.hidden_fraction
+        hidden = [draw_blocks(shape, fraction, draw) for _ in range(2)]
+        if views.complementary == "shared":
+            hidden[1] = hidden[0]
+        looks = [hidden, [~mask for mask in hidden]] if twins else [hidden]
+        return np.stack([np.stack(list(map(hide, images, masks))) for masks in looks])
 
     def plain(self, number: int) -> np.ndarray:
         """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise."""
@@ -152,14 +174,21 @@ class PairDataset(Dataset):
     def _draw(self, number: int) -> "Draw":
         """What sample ``number`` is made from."""
         draw = np.random.default_rng((*self.seed, number))
-        first = int(draw.integers(len(self.images) - self.stride))
+        stride = self._stride(draw)
+        first = int(draw.integers(len(self.images) - stride))
         area = self._area(draw)
         seed = int(draw.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
         if window is not None:  # read no more than what is kept
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
-        return Draw((first, first + self.stride), area, seed, window is None)
+        return Draw((first, first + stride), area, seed, window is None)
+
+    def _stride(self, draw: np.random.Generator) -> int:
+        if not self.views.strides:
+            return self.stride
+        most = min(2 * self.stride, len(self.images) - 1)
+        return int(draw.integers((self.stride + 1) // 2, most + 1))
 
     def _area(self, draw: np.random.Generator) -> Area:
         """What the augmentation sees: a whole section, or a part of a tiled one."""
@@ -171,7 +200,8 @@ class PairDataset(Dataset):
         return Area(y, x, side, side)
 
     def _image(self, index: int, area: Area) -> np.ndarray:
-        return normalise(self.images.crop(index, *area), self.images.grey_range(index))
+        image = normalise(self.images.crop(index, *area), self.images.grey_range(index))
+        return self.views.greys(image) if self.views.greys else image
 
 
 def check_crop_fits(images: Volume, crop: int) -> None:

@@ -3,8 +3,9 @@
 ``strong_view`` is what a student sees while its teacher sees the section plain, as in Yin et al.,
 *CAFA*, MICCAI 2023, drawn for each section by itself: what two sections show alike is then the
 tissue. ``other_microscope`` makes the labelled source look as many ways as microscopes do (domain
-randomisation, Tobin et al., IROS 2017). ``hide_blocks`` is that of Hoyer et al., *MIC*, CVPR 2023,
-with the section's mean in place of 0, which is black here.
+randomisation, Tobin et al., IROS 2017). Hidden blocks are those of Hoyer et al., *MIC*, CVPR 2023,
+with the section's mean in place of 0, which is black here; two views of which each shows what the
+other hides, those of Wang et al., *MaskTwins*, ICML 2025.
 """
 
 import cv2
@@ -56,11 +57,15 @@ def other_microscope(
     return np.stack(seen), np.stack(masks)
 
 
-def hide_blocks(section: np.ndarray, fraction: float, draw: np.random.Generator) -> np.ndarray:
-    """A section (H, W) of which a fraction of 16 x 16 blocks shows nothing but its mean."""
-    hidden = (draw.random((BLOCKS, BLOCKS)) < fraction).astype(np.uint8)
-    hidden = cv2.resize(hidden, section.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return np.where(hidden > 0, section.mean(), section).astype(np.float32)
+def draw_blocks(shape: tuple[int, int], fraction: float, draw: np.random.Generator) -> np.ndarray:
+    """A mask (H, W), bool, of 16 x 16 blocks, each of which is chosen by the probability given."""
+    chosen = (draw.random((BLOCKS, BLOCKS)) < fraction).astype(np.uint8)
+    return cv2.resize(chosen, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+
+
+def hide(section: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """A section (H, W) that shows nothing but its mean where ``hidden`` (H, W) says so."""
+    return np.where(hidden, section.mean(), section).astype(np.float32)
 
 
 def _photometric(

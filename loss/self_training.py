@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.segmentor import PairLogits
+
 
 class PseudoLabels(NamedTuple):
     """Labels of a batch of sections, (B, H, W) int64, and their weights in [0, 1], (B, H, W)."""
@@ -73,8 +75,24 @@ def self_training_loss(
     current: Tensor, auxiliary: Tensor, labels: tuple[PseudoLabels, PseudoLabels]
 ) -> Tensor:
     """Weighted cross entropy of both of the student's masks, logits (B, 2, H, W), summed."""
-    losses = [
-        (found.weights * F.cross_entropy(logits, found.labels, reduction="none")).mean()
-        for logits, found in zip((current, auxiliary), labels, strict=True)
-    ]
-    return losses[0] + losses[1]
+    return weighted_cross_entropy(current, labels[0]) + weighted_cross_entropy(auxiliary, labels[1])
+
+
+def residual_labels(labels: tuple[PseudoLabels, PseudoLabels]) -> PseudoLabels:
+    """Where the pseudo labels of both sections differ, as sure as the less sure of the two."""
+    one, other = labels
+    return PseudoLabels(one.labels ^ other.labels, torch.minimum(one.weights, other.weights))
+
+
+def weighted_cross_entropy(logits: Tensor, labels: PseudoLabels) -> Tensor:
+    """Mean over all pixels of weight x cross entropy."""
+    return (labels.weights * F.cross_entropy(logits, labels.labels, reduction="none")).mean()
+
+
+def twin_loss(one: PairLogits, other: PairLogits) -> Tensor:
+    """Mean squared difference of the probabilities in two views of the same pairs, summed over
+    the masks of both sections (Wang et al., *MaskTwins*, ICML 2025)."""
+    return sum(
+        F.mse_loss(a.softmax(1)[:, 1], b.softmax(1)[:, 1])
+        for a, b in zip(one[:2], other[:2], strict=True)
+    )

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from dataloader.greys import grey_transfer
 from dataloader.pairs import PairDataset, Views
-from dataloader.views import hide_blocks, other_microscope, strong_view
+from dataloader.views import draw_blocks, hide, other_microscope, strong_view
 from loss.consistency import consistency_loss, pseudo_labels
+from loss.foreground_guard import ForegroundGuard
+from loss.pasting import labels_of_pasted, paste
 from loss.self_training import (
     PseudoLabels,
+    residual_labels,
     self_training_loss,
     soft_pseudo_labels,
     surest,
@@ -21,6 +25,7 @@ from tests.test_properties import Sections
 from utils.adaptation import AdaptationStep
 from utils.averaging import WeightAverage, choose_decay
 from utils.config import BeyondSettings, TrainSettings
+from utils.distributed import Group
 from utils.prediction import FlippedPredictor, NetworkPredictor
 
 CPU = torch.device("cpu")
@@ -114,9 +119,9 @@ def step_of(**beyond) -> AdaptationStep:
 
 def batch() -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(3)
-    source, target, views = (torch.rand(1, 2, 32, 32, generator=draw) for _ in range(3))
+    source, target, view = (torch.rand(1, 2, 32, 32, generator=draw) for _ in range(3))
     masks = torch.randint(0, 2, (1, 2, 32, 32), generator=draw)
-    return {"source": source, "masks": masks, "target": target, "views": views}
+    return {"source": source, "masks": masks, "target": target, "views": view[:, None]}
 
 
 def test_the_teacher_labels_the_plain_section_and_the_student_sees_the_view() -> None:
@@ -126,7 +131,7 @@ def test_the_teacher_labels_the_plain_section_and_the_student_sees_the_view() ->
             value.mul_(1.1)
         teacher, student = copy.deepcopy(step.average.network), copy.deepcopy(step.segmentor)
         labels = soft_pseudo_labels(*teacher(data["target"]))
-        seen = student(data["views"])
+        seen = student(data["views"][:, 0])
     expected = 0.1 * self_training_loss(seen.current, seen.auxiliary, labels)
     report = step(1, **data)
     assert report["consistency_target"] == pytest.approx(float(expected), rel=1e-4)
@@ -159,11 +164,11 @@ def test_views_differ_between_sections_and_repeat_with_their_draw() -> None:
         np.testing.assert_array_equal(one, again)
         assert one.dtype == np.float32
         assert 0 <= one.min() <= one.max() <= 1
-    hidden = hide_blocks(section, 0.7, np.random.default_rng(1))
+    hidden = hide(section, draw_blocks(section.shape, 0.7, np.random.default_rng(1)))
     share = (hidden == section.mean().astype(np.float32)).mean()
     assert 0.6 < share < 0.8
     assert np.isin(hidden[hidden != np.float32(section.mean())], section).all()
-    np.testing.assert_array_equal(hide_blocks(section, 0.0, np.random.default_rng(1)), section)
+    assert not draw_blocks(section.shape, 0.0, np.random.default_rng(1)).any()
 
 
 def test_other_microscopes_show_the_same_tissue() -> None:
@@ -190,8 +195,134 @@ def test_samples_have_views_of_their_own() -> None:
         one, other = plain[number], viewed[number]
         np.testing.assert_array_equal(one["images"], other["images"])
         assert "views" not in one
-        assert not np.array_equal(other["views"], other["images"])
+        assert other["views"].shape == (1, 2, 32, 32)
+        assert not np.array_equal(other["views"][0], other["images"])
         np.testing.assert_array_equal(viewed[number]["views"], other["views"])
+
+
+@pytest.mark.parametrize("kind", ["shared", "independent"])
+def test_complementary_views_show_what_the_other_hides(kind: str) -> None:
+    array = np.random.default_rng(0).random((4, 40, 40), np.float32)
+    dataset = PairDataset(Sections(array), None, 1, 32, (5, 1), 6, Views(complementary=kind))
+    same = []
+    for number in range(6):
+        sample = dataset[number]
+        shown = sample["views"] == sample["images"]
+        assert shown.shape == (2, 2, 32, 32)
+        assert (shown[0] ^ shown[1]).all()
+        assert 0.3 < shown[0].mean() < 0.7
+        same.append((shown[:, 0] == shown[:, 1]).all())
+    assert all(same) if kind == "shared" else not any(same)
+
+
+def test_twins_learn_of_both_views_and_to_agree() -> None:
+    step, data = step_of(soft_xor=True, complementary="shared"), batch()
+    other = torch.rand(1, 1, 2, 32, 32, generator=torch.Generator().manual_seed(9))
+    data["views"] = torch.cat([data["views"], other], dim=1)
+    with torch.no_grad():
+        labels = soft_pseudo_labels(*step.segmentor(data["target"]))
+        one, two = (step.segmentor(view) for view in data["views"].unbind(1))
+        learned = [self_training_loss(m.current, m.auxiliary, labels) for m in (one, two)]
+        apart = [
+            (a.softmax(1) - b.softmax(1))[:, 1].square().mean()
+            for a, b in ((one.current, two.current), (one.auxiliary, two.auxiliary))
+        ]
+    expected = 0.1 * (sum(learned) / 2 + sum(apart))
+    assert step(1, **data)["consistency_target"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_pasted_mitochondria_come_with_their_rim_and_their_labels() -> None:
+    masks = torch.zeros(1, 2, 20, 20, dtype=torch.int64)
+    masks[0, 0, 8:12, 8:12], masks[0, 1, 8:12, 10:14] = 1, 1
+    source, target = torch.ones(1, 2, 20, 20), torch.zeros(2, 2, 20, 20)
+    seen, here = paste(source, masks, target)
+    assert here.sum((-1, -2)).tolist() == [[100, 100]] * 2  # 4 + 2 x 3 a side
+    torch.testing.assert_close(seen, here.float())
+    ones = torch.ones(1, 20, 20)
+    labels = (PseudoLabels(ones.long(), ones / 2), PseudoLabels(ones.long(), ones / 2))
+    labels = labels_of_pasted(labels, masks, here[:1])
+    for k, found in enumerate(labels):
+        torch.testing.assert_close(found.labels[here[:1, k]], masks[:, k][here[:1, k]])
+        assert (found.labels[~here[:1, k]] == 1).all()
+        torch.testing.assert_close(found.weights, 0.5 + 0.5 * here[:1, k])
+    apart = residual_labels(labels)
+    assert torch.equal(apart.labels, labels[0].labels ^ labels[1].labels)
+    assert apart.weights[0, 0, 0] == 0.5
+    assert apart.weights[0, 10, 10] == 1
+
+
+def test_a_step_pastes_and_teaches_the_residual() -> None:
+    step, data = step_of(teacher=True, paste=True, residual_labels=True), batch()
+    del data["views"]
+    masks = torch.zeros_like(data["masks"])
+    masks[..., 10:16, 10:16] = 1
+    masks[:, 1, 16:18, 10:16] = 1
+    data["masks"] = masks
+    with torch.no_grad():
+        labels = soft_pseudo_labels(*step.segmentor(data["target"]))
+        seen, here = paste(data["source"], masks, data["target"])
+        labels = labels_of_pasted(labels, masks, here)
+        found = step.segmentor(seen)
+        expected = self_training_loss(found.current, found.auxiliary, labels)
+        weights, truth = residual_labels(labels).weights, labels[0].labels ^ labels[1].labels
+        plain = torch.nn.functional.cross_entropy(found.residual, truth, reduction="none")
+        expected = 0.1 * (expected + (weights * plain).mean())
+    assert step(1, **data)["consistency_target"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_guard_stops_self_training_while_too_little_or_too_much_is_found() -> None:
+    guard = ForegroundGuard(3.0, CPU, Group())
+    masks = torch.zeros(1, 2, 10, 10, dtype=torch.int64)
+    masks[..., :1, :] = 1  # a tenth
+    nothing, everything = torch.zeros_like(masks), torch.ones_like(masks)
+    assert guard(masks, masks) == 1
+    trusted = [float(guard(masks, nothing)) for _ in range(120)]
+    assert trusted[0] == 1
+    lost = trusted.index(0)
+    assert 0.1 * 0.98**lost == pytest.approx(0.1 / 3, rel=0.05)  # the running mean
+    assert not any(trusted[lost:])
+    assert any(guard(masks, masks) for _ in range(60))  # it recovers
+    assert any(guard(masks, everything) == 0 for _ in range(60))
+    assert ForegroundGuard(0.0, CPU, Group())(masks, nothing) == 1
+
+
+def test_the_guard_goes_on_where_the_state_was_saved() -> None:
+    step, data = step_of(soft_xor=True, guard=2.0), batch()
+    del data["views"]
+    step(1, **data)
+    again = step_of(soft_xor=True, guard=2.0)
+    again.load_state_dict(copy.deepcopy(step.state_dict()))
+    assert again.guard.means.all()
+    torch.testing.assert_close(again.guard.means, step.guard.means)
+
+
+def test_greys_become_those_of_the_other_volume() -> None:
+    draw = np.random.default_rng(0)
+    tissue = np.sort(draw.random((6, 50, 50)), axis=-1)
+    other = draw.permuted(tissue.reshape(6, -1), axis=1).reshape(tissue.shape)
+    source, target = Sections(tissue**2), Sections(np.sqrt(other))
+    greys = grey_transfer(source, target)
+    changed = np.stack([greys(source.scaled(k)) for k in range(6)])
+    wanted = np.stack([target.scaled(k) for k in range(6)])
+    assert (
+        np.abs(np.quantile(changed, [0.05, 0.5, 0.9]) - np.quantile(wanted, [0.05, 0.5, 0.9])).max()
+        < 0.01
+    )
+    assert changed.dtype == np.float32
+    assert (np.diff(changed, axis=-1) >= 0).all()  # what was darker stays so
+    views = Views(greys=greys)
+    plain, moved = (
+        PairDataset(source, None, 1, 32, (5, 1), 6, views)[3]["images"] for views in (None, views)
+    )
+    assert (moved > plain).mean() > 0.9
+
+
+def test_strides_are_drawn_from_half_to_twice() -> None:
+    array = np.random.default_rng(0).random((30, 40, 40), np.float32)
+    dataset = PairDataset(Sections(array), None, 10, 32, (5, 1), 200, Views(strides=True))
+    pairs = [dataset._draw(number).pair for number in range(200)]
+    assert {b - a for a, b in pairs} == set(range(5, 21))
+    assert {x for pair in pairs for x in pair} == set(range(30))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 48)])

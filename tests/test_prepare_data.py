@@ -377,6 +377,7 @@ def dying_replace(self, target):
         os.kill(os.getpid(), int(number))
     return replace(self, target)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 Image.open, Path.replace = dying_open, dying_replace
 Preparation(small(name), Path(root), [Path(given)]).run()
 """

@@ -5,7 +5,15 @@ from torch import Tensor, nn
 
 from loss.adversarial import discriminator_loss, fooling_loss
 from loss.consistency import consistency_loss, rampup
-from loss.self_training import PseudoLabels, self_training_loss, soft_pseudo_labels
+from loss.foreground_guard import ForegroundGuard
+from loss.pasting import labels_of_pasted, paste
+from loss.self_training import (
+    residual_labels,
+    self_training_loss,
+    soft_pseudo_labels,
+    twin_loss,
+    weighted_cross_entropy,
+)
 from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
@@ -59,6 +67,8 @@ class AdaptationStep:
         self.average = WeightAverage(
             segmentor, choose_decay(settings.average_decay, settings.total_iters)
         )
+        device = next(segmentor.parameters()).device
+        self.guard = ForegroundGuard(self.beyond.guard, device, self.group)
         self.networks = {"segmentor": segmentor}
         self.base_rates = {"segmentor": settings.learning_rate}
         if adapt and settings.adversarial:
@@ -110,7 +120,7 @@ class AdaptationStep:
             source: source pairs (B, 2, H, W) in [0, 1].
             masks: their masks (B, 2, H, W), int64 of 0 and 1.
             target: target pairs (B, 2, H, W) in [0, 1].
-            views: the same as the student sees them; None: as they are.
+            views: the same as the student sees them, (B, views, 2, H, W); None: as they are.
 
         Returns:
             Detached scalars, on the device: every loss with its weight applied, gradient norms
@@ -122,13 +132,14 @@ class AdaptationStep:
             optimizer.zero_grad(set_to_none=True)
 
         # One pass for both domains: InstanceNorm keeps the pairs of a batch apart.
-        seen = target if views is None else views
+        seen, pasted = self.student_view(source, masks, target, views)
         logits = self.segment(torch.cat([source, seen]) if self.adapt else source)
         source_logits = PairLogits(*(maps[: len(source)] for maps in logits))
         target_logits = PairLogits(*(maps[len(source) :] for maps in logits))
         losses = self.source_losses(iteration, source_logits, masks)
         if self.adapt:
-            losses |= self.target_losses(iteration, target_logits, target, views)
+            plain = target_logits if seen is target else None
+            losses |= self.target_losses(iteration, target_logits, target, plain, masks, pasted)
         sum(losses.values()).backward()
 
         report = dict(losses)
@@ -156,30 +167,36 @@ class AdaptationStep:
             losses["consistency_source"] = weight * consistency_loss(*logits)
         return losses
 
+    def student_view(
+        self, source: Tensor, masks: Tensor, target: Tensor | None, views: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the student sees of the target, view after view, and where the source is pasted."""
+        seen = target if views is None else views.transpose(0, 1).flatten(0, 1)
+        return paste(source, masks, seen) if self.beyond.paste and self.adapt else (seen, None)
+
     def target_losses(
         self,
         iteration: int,
         logits: PairLogits,
         target: Tensor | None = None,
-        views: Tensor | None = None,
+        plain: PairLogits | None = None,
+        masks: Tensor | None = None,
+        pasted: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Weighted consistency and adversarial losses, the discriminators frozen.
 
         Args:
             iteration: counts from 1.
             logits: of the target as the student has seen it.
-            target: the same pairs plain, for self-training.
-            views: what the student has seen, if not that.
+            target, plain, masks, pasted: for self-training, see ``self_training``.
         """
         losses = {}
         if self.settings.cross_loss_target:
-            weight = self.consistency_weight(iteration)
             if self.beyond.self_trains:
-                labels = self.label(target, None if views is not None else logits)
-                loss = self_training_loss(logits.current, logits.auxiliary, labels)
+                loss = self.self_training(logits, target, plain, masks, pasted)
             else:
                 loss = consistency_loss(*logits)
-            losses["consistency_target"] = weight * loss
+            losses["consistency_target"] = self.consistency_weight(iteration) * loss
         if not self.settings.adversarial:
             return losses
         current, auxiliary, residual = (maps.softmax(1) for maps in logits)
@@ -191,20 +208,47 @@ class AdaptationStep:
         losses["adv_target_residual"] = self.settings.weight_adv_temporal * adv_residual
         return losses
 
-    @torch.no_grad()
-    def label(self, target: Tensor, known: PairLogits | None) -> tuple[PseudoLabels, PseudoLabels]:
-        """Pseudo labels of target pairs by the teacher, or by the network itself.
+    def self_training(
+        self,
+        logits: PairLogits,
+        target: Tensor,
+        plain: PairLogits | None,
+        masks: Tensor,
+        pasted: Tensor | None,
+    ) -> Tensor:
+        """Loss of the student's logits on pseudo labels of the plain target, mean over its views.
 
         Args:
+            logits: the student's, of all views.
             target: plain pairs (B, 2, H, W).
-            known: the network's own logits of these, where it has seen them plain.
+            plain: the network's logits of these, where it has seen no other view.
+            masks: of the source, (B, 2, H, W).
+            pasted: where the source's mitochondria are in the student's view, if they are.
         """
-        if self.beyond.teacher:
-            with computing_in(self.precision, target.device):
-                known = PairLogits(*map(widened, self.average.network(target)))
-        elif known is None:
-            known = self.segment(target)
-        return soft_pseudo_labels(*known, self.beyond.sure_fraction)
+        beyond, count = self.beyond, len(logits.current) // len(target)
+        known = self.teacher_logits(target) if beyond.teacher or plain is None else plain
+        labels = soft_pseudo_labels(*known, beyond.sure_fraction)
+        trust = self.guard(masks, torch.stack([found.labels for found in labels]))
+        if pasted is not None:
+            labels = labels_of_pasted(labels, masks, pasted[: len(target)])
+        views = [PairLogits(*maps) for maps in zip(*(m.chunk(count) for m in logits), strict=True)]
+        loss = 0.0
+        for view in views:
+            loss = loss + self_training_loss(view.current, view.auxiliary, labels) / count
+            if beyond.residual_labels:
+                residual = weighted_cross_entropy(view.residual, residual_labels(labels))
+                loss = loss + residual / count
+        if count == 2:
+            loss = loss + twin_loss(*views)
+        return trust * loss
+
+    @torch.no_grad()
+    def teacher_logits(self, target: Tensor) -> PairLogits:
+        """Of plain pairs (B, 2, H, W), by the teacher or, without one, by the network itself."""
+        if not self.beyond.teacher:
+            return self.segment(target)
+        with computing_in(self.precision, target.device):
+            return PairLogits(*map(widened, self.average.network(target)))
 
     def discriminator_losses(
         self, source: PairLogits, target: PairLogits
@@ -268,6 +312,7 @@ class AdaptationStep:
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
             "average": self.average.network.state_dict(),
+            "guard": self.guard.means,
         }
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
@@ -276,6 +321,7 @@ class AdaptationStep:
             network.load_state_dict(state["networks"][name])
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         self.average.network.load_state_dict(state.get("average", state["networks"]["segmentor"]))
+        self.guard.means.copy_(state.get("guard", self.guard.means))
 
 
 def not_finite(report: dict[str, Tensor]) -> Tensor:

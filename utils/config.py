@@ -157,7 +157,15 @@ class BeyondSettings(Settings):
     sure_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each class, that counts; soft_xor
     strong_view: bool = False  # the student sees the target with noise, blur, holes
     hidden_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of blocks, in the student's view
+    complementary: Literal["no", "shared", "independent"] = "no"  # two views, each shows the blocks
+    # that the other hides: the same of both sections, or others; instead of hidden_fraction
     random_source: bool = False  # the source as other microscopes might show it
+    match_greys: bool = False  # the source in the target's grey levels
+    random_strides: bool = False  # pairs from half of the strides to twice
+    paste: bool = False  # the source's mitochondria into the student's view of the target
+    residual_labels: bool = False  # the residual learns the XOR of the pseudo labels; soft_xor
+    guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of pseudo labels may
+    # differ from the source's before they do not count; 0: by any
 
     @property
     def self_trains(self) -> bool:
@@ -167,15 +175,24 @@ class BeyondSettings(Settings):
     @property
     def has_view(self) -> bool:
         """Whether the student sees the target otherwise than the labeller."""
-        return self.strong_view or self.hidden_fraction > 0
+        return self.strong_view or self.hidden_fraction > 0 or self.complementary != "no"
 
     @model_validator(mode="after")
     def _consistent(self) -> "BeyondSettings":
-        if self.has_view and not self.self_trains:
+        more = self.has_view or self.paste or self.residual_labels or self.guard
+        if more and not self.self_trains:
             raise ValueError(
-                "strong_view: found a view of the student's, expected teacher or "
-                "soft_xor with it: somebody has to label the plain sections"
+                "strong_view, hidden_fraction, complementary, paste, residual_labels, guard: found "
+                "one of these, expected teacher or soft_xor with it: somebody has to label the "
+                "target"
             )
+        if self.complementary != "no" and self.hidden_fraction:
+            raise ValueError(
+                f"complementary: found hidden_fraction {self.hidden_fraction} besides, expected "
+                "one of the two: each complementary view hides half of the blocks"
+            )
+        if 0 < self.guard <= 1:
+            raise ValueError(f"guard: found {self.guard}, expected 0, or a factor above 1")
         return self
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dataloader.greys import grey_transfer
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.pairs import PairDataset, Views, check_crop_fits, check_same_shape, pair_loader
 from dataloader.transfer import on_device
@@ -101,6 +102,9 @@ class Training:
         )
         self.source = self._dataset(workspace, "source")
         self.target = self._dataset(workspace, "target")
+        if config.BEYOND.match_greys:
+            greys = grey_transfer(self.source.images, self.target.images)
+            self.source.views = self.source.views._replace(greys=greys)
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.nonfinite = self._nonfinite_watch()
         self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
@@ -320,8 +324,13 @@ class Training:
     def _views(self, is_source: bool) -> Views:
         beyond = self.config.BEYOND
         if is_source:
-            return Views(random=beyond.random_source)
-        return Views(strong=beyond.strong_view, hidden_fraction=beyond.hidden_fraction)
+            return Views(random=beyond.random_source, strides=beyond.random_strides)
+        return Views(
+            strong=beyond.strong_view,
+            hidden_fraction=beyond.hidden_fraction,
+            complementary=beyond.complementary,
+            strides=beyond.random_strides,
+        )
 
     def _validation(self, workspace: Workspace, limit: int | None) -> Validation | None:
         """None where validation is off or there are no labels."""
