@@ -11,10 +11,11 @@ from utils.compilation import compiled
 from utils.config import TrainSettings
 
 
-def test_for_long_runs_on_gpus_unless_the_config_decides() -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [TrainSettings().compiles(device) for device in (cpu, gpu)] == [False, True]
-    assert not TrainSettings(total_iters=1500).compiles(gpu)
+def test_for_long_runs_unless_the_config_decides() -> None:
+    cpu, gpu, other = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
+    for iterations, expected in ((100, []), (1500, [cpu]), (200_000, [cpu, gpu])):
+        settings = TrainSettings(total_iters=iterations)
+        assert [device for device in (cpu, gpu, other) if settings.compiles(device)] == expected
     for choice in (True, False):
         assert TrainSettings(compile=choice).compiles(cpu) is choice
         assert TrainSettings(compile=choice).compiles(gpu) is choice

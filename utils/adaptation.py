@@ -69,6 +69,8 @@ class AdaptationStep:
         )
         device = next(segmentor.parameters()).device
         self.guard = ForegroundGuard(self.beyond.guard, device, self.group)
+        teacher = self.average.network
+        self.run_teacher = compiled(teacher) if compile and self.beyond.teacher else teacher
         self.networks = {"segmentor": segmentor}
         self.base_rates = {"segmentor": settings.learning_rate}
         if adapt and settings.adversarial:
@@ -248,7 +250,7 @@ class AdaptationStep:
         if not self.beyond.teacher:
             return self.segment(target)
         with computing_in(self.precision, target.device):
-            return PairLogits(*map(widened, self.average.network(target)))
+            return PairLogits(*map(widened, self.run_teacher(target)))
 
     def discriminator_losses(
         self, source: PairLogits, target: PairLogits

@@ -5,6 +5,7 @@ files work as they are, and has no effect here.
 """
 
 import difflib
+import math
 import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -41,7 +42,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]  # "": None
-COMPILATION_PAYS = 5000  # iterations from which on a minute or two of compiling is little
+COMPILATION_PAYS = {"cuda": 5000, "cpu": 500}  # iterations; before, compiling takes longer
 Precision = Literal["auto", "float32", "bfloat16"]
 Ignored = Any
 
@@ -95,7 +96,7 @@ class TrainSettings(Settings):
     if_cuda: bool = True  # use a GPU where there is one (--device decides otherwise)
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
     compile: Literal["auto"] | bool = "auto"  # torch.compile, which takes a minute or two; auto:
-    # for runs of 5,000 iterations or more on CUDA
+    # for runs of 5,000 iterations or more on CUDA, of 500 or more on the CPU
 
     learning_rate: Rate = 1e-4  # segmentor
     learning_rate_ms: Rate = 1e-4  # discriminator of masks
@@ -145,7 +146,7 @@ class TrainSettings(Settings):
     def compiles(self, device: torch.device) -> bool:
         """Whether the networks are compiled for a device."""
         if self.compile == "auto":
-            return device.type == "cuda" and self.total_iters >= COMPILATION_PAYS
+            return self.total_iters >= COMPILATION_PAYS.get(device.type, math.inf)
         return self.compile
 
 
