@@ -200,6 +200,20 @@ def test_samples_have_views_of_their_own() -> None:
         np.testing.assert_array_equal(viewed[number]["views"], other["views"])
 
 
+def test_the_source_alone_is_learned_before_the_begin() -> None:
+    torch.manual_seed(0)
+    settings = TrainSettings(total_iters=10, rampup_iters=4)
+    step = AdaptationStep.build(settings, 2, CPU, BeyondSettings(begin=0.3))
+    data, before = batch(), copy.deepcopy(step.disc_seg.state_dict())
+    del data["views"]
+    for iteration in range(1, 4):
+        assert "consistency_target" not in step(iteration, **data)
+    torch.testing.assert_close(step.disc_seg.state_dict(), before, rtol=0, atol=0)
+    assert step(4, **data).keys() >= {"consistency_target", "disc_seg", "grad_norm_disc_seg"}
+    weights = [step.consistency_weight(iteration) for iteration in (3, 5, 7)]
+    assert weights == pytest.approx([0.1 * np.exp(-5 * (1 - t) ** 2) for t in (0, 0.5, 1)])
+
+
 @pytest.mark.parametrize("kind", ["shared", "independent"])
 def test_complementary_views_show_what_the_other_hides(kind: str) -> None:
     array = np.random.default_rng(0).random((4, 40, 40), np.float32)

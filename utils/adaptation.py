@@ -62,6 +62,9 @@ class AdaptationStep:
         self.segmentor, self.disc_seg, self.disc_residual = segmentor, disc_seg, disc_residual
         self.settings = settings
         self.adapt = adapt
+        self.begin = round(
+            self.beyond.begin * settings.total_iters
+        )  # iterations on the source alone
         self.precision = precision
         self.run_segmentor = compiled(segmentor) if compile else segmentor
         self.average = WeightAverage(
@@ -135,27 +138,30 @@ class AdaptationStep:
 
         # One pass for both domains: InstanceNorm keeps the pairs of a batch apart.
         seen, pasted = self.student_view(source, masks, target, views)
-        logits = self.segment(torch.cat([source, seen]) if self.adapt else source)
+        adapts = self.adapt and iteration > self.begin
+        logits = self.segment(torch.cat([source, seen]) if adapts else source)
         source_logits = PairLogits(*(maps[: len(source)] for maps in logits))
         target_logits = PairLogits(*(maps[len(source) :] for maps in logits))
         losses = self.source_losses(iteration, source_logits, masks)
-        if self.adapt:
+        if adapts:
             plain = target_logits if seen is target else None
             losses |= self.target_losses(iteration, target_logits, target, plain, masks, pasted)
         sum(losses.values()).backward()
 
-        report = dict(losses)
-        if "disc_seg" in self.networks:
+        report, learning = dict(losses), {"segmentor": self.segmentor}
+        if adapts and "disc_seg" in self.networks:
+            learning = self.networks
             disc_losses, accuracies = self.discriminator_losses(source_logits, target_logits)
             sum(disc_losses.values()).backward()
             report |= disc_losses | accuracies
         report = self.group.average({name: value.detach() for name, value in report.items()})
-        self.group.average_gradients(self.networks.values())
-        for name, network in self.networks.items():
+        self.group.average_gradients(learning.values())
+        for name, network in learning.items():
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
             report[f"grad_norm_{name}"] = norm.detach()
         report["skipped"] = not_finite(report)
-        for optimizer in self.optimizers.values():
+        for name in learning:
+            optimizer = self.optimizers[name]
             optimizer.found_inf = report["skipped"]  # as GradScaler tells it: changes nothing then
             optimizer.step()
         self.average.update(self.segmentor, iteration, report["skipped"])
@@ -291,10 +297,11 @@ class AdaptationStep:
             network.requires_grad_(trained)
 
     def consistency_weight(self, iteration: int) -> float:
-        """``weight_cross``, ramped up where the settings say so."""
+        """``weight_cross``, ramped up where the settings say so, from ``begin`` on."""
         if not self.settings.consistency_weight_rampup:
             return self.settings.weight_cross
-        return self.settings.weight_cross * rampup(iteration, self.settings.rampup_iters)
+        done = iteration - self.begin
+        return self.settings.weight_cross * rampup(done, self.settings.rampup_iters)
 
     def set_learning_rates(self, iteration: int) -> None:
         """base x (1 - it / total_iters)^power for each optimiser; it counts from 1."""

@@ -165,6 +165,10 @@ class BeyondSettings(Settings):
     random_strides: bool = False  # pairs from half of the strides to twice
     paste: bool = False  # the source's mitochondria into the student's view of the target
     residual_labels: bool = False  # the residual learns the XOR of the pseudo labels; soft_xor
+    begin: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # fraction of the run in which the source alone
+    )
+    # is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
     guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of pseudo labels may
     # differ from the source's before they do not count; 0: by any
 
