@@ -356,3 +356,15 @@ def test_flips_are_averaged(shape: tuple[int, int]) -> None:
             found = predict(network, torch.flip(seen, axes)).flip(axes)
             expected.append(found.transpose(-1, -2) if turned else found)
     torch.testing.assert_close(predict(flipped, pair), torch.stack(expected).mean(0))
+
+
+def test_a_section_is_joined_with_what_the_other_says() -> None:
+    torch.manual_seed(0)
+    network = Segmentor(width=2).eval()
+    pair = torch.rand(2, 1, 32, 48)
+    predict = NetworkPredictor(network, CPU, fuse_residual=True)
+    found = predict.decode(*(predict.encode(section) for section in pair))
+    with torch.no_grad():
+        p, q, r = (maps.softmax(1)[:, 1] for maps in network(pair.transpose(0, 1)))
+    expected = [(a + b * (1 - r) + r * (1 - b)) / 2 for a, b in ((p, q), (q, p))]
+    torch.testing.assert_close(found, torch.stack(expected, dim=1))

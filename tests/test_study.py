@@ -77,6 +77,24 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert (study.root / "results/trial.md").read_text() == text
 
 
+def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
+    content = yaml.safe_load((study.root / "trial.yaml").read_text())
+    content |= {"seeds": [1], "checkpoints": ["model.ckpt"]}
+    content["rows"] = [
+        {"name": "flips", "of": "published", "set": ["TEST.flips=true"]},
+        {"name": "published"},
+    ]
+    (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
+    finished = run(study)
+    assert finished.code == 0, finished.err
+    assert [path.name for path in (study.out / "models").iterdir()] == ["trial-published-1"]
+    with (study.root / "results/trial.csv").open() as file:
+        flips, plain = csv.DictReader(file)
+    assert flips["mAP"] != plain["mAP"]
+    text = (study.root / "results/trial.md").read_text()
+    assert "inference.py -mn trial-published-1 -c" in text
+
+
 def test_a_table_of_what_is_done(study: Input) -> None:
     finished = run(study, "--table")
     assert finished.code == 0
@@ -102,6 +120,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None
         ({"seeds": []}, "trial.yaml: seeds: "),
         ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows are called"),
         ({"rows": [{"name": "a", "set": ["TRAIN.iters=3"]}]}, "TRAIN.iters: unknown key"),
+        ({"rows": [{"name": "a", "of": "b"}]}, "trial: a: of: found 'b', expected one of "),
         ({"colour": "blue"}, "trial.yaml: colour: "),
     ],
 )

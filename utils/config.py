@@ -264,6 +264,7 @@ class TestSettings(Settings):
     batch_size: PositiveInt = 1  # windows predicted at a time
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
     flips: bool = False  # mean over the eight flips and turns of each window, eight times the work
+    fuse_residual: bool = False  # mean with what the other section says through the residual
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint is used; -mn overrides
 

@@ -107,6 +107,7 @@ class Inference:
             segmentor.to(device, memory_format=torch.channels_last),
             device,
             choose_precision(config.TEST.precision, device),
+            config.TEST.fuse_residual,
         )
         self.device, self.precision = device, self.predictor.precision
         if config.TEST.flips:
@@ -220,6 +221,7 @@ class Inference:
             "windows": zlib.crc32(repr(windows).encode()),
             "combine": combine,
             "flips": self.config.TEST.flips,
+            "fuse_residual": self.config.TEST.fuse_residual,
             "batch_size": self.config.TEST.batch_size,
             "precision": str(self.precision),
             "device": self.device.type,

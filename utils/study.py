@@ -38,6 +38,7 @@ class Row(Settings):
     name: str  # what it says in the table
     set: tuple[str, ...] = ()  # overrides, SECTION.key=value
     config: str | None = None  # another than the study's
+    of: str | None = None  # another row, whose networks are predicted with once more, otherwise
 
 
 class Study(Settings):
@@ -54,11 +55,15 @@ class Study(Settings):
 
 
 class Run(NamedTuple):
-    """One training, and the scores of its checkpoints."""
+    """One training, and the scores of its checkpoints.
+
+    ``model`` is the run that trains the network: another's, in a row ``of`` another.
+    """
 
     row: Row
     seed: int
     name: str
+    model: str
     config: str
     overrides: list[str]
 
@@ -101,18 +106,29 @@ def load_study(name: str) -> tuple[Study, str]:
 def runs_of(study: Study, name: str) -> list[Run]:
     """All runs, those of the first seed first; raises UserError where a config does not hold."""
     runs = []
+    trained = {row.name: row for row in study.rows if not row.of}
+    for row in study.rows:
+        if row.of and row.of not in trained:
+            known = ", ".join(trained)
+            raise UserError(f"{name}: {row.name}: of: found {row.of!r}, expected one of {known}")
     for seed in study.seeds:
         for row in study.rows:
-            slug = re.sub(r"[^a-z0-9]+", "_", row.name.lower()).strip("_")
-            overrides = [*study.set, *row.set, f"TRAIN.random_seed={seed}"]
-            config = row.config or study.config
+            base = trained[row.of] if row.of else row
+            sets = [*base.set, *row.set] if row.of else row.set
+            overrides = [*study.set, *sets, f"TRAIN.random_seed={seed}"]
+            config = base.config or study.config
             load_config(config, overrides, CONFIG_DIR)
-            runs.append(Run(row, seed, f"{name}-{slug}-{seed}", config, overrides))
+            names = [f"{name}-{_slug(r.name)}-{seed}" for r in (row, base)]
+            runs.append(Run(row, seed, *names, config, overrides))
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
             raise UserError(f"{name}: two rows are called {run.row.name!r}")
     return runs
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 class StudyRunner:
@@ -142,7 +158,8 @@ class StudyRunner:
         before = signal.signal(signal.SIGTERM, lambda *_: self.stop())
         try:
             with ThreadPoolExecutor(self.jobs) as pool:
-                waiting = [pool.submit(self._do, run) for run in self.runs]
+                trained = [run for run in self.runs if not run.row.of]
+                waiting = [pool.submit(self._do_all, run) for run in trained]
                 try:
                     return [line for job in waiting if (line := job.result())]
                 except KeyboardInterrupt:
@@ -157,10 +174,18 @@ class StudyRunner:
         for child in list(self.children):
             child.send_signal(signal.SIGTERM)
 
+    def _do_all(self, trained: Run) -> str | None:
+        """A run, and then those that use its network."""
+        others = [run for run in self.runs if run.row.of and run.model == trained.name]
+        for run in (trained, *others):
+            if failure := self._do(run):
+                return failure
+        return None
+
     def _do(self, run: Run) -> str | None:
         missing = [file for file in self.study.checkpoints if not self._scored(run, file)]
         models = self._models(run)
-        unexamined = self.study.choose and not read_examined(models)
+        unexamined = self.study.choose and not run.row.of and not read_examined(models)
         if not (missing or unexamined) or self.stopping.is_set():
             return None
         if not (models / "done").exists():
@@ -173,10 +198,10 @@ class StudyRunner:
                     return self._failure(run, "training", code)
             (models / "done").touch()
         for file in missing:
-            code = self._call(run, "inference", "-mn", run.name, "--checkpoint", file)
+            code = self._call(run, "inference", "-mn", run.model, "--checkpoint", file)
             if code:
                 return self._failure(run, file, code)
-            inference = self.workspace.inference(run.name)
+            inference = self.workspace.inference(run.model)
             shutil.copy(inference / "summary.json", self._score_file(run, file))
             shutil.rmtree(inference)  # probabilities are large, and made again in a minute
             scores = self._scored(run, file)["scores"]
@@ -188,7 +213,7 @@ class StudyRunner:
         return None
 
     def _models(self, run: Run) -> Path:
-        return self.workspace.models(Path("../models"), run.name)
+        return self.workspace.models(Path("../models"), run.model)
 
     def _is_trained(self, run: Run, models: Path) -> bool:
         total = load_config(run.config, run.overrides, CONFIG_DIR).config.TRAIN.total_iters
@@ -276,7 +301,7 @@ class StudyRunner:
         ]
         lost: dict[str, list[float]] = {rule: [] for rule in CHOICES}
         for row in self.study.rows:
-            mine = [run for run in self.runs if run.row is row]
+            mine = [run for run in self.runs if run.row is row and not row.of]
             known = [found for run in mine if (found := read_examined(self._models(run)))]
             if not known:
                 continue
@@ -320,7 +345,8 @@ class StudyRunner:
         for row in self.study.rows:
             run = next(run for run in self.runs if run.row is row)
             sets = " ".join(f"--set {shlex.quote(o)}" for o in run.overrides)
-            foot += [f"python scripts/main.py -c {run.config} {sets}"]
+            script = f"inference.py -mn {run.model}" if row.of else "main.py"
+            foot += [f"python scripts/{script} -c {run.config} {sets}"]
         foot.append("```")
         if lines:
             some = lines[0][2][0]
