@@ -2,6 +2,7 @@
 
 import atexit
 import signal
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import active_children
 from typing import NamedTuple
@@ -11,12 +12,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dataloader.augment import PairAugmentation
-from dataloader.greys import GreyTransfer
 from dataloader.views import draw_blocks, hide, other_microscope, strong_view
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
+Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
 PLAIN, LOOK = 1, 2  # tell the draws of plain pairs and of views from those of samples
 
 
@@ -50,7 +51,7 @@ class Views(NamedTuple):
         complementary: "shared" or "independent": two views, each shows the blocks that the other
             hides; the same of both sections, or others.
         random: ``images`` are as other microscopes might show them.
-        greys: ``images`` are in the grey levels of another volume.
+        transfers: what is done to each section, one after the other, to look like another volume.
         strides: pairs are from half the stride to twice the stride apart.
     """
 
@@ -58,7 +59,7 @@ class Views(NamedTuple):
     hidden_fraction: float = 0.0
     complementary: str = "no"
     random: bool = False
-    greys: GreyTransfer | None = None
+    transfers: tuple[Transfer, ...] = ()
     strides: bool = False
 
     @property
@@ -201,7 +202,9 @@ class PairDataset(Dataset):
 
     def _image(self, index: int, area: Area) -> np.ndarray:
         image = normalise(self.images.crop(index, *area), self.images.grey_range(index))
-        return self.views.greys(image) if self.views.greys else image
+        for transfer in self.views.transfers:
+            image = transfer(image)
+        return image
 
 
 def check_crop_fits(images: Volume, crop: int) -> None:

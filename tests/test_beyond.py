@@ -2,12 +2,14 @@
 
 import copy
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from dataloader.greys import grey_transfer
 from dataloader.pairs import PairDataset, Views
+from dataloader.spectrum import amplitudes, spectrum_transfer
 from dataloader.views import draw_blocks, hide, other_microscope, strong_view
 from loss.consistency import consistency_loss, pseudo_labels
 from loss.foreground_guard import ForegroundGuard
@@ -324,11 +326,31 @@ def test_greys_become_those_of_the_other_volume() -> None:
     )
     assert changed.dtype == np.float32
     assert (np.diff(changed, axis=-1) >= 0).all()  # what was darker stays so
-    views = Views(greys=greys)
+    views = Views(transfers=(greys,))
     plain, moved = (
         PairDataset(source, None, 1, 32, (5, 1), 6, views)[3]["images"] for views in (None, views)
     )
     assert (moved > plain).mean() > 0.9
+
+
+def test_the_source_becomes_as_sharp_as_the_target() -> None:
+    draw = np.random.default_rng(0)
+    rough = draw.random((4, 192, 192), np.float32)
+    sharp = [cv2.GaussianBlur(section, (0, 0), 0.8) for section in rough[:2]]
+    blurred = [cv2.GaussianBlur(section, (0, 0), 1.6) for section in rough[2:]]
+    source, target = Sections(np.stack(sharp)), Sections(np.stack(blurred))
+    transfer = spectrum_transfer(source, target)
+    changed = np.stack([transfer(source.scaled(k)) for k in range(2)])
+    before, after, wanted = (
+        amplitudes(volume)[1:12] for volume in (source, Sections(changed), target)
+    )
+    wanted = wanted / wanted[0]  # brightness aside, as sections are scaled to [0, 1]
+    apart = [np.abs(found / found[0] - wanted).mean() for found in (before, after)]
+    assert apart[1] < 0.25 * apart[0]
+    greys = grey_transfer(source, target, transfer)
+    both = Views(transfers=(transfer, greys))
+    pair = PairDataset(source, None, 1, 192, (5, 1), 3, both)[0]["images"]
+    assert np.quantile(pair, 0.5) == pytest.approx(np.quantile(target.scaled(0), 0.5), abs=0.03)
 
 
 def test_strides_are_drawn_from_half_to_twice() -> None:

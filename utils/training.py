@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from dataloader.greys import grey_transfer
 from dataloader.inspection import inspect_images, inspect_labels
-from dataloader.pairs import PairDataset, Views, check_crop_fits, check_same_shape, pair_loader
+from dataloader.pairs import (
+    PairDataset,
+    Transfer,
+    Views,
+    check_crop_fits,
+    check_same_shape,
+    pair_loader,
+)
+from dataloader.spectrum import spectrum_transfer
 from dataloader.transfer import on_device
 from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
@@ -102,9 +110,7 @@ class Training:
         )
         self.source = self._dataset(workspace, "source")
         self.target = self._dataset(workspace, "target")
-        if config.BEYOND.match_greys:
-            greys = grey_transfer(self.source.images, self.target.images)
-            self.source.views = self.source.views._replace(greys=greys)
+        self.source.views = self.source.views._replace(transfers=self._transfers())
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.nonfinite = self._nonfinite_watch()
         self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
@@ -331,6 +337,12 @@ class Training:
             complementary=beyond.complementary,
             strides=beyond.random_strides,
         )
+
+    def _transfers(self) -> tuple[Transfer, ...]:
+        """What makes the source look like the target."""
+        beyond, volumes = self.config.BEYOND, (self.source.images, self.target.images)
+        found = (spectrum_transfer(*volumes),) if beyond.match_spectrum else ()
+        return found + ((grey_transfer(*volumes, *found),) if beyond.match_greys else ())
 
     def _validation(self, workspace: Workspace, limit: int | None) -> Validation | None:
         """None where validation is off or there are no labels."""
