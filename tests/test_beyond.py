@@ -346,7 +346,7 @@ def test_the_source_becomes_as_sharp_as_the_target() -> None:
     )
     wanted = wanted / wanted[0]  # brightness aside, as sections are scaled to [0, 1]
     apart = [np.abs(found / found[0] - wanted).mean() for found in (before, after)]
-    assert apart[1] < 0.25 * apart[0]
+    assert apart[1] < 0.5 * apart[0]
     greys = grey_transfer(source, target, transfer)
     both = Views(transfers=(transfer, greys))
     pair = PairDataset(source, None, 1, 192, (5, 1), 3, both)[0]["images"]
