@@ -14,12 +14,14 @@ from model.published import from_published, to_published
 from model.segmentor import Segmentor
 from utils.errors import UserError
 
-LAST, AVERAGE, BEST = "model.ckpt", "average.ckpt", "best_on_target_labels.ckpt"
+# What a run keeps: the average of its weights, which is what one uses (docs/RESULTS.md says why),
+# the last weights, and the best on validation labels.
+MODEL, LAST, BEST = "model.ckpt", "last.ckpt", "best_on_target_labels.ckpt"
 TRAINING_STATE, PREVIOUS_STATE = "training_state.ckpt", "training_state.previous.ckpt"
 
 # How a checkpoint was chosen, as every score says it.
 CHOSEN_LAST = "last"
-CHOSEN_AVERAGE = "last, averaged over the run's last iterations"
+CHOSEN_AVERAGE = "average of the weights over the last iterations"
 CHOSEN_BEST = "best-on-target-labels (an upper bound, not a result)"
 CHOSEN_UNKNOWN = "unknown (a published file: the authors chose on validation labels)"
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from model.checkpoint import LAST
+from model.checkpoint import MODEL
 from utils.command import choose_device
 from utils.config import Config, load_config
 from utils.errors import run_command
@@ -51,11 +51,11 @@ def main() -> None:
         config = load_config("demo", overrides, CONFIG_DIR).config
         print(f"\n{name}: {config.TRAIN.total_iters} iterations")
         train(config, workspace, run, device)
-        models[name] = Inference(config, workspace, run, LAST, device)
+        models[name] = Inference(config, workspace, run, MODEL, device)
         models[name].predict()
         scores[name] = models[name].measure("map")
 
-    print(f"\nheld-out target volume, {SHAPE[0]} sections, last checkpoint of each:")
+    print(f"\nheld-out target volume, {SHAPE[0]} sections, the average of the weights of each:")
     for name, score in scores.items():
         print(f"  {name:<12} {score}")
     picture = workspace.inference("demo.png")

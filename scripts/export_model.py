@@ -5,7 +5,7 @@ from pathlib import Path
 
 import project_root  # noqa: F401
 
-from model.checkpoint import LAST
+from model.checkpoint import MODEL
 from utils.command import folder_name
 from utils.errors import run_command
 from utils.export import export
@@ -19,7 +19,7 @@ def main() -> None:
         "-mn", "--model-name", required=True, help="folder in models/ that holds the checkpoint"
     )
     parser.add_argument(
-        "--checkpoint", default=LAST, metavar="FILE", help=f"in that folder (default: {LAST})"
+        "--checkpoint", default=MODEL, metavar="FILE", help=f"in that folder (default: {MODEL})"
     )
     parser.add_argument(
         "--out", type=Path, default=ROOT, help="folder that holds models/ (default: the project)"

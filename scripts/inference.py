@@ -2,7 +2,7 @@
 
 import project_root  # noqa: F401
 
-from model.checkpoint import LAST
+from model.checkpoint import MODEL
 from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.distributed import Group
 from utils.errors import run_command
@@ -20,7 +20,7 @@ def main() -> None:
         help="folder in models/ that holds the checkpoint (default: TEST.model_name, else NAME)",
     )
     parser.add_argument(
-        "--checkpoint", default=LAST, metavar="FILE", help=f"in that folder (default: {LAST})"
+        "--checkpoint", default=MODEL, metavar="FILE", help=f"in that folder (default: {MODEL})"
     )
     parser.add_argument(
         "-mm",

@@ -2,6 +2,7 @@
 
 import project_root  # noqa: F401
 
+from model.checkpoint import CHOSEN_AVERAGE, MODEL
 from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.distributed import Group
 from utils.errors import UserError, run_command
@@ -60,7 +61,7 @@ def main() -> None:
             training.folder.release()
     group.leave()
     print(f"logs: {shown(training.folder.logs)}")
-    print(f"checkpoint: {shown(training.folder.models)}/model.ckpt (the last iteration's)")
+    print(f"checkpoint: {shown(training.folder.models)}/{MODEL} ({CHOSEN_AVERAGE})")
     print("Done")
 
 

@@ -22,7 +22,7 @@ from sklearn import metrics as sk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloader.opening import open_volume
-from model.checkpoint import BEST, LAST, load_checkpoint
+from model.checkpoint import BEST, CHOSEN_AVERAGE, LAST, load_checkpoint
 from tests.conftest import ROOT
 from utils.config import load_config
 from utils.interruption import Interrupted, StopSignal
@@ -247,7 +247,7 @@ def test_inference_prints_as_published(trained: Project) -> None:
     patterns = [
         r"cfg_file: tiny\.yaml",
         r"out_path: .*inference/tiny",
-        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: last",
+        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: " + CHOSEN_AVERAGE,
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
         r"pairs of windows per second: \d+\.\d+",
@@ -276,7 +276,7 @@ def test_scores_are_sklearns_of_the_predictions(trained: Project) -> None:
     assert numbers(scores) == pytest.approx(expected, abs=1e-4)
     assert notes in trained.inference_output
     assert notes.startswith("map: per section, averaged over sections; sections: ")
-    assert origin == "checkpoint=model.ckpt, iteration=6, chosen by: last"
+    assert origin == "checkpoint=model.ckpt, iteration=6, chosen by: " + CHOSEN_AVERAGE
 
 
 def test_pictures_and_masks_of_sections(trained: Project) -> None:
@@ -309,7 +309,7 @@ def test_tables_and_summary_of_an_inference(trained: Project) -> None:
         )
         assert float(row["foreground_label"]) == pytest.approx(label.mean(), abs=1e-6)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["chosen_by"] == "last"
+    assert summary["chosen_by"] == CHOSEN_AVERAGE
     assert summary["volume"]["shape"] == list(SHAPE)
     assert summary["volume"]["voxel_size_nm"] is None
     assert summary["scores"]["F1"] == pytest.approx(
@@ -371,7 +371,7 @@ def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_
     pooled = project.run("inference", "-mm", "map_3d").splitlines()[-5]
     assert numbers(pooled) == pytest.approx(sklearn_scores(probability, label), abs=1e-4)
 
-    output = project.run("inference", "-mm", "dice").splitlines()
+    output = project.run("inference", "-mm", "dice", "--checkpoint", LAST).splitlines()
     assert "Measure on dice and Jaccard..." in output
     # The same number as in training: the same windows, the same masks.
     assert numbers(output[-5]) == pytest.approx(numbers(trained.lines("valid.txt")[-1]), abs=1e-4)

@@ -22,6 +22,7 @@ from dataloader.pairs import PairDataset
 from dataloader.volume import MaskVolume
 from model.checkpoint import (
     LAST,
+    MODEL,
     PREVIOUS_STATE,
     TRAINING_STATE,
     load_checkpoint,
@@ -201,7 +202,7 @@ def test_resume_falls_back_with_one_warning_and_ends_the_same(resumable: Project
     data = bytearray((resumable.models / TRAINING_STATE).read_bytes())
     data[len(data) // 2] ^= 1
     (resumable.models / TRAINING_STATE).write_bytes(data)
-    (resumable.models / LAST).write_bytes(b"broken too")
+    (resumable.models / MODEL).write_bytes(b"broken too")
     output = resumable.train("--resume", "--set", "TRAIN.total_iters=4")
     assert output.count("warning: ") == 1
     assert "going on from training_state.previous.ckpt" in output
@@ -281,7 +282,7 @@ BROKEN_MODELS = {
 
 @pytest.mark.parametrize(("change", "message"), BROKEN_MODELS.values(), ids=BROKEN_MODELS)
 def test_broken_models_are_named_by_inference(resumable, change, message) -> None:
-    path, trace = resumable.models / LAST, resumable.root / "trace"
+    path, trace = resumable.models / MODEL, resumable.root / "trace"
     change = {"valid_result": Malicious(trace)} if change is None else change
     torch.save(load_file(path) | change, path)
     values = ("--set", "DATA.data_dir_val=target.hdf")

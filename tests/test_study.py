@@ -25,7 +25,7 @@ def study(command, tmp_path: Path) -> Input:
         "title": "A trial",
         "config": str(project.config),
         "seeds": [1, 2],
-        "checkpoints": ["model.ckpt", "average.ckpt"],
+        "checkpoints": ["last.ckpt", "model.ckpt"],
         "rows": [
             {"name": "published"},
             {"name": "No consistency!", "set": ["TRAIN.weight_cross=0"]},
@@ -57,7 +57,7 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
         name = f"trial-{slug}-{row['seed']}.{Path(row['checkpoint']).stem}.json"
         summary = json.loads((study.out / "studies/trial" / name).read_text())
         assert float(row["F1"]) == pytest.approx(summary["scores"]["F1"], abs=1e-4)
-        assert ("averaged" in summary["chosen_by"]) == (row["checkpoint"] == "average.ckpt")
+        assert ("average" in summary["chosen_by"]) == (row["checkpoint"] == "model.ckpt")
     text = (study.root / "results/trial.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| No consistency! | last |"))
     values = [float(row["F1"]) for row in rows if row["row"] != "published"][:2]
@@ -68,7 +68,7 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert not any((study.out / "inference").iterdir())  # probabilities are not kept
 
     # one score lost, one run not even trained
-    (study.out / "studies/trial/trial-published-1.average.json").unlink()
+    (study.out / "studies/trial/trial-published-1.last.json").unlink()
     (study.out / "studies/trial/trial-no_consistency-2.model.json").unlink()
     (models / "trial-no_consistency-2/done").unlink()
     again = run(study)
@@ -144,7 +144,7 @@ def test_rules_that_choose_a_checkpoint_are_compared(study: Input) -> None:
     assert finished.code == 0, finished.err
     snapshots, source = read_examined(study.out / "models/trial-published-3")
     assert [s.iteration for s in snapshots] == [1, 1, 2, 2]
-    assert [s.averaged for s in snapshots] == [True, False, True, False]
+    assert [s.averaged for s in snapshots] == [False, True, False, True]
     assert source.foreground == pytest.approx((study.labels > 0).mean(), rel=1e-6)
     lines = (study.root / "results/trial_checkpoints.md").read_text().splitlines()
     line = next(line for line in lines if line.startswith("| published | 1 |"))

@@ -127,7 +127,7 @@ class TrainSettings(Settings):
     keep_checkpoints: bool = False  # keep one file per save_freq, not only the last and the best
     if_valid: bool = True  # validate where validation labels exist
 
-    resume: bool = False  # go on from models/<model_name>/model.ckpt
+    resume: bool = False  # go on from models/<model_name>/training_state.ckpt
     model_name: str | None = None  # the run to go on with; default: this one
     save_path: Path = Path("../models")  # where runs leave their checkpoints
     cache_path: Ignored = None  # published; pictures are in the run's log folder

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 
 from dataloader.pairs import PairDataset
-from model.checkpoint import load_checkpoint, segmentor_from
+from model.checkpoint import LAST, MODEL, load_checkpoint, segmentor_from
 from utils.config import Config
 from utils.errors import UserError, writing_to
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
@@ -151,14 +151,14 @@ class Examination:
         )
         for index, probability in sections:
             scores.append(Counts.of(probability >= THRESHOLD, self.labels.section(index)).f1)
-        averaged = path.name.startswith("average")
+        averaged = path.stem.startswith(Path(MODEL).stem)
         f1 = sum(scores) / len(scores)
         return Snapshot(path.name, checkpoint.iteration, averaged, measures, f1)
 
 
 def kept_checkpoints(folder: Path) -> list[Path]:
     """What ``TRAIN.keep_checkpoints`` has left, in the order of iterations."""
-    paths = [*folder.glob("model-*.ckpt"), *folder.glob("average-*.ckpt")]
+    paths = [path for name in (MODEL, LAST) for path in folder.glob(f"{Path(name).stem}-*.ckpt")]
     return sorted(paths, key=lambda path: (path.stem.rpartition("-")[2], path.stem))
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field, ValidationError
 
-from model.checkpoint import AVERAGE, LAST, PREVIOUS_STATE, TRAINING_STATE, load_state
+from model.checkpoint import LAST, MODEL, PREVIOUS_STATE, TRAINING_STATE, load_state
 from utils.config import Settings, load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
@@ -49,7 +49,7 @@ class Study(Settings):
     config: str  # of config/, or a path
     seeds: Annotated[list[int], Field(min_length=1)]
     set: tuple[str, ...] = ()  # overrides of all runs
-    checkpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (LAST,)  # each is scored
+    checkpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (MODEL,)  # each is scored
     choose: bool = False  # compare rules that choose a checkpoint; with TRAIN.keep_checkpoints
     rows: Annotated[list[Row], Field(min_length=1)]
 
@@ -374,7 +374,7 @@ def _figure(lines: list[tuple[Row, str, list[dict[str, Any]]]], title: str, path
     from matplotlib import pyplot
 
     both = len({file for _, file, _ in lines}) > 1
-    names = {LAST: "last", AVERAGE: "average"}
+    names = {LAST: "last", MODEL: "average"}
     labels = [
         f"{row.name}, {names.get(file, file)}" if both else row.name for row, file, _ in lines
     ]

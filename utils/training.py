@@ -24,12 +24,12 @@ from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
 from loss.supervised import inter_section_residual
 from model.checkpoint import (
-    AVERAGE,
     BEST,
     CHOSEN_AVERAGE,
     CHOSEN_BEST,
     CHOSEN_LAST,
     LAST,
+    MODEL,
     PREVIOUS_STATE,
     TRAINING_STATE,
     Checkpoint,
@@ -231,9 +231,9 @@ class Training:
         """
         self.nonfinite.settle(log.info)
         log.flush()  # what is logged up to here is not logged again
-        self._save_last(iteration)
+        self._save_weights(iteration)
         if self.config.TRAIN.keep_checkpoints:
-            self._save_last(iteration, f"-{iteration:06d}")
+            self._save_weights(iteration, f"-{iteration:06d}")
         state = {
             "config": self.config.model_dump(mode="json"),
             "iteration": iteration,
@@ -253,7 +253,7 @@ class Training:
         for warning in self.warnings:
             log.info(f"warning: {warning}")
         folder = self.folder.models
-        self._save_last(self.start)
+        self._save_weights(self.start)
         if self.best:
             save_checkpoint(folder / BEST, self.best)
         else:
@@ -263,11 +263,11 @@ class Training:
             if number.isdecimal() and int(number) > self.start:
                 path.unlink()
 
-    def _save_last(self, iteration: int, suffix: str = "") -> None:
-        """Write ``model.ckpt`` and ``average.ckpt``, or with a suffix to their stems."""
+    def _save_weights(self, iteration: int, suffix: str = "") -> None:
+        """Write ``model.ckpt`` and ``last.ckpt``, or with a suffix to their stems."""
         networks = {
+            MODEL: (self.step.average.network, CHOSEN_AVERAGE),
             LAST: (self.step.segmentor, CHOSEN_LAST),
-            AVERAGE: (self.step.average.network, CHOSEN_AVERAGE),
         }
         for name, (network, rule) in networks.items():
             path = self.folder.models / name
