@@ -1,4 +1,4 @@
-"""A trained model for other programs: ONNX, and a package for bioimage.io."""
+"""A trained model for others: ONNX and a package for bioimage.io; or a small file to hand on."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ import project_root  # noqa: F401
 from model.checkpoint import MODEL
 from utils.command import folder_name
 from utils.errors import run_command
-from utils.export import export
+from utils.export import export, export_half
 from utils.paths import ROOT, Workspace
 
 
@@ -22,12 +22,18 @@ def main() -> None:
         "--checkpoint", default=MODEL, metavar="FILE", help=f"in that folder (default: {MODEL})"
     )
     parser.add_argument(
+        "--half", action="store_true", help="instead: the checkpoint at half precision and size"
+    )
+    parser.add_argument(
         "--out", type=Path, default=ROOT, help="folder that holds models/ (default: the project)"
     )
     args = parser.parse_args()
     name = folder_name("-mn", args.model_name)
     folder = Workspace(out=args.out.resolve()).models(Path("models"), name)
-    export(folder / args.checkpoint, folder / "export", name)
+    if args.half:
+        export_half(folder / args.checkpoint, folder / "export")
+    else:
+        export(folder / args.checkpoint, folder / "export", name)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def main() -> None:
         "--results", type=Path, default=ROOT / "docs/results", help="for the table and the figure"
     )
     parser.add_argument("--jobs", type=int, help="runs side by side (default: one per core or GPU)")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these alone, in this order")
     parser.add_argument(
         "--table", action="store_true", help="write the table of what is done, no more"
     )
@@ -38,8 +39,8 @@ def main() -> None:
 
     study, name = load_study(args.cfg)
     workspace = Workspace(args.data.resolve(), args.out.resolve())
-    runner = StudyRunner(study, name, workspace, jobs, args.results)
-    print(f"{study.title}: {len(runner.runs)} runs, {jobs} side by side")
+    runner = StudyRunner(study, name, workspace, jobs, args.results, args.rows)
+    print(f"{study.title}: {len(runner.waiting)} runs, {jobs} side by side")
     failures = [] if args.table else runner()
     print(f"table: {shown(runner.write())}")
     if failures:

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint, save_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, segmentor_from
 from model.segmentor import Segmentor
 from tests.conftest import ROOT
 from utils.export import PairProbabilities, largest_difference, opset, write_onnx
@@ -99,3 +99,37 @@ def test_export_keeps_the_network_as_it_is(network: Segmentor, tmp_path: Path) -
     before = {name: value.clone() for name, value in network.state_dict().items()}
     write_onnx(PairProbabilities(network), tmp_path / "a.onnx")
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_half_precision_predicts_nearly_the_same(
+    command, tmp_path: Path, network: Segmentor
+) -> None:
+    folder = tmp_path / "models/small"
+    folder.mkdir(parents=True)
+    save_checkpoint(folder / "model.ckpt", Checkpoint(network.state_dict(), 77, pixel_size=8.0))
+    finished = command("export_model", "-mn", "small", "--half", "--out", tmp_path)
+    assert finished.code == 0, finished.err
+    half = folder / "export/model.ckpt"
+    assert half.stat().st_size < 0.75 * (folder / "model.ckpt").stat().st_size  # names take some
+    checkpoint = load_checkpoint(half)
+    assert (checkpoint.iteration, checkpoint.pixel_size) == (77, 8.0)
+    pair = torch.rand(1, 2, 48, 64)
+    with torch.no_grad():
+        expected, found = network(pair), segmentor_from(checkpoint, half)(pair)
+    assert found.current.dtype == torch.float32
+    torch.testing.assert_close(found.current, expected.current, atol=0.02, rtol=0)
+    assert not torch.equal(found.current, expected.current)
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(
+    command, tmp_path: Path, network: Segmentor
+) -> None:
+    folder = tmp_path / "models/large"
+    folder.mkdir(parents=True)
+    weights = dict(network.state_dict())
+    weights["section_full.conv1.bias"] = torch.full((4,), 1e6)
+    save_checkpoint(folder / "model.ckpt", Checkpoint(weights, 1))
+    finished = command("export_model", "-mn", "large", "--half", "--out", tmp_path)
+    assert finished.code == 2
+    assert "section_full.conv1.bias: found weights above 65504" in finished.err
+    assert not (folder / "export/model.ckpt").exists()

@@ -1,11 +1,12 @@
 """Choosing a checkpoint without labels."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from utils.selection import CHOICES, Snapshot, Source, choose, regret
+from utils.selection import CHOICES, Snapshot, Source, choose, kept_checkpoints, regret
 from utils.target_watch import TargetMeasures, solidities
 
 SOURCE = Source(foreground=0.06, solidity=0.9)
@@ -13,12 +14,11 @@ SOURCE = Source(foreground=0.06, solidity=0.9)
 
 def snapshot(iteration: int, averaged: bool = False, f1: float = 0.5, **measures) -> Snapshot:
     values = {"foreground": 0.06, "entropy": 0.1, "agreement": 0.9, "solidity": 0.8} | measures
-    name = f"{'average' if averaged else 'model'}-{iteration:06d}.ckpt"
+    name = f"{'model' if averaged else 'last'}-{iteration:06d}.ckpt"
     return Snapshot(name, iteration, averaged, TargetMeasures(**values), f1)
 
 
 RUN = [
-    snapshot(100, agreement=0.999, entropy=0.0, solidity=0.9, f1=0.9),  # too early
     snapshot(300, entropy=0.05, f1=0.6),
     snapshot(300, averaged=True, agreement=0.97),
     snapshot(400, foreground=0.0, entropy=0.0, agreement=1.0, solidity=math.nan, f1=0.0),
@@ -31,12 +31,12 @@ RUN = [
 @pytest.mark.parametrize(
     ("rule", "file", "lost"),
     [
-        ("last", "model-000500.ckpt", 0.4),
-        ("average", "average-000500.ckpt", 0.35),
-        ("agreement", "average-000300.ckpt", 0.4),
-        ("entropy", "model-000300.ckpt", 0.3),
-        ("foreground", "model-000300.ckpt", 0.3),
-        ("solidity", "average-000400.ckpt", 0.2),
+        ("last", "last-000500.ckpt", 0.2),
+        ("average", "model-000500.ckpt", 0.15),
+        ("agreement", "model-000300.ckpt", 0.2),
+        ("entropy", "last-000300.ckpt", 0.1),
+        ("foreground", "last-000300.ckpt", 0.1),
+        ("solidity", "model-000400.ckpt", 0.0),
     ],
 )
 def test_rules_choose_what_they_say(rule: str, file: str, lost: float) -> None:
@@ -49,7 +49,17 @@ def test_where_all_has_collapsed_the_last_average_is_left() -> None:
         snapshot(n, averaged, foreground=0.5) for n in (1, 2) for averaged in (True, False)
     ]
     for rule in set(CHOICES) - {"last"}:
-        assert choose(rule, collapsed, SOURCE).file == "average-000002.ckpt"
+        assert choose(rule, collapsed, SOURCE).file == "model-000002.ckpt"
+
+
+def test_what_was_kept_in_the_first_half_is_left_out(tmp_path: Path) -> None:
+    for name in ("model-000500", "model-000501", "last-001000", "model-001000", "model", "last"):
+        (tmp_path / f"{name}.ckpt").touch()
+    assert [path.stem for path in kept_checkpoints(tmp_path)] == [
+        "model-000501",
+        "last-001000",
+        "model-001000",
+    ]
 
 
 def test_solidity_of_shapes() -> None:

@@ -95,6 +95,18 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     assert "inference.py -mn trial-published-1 -c" in text
 
 
+def test_some_rows_alone_are_done(study: Input) -> None:
+    finished = run(study, "--rows", "published")
+    assert finished.code == 0, finished.err
+    assert {path.name for path in (study.out / "models").iterdir()} == {
+        "trial-published-1",
+        "trial-published-2",
+    }
+    finished = run(study, "--rows", "publisht")
+    assert finished.code == 2
+    assert "--rows publisht: expected some of" in finished.err
+
+
 def test_a_table_of_what_is_done(study: Input) -> None:
     finished = run(study, "--table")
     assert finished.code == 0
@@ -143,8 +155,8 @@ def test_rules_that_choose_a_checkpoint_are_compared(study: Input) -> None:
     finished = run(study)
     assert finished.code == 0, finished.err
     snapshots, source = read_examined(study.out / "models/trial-published-3")
-    assert [s.iteration for s in snapshots] == [1, 1, 2, 2]
-    assert [s.averaged for s in snapshots] == [False, True, False, True]
+    assert [s.iteration for s in snapshots] == [2, 2]
+    assert [s.averaged for s in snapshots] == [False, True]
     assert source.foreground == pytest.approx((study.labels > 0).mean(), rel=1e-6)
     lines = (study.root / "results/trial_checkpoints.md").read_text().splitlines()
     line = next(line for line in lines if line.startswith("| published | 1 |"))

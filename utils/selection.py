@@ -9,11 +9,11 @@ Rules, all measured on the target that was trained on (``utils.target_watch``):
     foreground  the foreground nearest to the source labels', by the ratio
     solidity    the mean solidity nearest to the source labels' (Franco-Barranco et al. 2022)
 
-The last four choose among the kept checkpoints, of network and average alike, from the second half
-of the run, and leave out those whose foreground is less than a third or more than three times the
-source's: a network that finds nothing agrees with itself and is sure of it.
+The last four choose among the checkpoints kept in the second half of the run, of network and
+average alike, and leave out those whose foreground is less than a third or more than three times
+the source's: a network that finds nothing agrees with itself and is sure of it.
 
-Regret: the best score of any of these checkpoints on the target's labels less that of the chosen.
+Regret: the best score of any of that half on the target's labels less that of the chosen.
 """
 
 import json
@@ -89,9 +89,7 @@ def choose(rule: str, snapshots: list[Snapshot], source: Source) -> Snapshot:
     sound = [
         s
         for s in snapshots
-        if 2 * s.iteration > final
-        and abs(_ratio(s, source)) <= math.log(GUARD)
-        and not math.isnan(RULES[rule](s, source))
+        if abs(_ratio(s, source)) <= math.log(GUARD) and not math.isnan(RULES[rule](s, source))
     ]
     return min(sound, key=lambda s: RULES[rule](s, source), default=last[True])
 
@@ -157,9 +155,12 @@ class Examination:
 
 
 def kept_checkpoints(folder: Path) -> list[Path]:
-    """What ``TRAIN.keep_checkpoints`` has left, in the order of iterations."""
-    paths = [path for name in (MODEL, LAST) for path in folder.glob(f"{Path(name).stem}-*.ckpt")]
-    return sorted(paths, key=lambda path: (path.stem.rpartition("-")[2], path.stem))
+    """What ``TRAIN.keep_checkpoints`` has left of the second half, in the order of iterations."""
+    found = [path for name in (MODEL, LAST) for path in folder.glob(f"{Path(name).stem}-*.ckpt")]
+    order = {path: int(path.stem.rpartition("-")[2]) for path in found}
+    final = max(order.values(), default=0)
+    paths = [path for path in found if 2 * order[path] > final]
+    return sorted(paths, key=lambda path: (order[path], path.stem))
 
 
 def examine(

@@ -140,14 +140,33 @@ class StudyRunner:
         workspace: data root and output folder.
         jobs: runs side by side; each gets its share of the cores, or a GPU.
         results: where the table goes.
+        rows: names of those to do, in this order; None: all.
+
+    Raises:
+        UserError: no such row, or a config that does not hold.
     """
 
     def __init__(
-        self, study: Study, name: str, workspace: Workspace, jobs: int, results: Path
+        self,
+        study: Study,
+        name: str,
+        workspace: Workspace,
+        jobs: int,
+        results: Path,
+        rows: list[str] | None = None,
     ) -> None:
         self.study, self.name, self.workspace, self.jobs = study, name, workspace, jobs
         self.results = results
         self.runs = runs_of(study, name)
+        known = [row.name for row in study.rows if not row.of]
+        for row in rows or []:
+            if row not in known:
+                raise UserError(f"--rows {row}: expected some of {', '.join(known)}")
+        order = known if rows is None else rows
+        trained = [run for run in self.runs if run.row.name in order]
+        self.waiting = sorted(
+            trained, key=lambda run: (study.seeds.index(run.seed), order.index(run.row.name))
+        )
         self.scores = workspace.out / "studies" / name
         self.children: set[subprocess.Popen] = set()
         self.stopping = threading.Event()
@@ -158,8 +177,7 @@ class StudyRunner:
         before = signal.signal(signal.SIGTERM, lambda *_: self.stop())
         try:
             with ThreadPoolExecutor(self.jobs) as pool:
-                trained = [run for run in self.runs if not run.row.of]
-                waiting = [pool.submit(self._do_all, run) for run in trained]
+                waiting = [pool.submit(self._do_all, run) for run in self.waiting]
                 try:
                     return [line for job in waiting if (line := job.result())]
                 except KeyboardInterrupt:
