@@ -53,6 +53,7 @@ class Views(NamedTuple):
         random: ``images`` are as other microscopes might show them.
         transfers: what is done to each section, one after the other, to look like another volume.
         strides: pairs are from half the stride to twice the stride apart.
+        margin: pixels round ``views`` that ``images`` show besides.
     """
 
     strong: bool = False
@@ -61,11 +62,14 @@ class Views(NamedTuple):
     random: bool = False
     transfers: tuple[Transfer, ...] = ()
     strides: bool = False
+    margin: int = 0
 
     @property
     def any(self) -> bool:
         """Whether samples have ``views``."""
-        return self.strong or self.hidden_fraction > 0 or self.complementary != "no"
+        return bool(
+            self.strong or self.hidden_fraction or self.margin or self.complementary != "no"
+        )
 
 
 class PairDataset(Dataset):
@@ -118,8 +122,9 @@ class PairDataset(Dataset):
 
         Returns:
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) uint8 of 0 and 1; with views also ``views``, (1, 2, crop, crop) as
-            ``images``, or (2, 2, crop, crop) where they are complementary.
+            (2, crop, crop) uint8 of 0 and 1; with views also ``views``, (1, 2, side, side) as
+            ``images``, or (2, 2, side, side) where they are complementary; ``side`` is ``crop``
+            less the views' margins.
         """
         draw = self._draw(number)
         pair, area = draw.pair, draw.area
@@ -140,8 +145,11 @@ class PairDataset(Dataset):
         return sample
 
     def _views(self, images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        """Views (1 or 2, 2, crop, crop) of a pair."""
-        shape, views = images.shape[1:], self.views
+        """Views (1 or 2, 2, side, side) of a pair (2, crop, crop)."""
+        views = self.views
+        inner = slice(views.margin, self.crop - views.margin)
+        images = images[:, inner, inner]
+        shape = images.shape[1:]
         if views.strong:
             images = [strong_view(image, draw) for image in images]
         twins = views.complementary != "no"

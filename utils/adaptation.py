@@ -124,7 +124,7 @@ class AdaptationStep:
             iteration: counts from 1.
             source: source pairs (B, 2, H, W) in [0, 1].
             masks: their masks (B, 2, H, W), int64 of 0 and 1.
-            target: target pairs (B, 2, H, W) in [0, 1].
+            target: target pairs (B, 2, H, W) in [0, 1]; with ``context``, that much larger.
             views: the same as the student sees them, (B, views, 2, H, W); None: as they are.
 
         Returns:
@@ -228,13 +228,15 @@ class AdaptationStep:
 
         Args:
             logits: the student's, of all views.
-            target: plain pairs (B, 2, H, W).
+            target: plain pairs (B, 2, H, W), or with ``context`` round the student's.
             plain: the network's logits of these, where it has seen no other view.
             masks: of the source, (B, 2, H, W).
             pasted: where the source's mitochondria are in the student's view, if they are.
         """
         beyond, count = self.beyond, len(logits.current) // len(target)
         known = self.teacher_logits(target) if beyond.teacher or plain is None else plain
+        inner = slice(beyond.context, target.shape[-1] - beyond.context)
+        known = PairLogits(*(maps[..., inner, inner] for maps in known))
         labels = soft_pseudo_labels(*known, beyond.sure_fraction)
         trust = self.guard(masks, torch.stack([found.labels for found in labels]))
         if pasted is not None:

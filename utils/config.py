@@ -160,6 +160,8 @@ class BeyondSettings(Settings):
     hidden_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of blocks, in the student's view
     complementary: Literal["no", "shared", "independent"] = "no"  # two views, each shows the blocks
     # that the other hides: the same of both sections, or others; instead of hidden_fraction
+    context: Annotated[int, Field(ge=0, multiple_of=16)] = 0  # pixels round the student's crop of
+    # the target that the labeller sees besides
     random_source: bool = False  # the source as other microscopes might show it
     match_greys: bool = False  # the source in the target's grey levels
     match_spectrum: bool = False  # the source as sharp and as grainy as the target
@@ -181,16 +183,17 @@ class BeyondSettings(Settings):
     @property
     def has_view(self) -> bool:
         """Whether the student sees the target otherwise than the labeller."""
-        return self.strong_view or self.hidden_fraction > 0 or self.complementary != "no"
+        hides = self.hidden_fraction > 0 or self.complementary != "no"
+        return self.strong_view or self.context > 0 or hides
 
     @model_validator(mode="after")
     def _consistent(self) -> "BeyondSettings":
         more = self.has_view or self.paste or self.residual_labels or self.guard
         if more and not self.self_trains:
             raise ValueError(
-                "strong_view, hidden_fraction, complementary, paste, residual_labels, guard: found "
-                "one of these, expected teacher or soft_xor with it: somebody has to label the "
-                "target"
+                "strong_view, context, hidden_fraction, complementary, paste, residual_labels, "
+                "guard: found one of these, expected teacher or soft_xor with it: somebody has to "
+                "label the target"
             )
         if self.complementary != "no" and self.hidden_fraction:
             raise ValueError(

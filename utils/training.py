@@ -321,7 +321,7 @@ class Training:
             images,
             labels,
             data.source_stride if is_source else data.target_stride,
-            self.crop,
+            self.crop + (0 if is_source else 2 * self.config.BEYOND.context),
             seed=(train.random_seed, SOURCE if is_source else TARGET),
             length=train.total_iters * train.batch_size,
             views=self._views(is_source),
@@ -336,6 +336,7 @@ class Training:
             hidden_fraction=beyond.hidden_fraction,
             complementary=beyond.complementary,
             strides=beyond.random_strides,
+            margin=beyond.context,
         )
 
     def _transfers(self) -> tuple[Transfer, ...]:
