@@ -66,6 +66,12 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert "--set TRAIN.weight_cross=0" in text
     assert (study.root / "results/trial.png").is_file()
     assert not any((study.out / "inference").iterdir())  # probabilities are not kept
+    together = (study.root / "RESULTS.md").read_text()
+    assert together.startswith("# Results\n")
+    assert "\n## A trial\n" in together
+    assert line in together
+    assert "![F1 of every seed](results/trial.png)" in together
+    assert "![F1 of every seed](trial.png)" in text
 
     # one score lost, one run not even trained
     (study.out / "studies/trial/trial-published-1.last.json").unlink()

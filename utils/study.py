@@ -23,7 +23,6 @@ from model.checkpoint import LAST, MODEL, PREVIOUS_STATE, TRAINING_STATE, load_s
 from utils.config import Settings, load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
-from utils.run_folder import git_revision
 from utils.selection import CHOICES, SCORED_PAIRS, read_examined, regret
 from utils.yaml_file import read_yaml
 
@@ -46,6 +45,7 @@ class Study(Settings):
 
     title: str
     about: str = ""  # a paragraph over the table
+    found: str = ""  # a paragraph under it: what it says
     config: str  # of config/, or a path
     seeds: Annotated[list[int], Field(min_length=1)]
     set: tuple[str, ...] = ()  # overrides of all runs
@@ -282,7 +282,7 @@ class StudyRunner:
                     yield row, file, found
 
     def write(self) -> Path:
-        """Write the table, as Markdown and CSV, and the figure."""
+        """Write the table, as Markdown and CSV, the figure, and what all studies say together."""
         self.results.mkdir(parents=True, exist_ok=True)
         lines = list(self.lines())
         with (self.results / f"{self.name}.csv").open("w", newline="", encoding="utf-8") as file:
@@ -302,6 +302,7 @@ class StudyRunner:
         path.write_text(self._markdown(lines), encoding="utf-8")
         if lines:
             _figure(lines, self.study.title, self.results / f"{self.name}.png")
+        gather(self.results)
         return path
 
     def _regrets(self) -> str:
@@ -354,12 +355,12 @@ class StudyRunner:
                 spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
                 cells.append(f"{mean(values):.1f}{spread}")
             table.append("| " + " | ".join(cells) + " |")
-        foot = [
-            "",
-            "Per cent; mean and standard deviation over the seeds. Each run's own commands:",
-            "",
-        ]
-        foot.append("```")
+        foot = ["", "Per cent; mean and standard deviation over the seeds."]
+        if lines:
+            foot += ["", f"![F1 of every seed]({self.name}.png)"]
+        if self.study.found:
+            foot += ["", self.study.found.strip()]
+        foot += ["", "Each run's own commands:", "", "```"]
         for row in self.study.rows:
             run = next(run for run in self.runs if run.row is row)
             sets = " ".join(f"--set {shlex.quote(o)}" for o in run.overrides)
@@ -368,16 +369,34 @@ class StudyRunner:
         foot.append("```")
         if lines:
             some = lines[0][2][0]
+            revisions = {one["revision"][:10] for _, _, found in lines for one in found}
             foot += [
                 "",
                 f"Seeds {', '.join(map(str, self.study.seeds))}; scored on "
                 f"{Path(some['volume']['path']).parent.name}/{Path(some['volume']['path']).name}, "
                 f"{some['volume']['shape'][0]} sections, {some['notes']}; iteration "
                 f"{some['iteration']}; {some['device']}, {some['precision']}, torch "
-                f"{some['torch']}; revision {git_revision()[:10]}.",
+                f"{some['torch']}; revision {', '.join(sorted(revisions))}.",
             ]
         foot += ["", f"Made by `python scripts/study.py -c studies/{self.name}`."]
         return "\n".join([*head, *table, *foot]) + "\n"
+
+
+def gather(results: Path) -> Path:
+    """Write ``RESULTS.md`` beside a folder of studies' tables: all of them, one after the other."""
+    parts = [
+        "# Results",
+        "Made by `scripts/study.py` of the tables it has left in "
+        f"[{results.name}/]({results.name}); what the options are, [BEYOND.md](BEYOND.md) says.",
+    ]
+    for path in sorted(results.glob("*.md")):
+        text = path.read_text(encoding="utf-8").strip()
+        text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
+        text = re.sub(r"\]\((?=[^/)]+\.png\))", f"]({results.name}/", text)
+        parts.append(text.replace("](../../", "](../"))
+    path = results.parent / "RESULTS.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
 
 
 def _text(scores: dict[str, float]) -> str:
