@@ -52,7 +52,7 @@ class Views(NamedTuple):
             hides; the same of both sections, or others.
         random: ``images`` are as other microscopes might show them.
         transfers: what is done to each section, one after the other, to look like another volume.
-        strides: pairs are from half the stride to twice the stride apart.
+        strides: pairs are from half the stride to twice the stride apart, in either order.
         margin: pixels round ``views`` that ``images`` show besides.
     """
 
@@ -183,21 +183,24 @@ class PairDataset(Dataset):
     def _draw(self, number: int) -> "Draw":
         """What sample ``number`` is made from."""
         draw = np.random.default_rng((*self.seed, number))
-        stride = self._stride(draw)
-        first = int(draw.integers(len(self.images) - stride))
+        pair = self._pair(draw)
         area = self._area(draw)
         seed = int(draw.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
         if window is not None:  # read no more than what is kept
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
-        return Draw((first, first + stride), area, seed, window is None)
+        return Draw(pair, area, seed, window is None)
 
-    def _stride(self, draw: np.random.Generator) -> int:
-        if not self.views.strides:
-            return self.stride
-        most = min(2 * self.stride, len(self.images) - 1)
-        return int(draw.integers((self.stride + 1) // 2, most + 1))
+    def _pair(self, draw: np.random.Generator) -> tuple[int, int]:
+        """Current and auxiliary section."""
+        stride, sections = self.stride, len(self.images)
+        if self.views.strides:
+            most = min(2 * stride, sections - 1)
+            stride = int(draw.integers((stride + 1) // 2, most + 1))
+        first = int(draw.integers(sections - stride))
+        turned = self.views.strides and draw.integers(2)
+        return (first + stride, first) if turned else (first, first + stride)
 
     def _area(self, draw: np.random.Generator) -> Area:
         """What the augmentation sees: a whole section, or a part of a tiled one."""

@@ -165,7 +165,7 @@ class BeyondSettings(Settings):
     random_source: bool = False  # the source as other microscopes might show it
     match_greys: bool = False  # the source in the target's grey levels
     match_spectrum: bool = False  # the source as sharp and as grainy as the target
-    random_strides: bool = False  # pairs from half of the strides to twice
+    random_strides: bool = False  # pairs from half of the strides to twice, in either order
     paste: bool = False  # the source's mitochondria into the student's view of the target
     residual_labels: bool = False  # the residual learns the XOR of the pseudo labels; soft_xor
     begin: Annotated[float, Field(ge=0, lt=1)] = (
