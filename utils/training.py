@@ -429,8 +429,10 @@ def describe(training: Training) -> list[str]:
         lines.append(f"pixel size: {known}; {end}")
     if training.validation:
         lines.append(f"validation: {_shape(training.validation.volume)}")
-    else:
+    elif config.TRAIN.if_valid:
         lines.append("validation: none, no labels to score against (DATA.data_dir_val_label)")
+    else:
+        lines.append("validation: none (TRAIN.if_valid)")
     if training.crop != config.DATA.crop:
         lines.append(
             f"crops of {training.crop} pixels, as this is a check; {config.DATA.crop} else"
