@@ -80,7 +80,8 @@ class PairDataset(Dataset):
 
     Args:
         images: the sections.
-        labels: their masks, of 0 and 1, or None: the target's are never read in training.
+        labels: their masks, of 0 and 1, or None: the target's are never read in training, where
+            they may be pseudo labels.
         stride: sections between current and auxiliary.
         crop: side of the crops, pixels.
         seed: what the draws are made from, several numbers.
@@ -243,10 +244,11 @@ def pair_loader(
     workers: int,
     pin: bool,
     first: int = 0,
+    end: int | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> DataLoader:
-    """Batches of a dataset in the order of its sample numbers, from number ``first`` on.
+    """Batches of a dataset in the order of its sample numbers.
 
     Args:
         dataset: the pairs.
@@ -254,13 +256,14 @@ def pair_loader(
         workers: processes that load.
         pin: load into pinned memory.
         first: number of the first sample.
+        end: number of the first sample that is not wanted any more; None: all are.
         rank: of this process.
         ranks: processes among which each batch is split.
     """
     if workers:
         _end_workers_at_exit()
     share = batch_size // ranks
-    starts = range(first + rank * share, len(dataset), batch_size)
+    starts = range(first + rank * share, len(dataset) if end is None else end, batch_size)
     return DataLoader(
         dataset,
         batch_sampler=[range(start, start + share) for start in starts],

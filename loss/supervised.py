@@ -1,4 +1,4 @@
-"""Supervised loss on the source.
+"""Supervised loss on labelled pairs: the source's, or the target's with pseudo labels of a round.
 
     loss = CE(current, y_current) + CE(auxiliary, y_auxiliary)
          + CE(residual, y_current XOR y_auxiliary)
@@ -8,6 +8,8 @@ Source: Huang et al., MICCAI 2022.
 
 import torch.nn.functional as F
 from torch import Tensor
+
+SUPERVISED = ("seg_source_current", "seg_source_auxiliary", "seg_source_residual")
 
 
 def inter_section_residual(masks: Tensor) -> Tensor:
@@ -21,11 +23,12 @@ def supervised_losses(
     """Cross entropy of both masks and of the residual, each of weight 1.
 
     Args:
-        current, auxiliary, residual: logits (B, 2, H, W) of source pairs.
+        current, auxiliary, residual: logits (B, 2, H, W) of labelled pairs.
         masks: (B, 2, H, W) int64 of 0 and 1.
     """
-    return {
-        "seg_source_current": F.cross_entropy(current, masks[:, 0]),
-        "seg_source_auxiliary": F.cross_entropy(auxiliary, masks[:, 1]),
-        "seg_source_residual": F.cross_entropy(residual, inter_section_residual(masks)),
-    }
+    losses = (
+        F.cross_entropy(current, masks[:, 0]),
+        F.cross_entropy(auxiliary, masks[:, 1]),
+        F.cross_entropy(residual, inter_section_residual(masks)),
+    )
+    return dict(zip(SUPERVISED, losses, strict=True))

@@ -14,7 +14,7 @@ from loss.self_training import (
     twin_loss,
     weighted_cross_entropy,
 )
-from loss.supervised import supervised_losses
+from loss.supervised import SUPERVISED, supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
 from utils.averaging import WeightAverage, choose_decay
@@ -113,19 +113,22 @@ class AdaptationStep:
     def __call__(
         self,
         iteration: int,
-        source: Tensor,
-        masks: Tensor,
-        target: Tensor,
+        source: Tensor | None,
+        masks: Tensor | None,
+        target: Tensor | None,
         views: Tensor | None = None,
+        target_masks: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Learn from one batch of source pairs and one of target pairs.
 
         Args:
             iteration: counts from 1.
-            source: source pairs (B, 2, H, W) in [0, 1].
+            source: source pairs (B, 2, H, W) in [0, 1]; None, with their masks: only the target
+                is learned from.
             masks: their masks (B, 2, H, W), int64 of 0 and 1.
             target: target pairs (B, 2, H, W) in [0, 1]; with ``context``, that much larger.
             views: the same as the student sees them, (B, views, 2, H, W); None: as they are.
+            target_masks: pseudo labels made in rounds, as ``masks``; None: made here, if at all.
 
         Returns:
             Detached scalars, on the device: every loss with its weight applied, gradient norms
@@ -138,12 +141,16 @@ class AdaptationStep:
 
         # One pass for both domains: InstanceNorm keeps the pairs of a batch apart.
         seen, pasted = self.student_view(source, masks, target, views)
-        adapts = self.adapt and iteration > self.begin
-        logits = self.segment(torch.cat([source, seen]) if adapts else source)
-        source_logits = PairLogits(*(maps[: len(source)] for maps in logits))
-        target_logits = PairLogits(*(maps[len(source) :] for maps in logits))
+        adapts = self.adapts(iteration, target_masks)
+        pairs = [source] * (source is not None) + [seen] * adapts
+        logits = self.segment(torch.cat(pairs))
+        count = 0 if source is None else len(source)
+        source_logits = PairLogits(*(maps[:count] for maps in logits))
+        target_logits = PairLogits(*(maps[count:] for maps in logits))
         losses = self.source_losses(iteration, source_logits, masks)
-        if adapts:
+        if adapts and target_masks is not None:
+            losses |= self.labelled_losses(iteration, target_logits, target_masks)
+        elif adapts:
             plain = target_logits if seen is target else None
             losses |= self.target_losses(iteration, target_logits, target, plain, masks, pasted)
         sum(losses.values()).backward()
@@ -167,8 +174,20 @@ class AdaptationStep:
         self.average.update(self.segmentor, iteration, report["skipped"])
         return report
 
-    def source_losses(self, iteration: int, logits: PairLogits, masks: Tensor) -> dict[str, Tensor]:
-        """Supervised losses and, where the settings ask for it, consistency on the source."""
+    def adapts(self, iteration: int, target_masks: Tensor | None) -> bool:
+        """Whether an iteration learns from the target."""
+        labelled = target_masks is not None or not self.beyond.rounds
+        return self.adapt and iteration > self.begin and labelled
+
+    def source_losses(
+        self, iteration: int, logits: PairLogits, masks: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Supervised losses and, where the settings ask for it, consistency on the source.
+
+        All are 0 where there is no source.
+        """
+        if masks is None:
+            return dict.fromkeys(SUPERVISED, logits.current.new_zeros(()))
         losses = supervised_losses(*logits, masks)
         if self.settings.cross_loss_source:
             weight = self.consistency_weight(iteration)
@@ -215,6 +234,20 @@ class AdaptationStep:
         losses["adv_target_seg"] = self.settings.weight_adv_spatial * adv_seg
         losses["adv_target_residual"] = self.settings.weight_adv_temporal * adv_residual
         return losses
+
+    def labelled_losses(
+        self, iteration: int, logits: PairLogits, masks: Tensor
+    ) -> dict[str, Tensor]:
+        """The supervised losses of the target's views on pseudo labels made in a round, summed.
+
+        Args:
+            iteration: counts from 1.
+            logits: of the target as the student has seen it, view after view.
+            masks: pseudo labels (B, 2, H, W), int64 of 0 and 1.
+        """
+        views = len(logits.current) // len(masks)
+        loss = sum(supervised_losses(*logits, masks.repeat(views, 1, 1, 1)).values())
+        return {"consistency_target": self.consistency_weight(iteration) * loss}
 
     def self_training(
         self,

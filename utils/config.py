@@ -172,6 +172,9 @@ class BeyondSettings(Settings):
         0.0  # fraction of the run in which the source alone
     )
     # is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
+    rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
+    # on, as inference does (utils/target_labels.py); 0: only crop by crop
+    keep_source: bool = True  # go on with the source beside the labelled target; rounds
     guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of pseudo labels may
     # differ from the source's before they do not count; 0: by any
 
@@ -188,12 +191,22 @@ class BeyondSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "BeyondSettings":
-        more = self.has_view or self.paste or self.residual_labels or self.guard
-        if more and not self.self_trains:
+        by_crops = self.context > 0 or self.paste or self.residual_labels
+        more = self.has_view or self.guard > 0 or by_crops
+        if more and not (self.self_trains or self.rounds):
             raise ValueError(
                 "strong_view, context, hidden_fraction, complementary, paste, residual_labels, "
-                "guard: found one of these, expected teacher or soft_xor with it: somebody has to "
-                "label the target"
+                "guard: found one of these, expected teacher, soft_xor or rounds with it: somebody "
+                "has to label the target"
+            )
+        if self.rounds and (by_crops or self.self_trains):
+            raise ValueError(
+                "rounds: found teacher, soft_xor, context, paste or residual_labels besides, which "
+                "are for labels made crop by crop; expected one way or the other"
+            )
+        if self.rounds and not self.begin:
+            raise ValueError(
+                "rounds: found begin 0, expected more, as 0.4: somebody has to label the target"
             )
         if self.complementary != "no" and self.hidden_fraction:
             raise ValueError(
@@ -292,6 +305,15 @@ class Config(Settings):
     BEYOND: BeyondSettings = BeyondSettings()
     DATA: DataSettings
     TEST: TestSettings = TestSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.BEYOND.rounds and self.TRAIN.adversarial:
+            raise ValueError(
+                "TRAIN.weight_adv_spatial: found BEYOND.rounds besides, expected 0 for both "
+                "adversarial weights: a labelled target needs no discriminators"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """Every value in force, as YAML that ``load_config`` reads."""

@@ -51,11 +51,12 @@ from utils.pictures import training_picture, write_picture
 from utils.prediction import NetworkPredictor
 from utils.resuming import changes
 from utils.run_folder import RunFolder, RunLog
-from utils.target_watch import TargetWatch
+from utils.target_labels import TargetLabels, round_starts
+from utils.target_watch import TargetWatch, foreground
 from utils.volumes import at_common_size, open_images, open_labels, pixel_size
 
 SOURCE, TARGET = 0, 1  # domains, in the seeds of their draws
-NO_BATCH = {"images": None}  # of the target, where nothing is learned from it
+NO_BATCH = {"images": None}  # of a volume from which nothing is learned
 
 CHECK_SETTINGS = {
     "total_iters": 2,
@@ -114,6 +115,13 @@ class Training:
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.nonfinite = self._nonfinite_watch()
         self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
+        self.target_labels = (
+            TargetLabels(
+                config, self.target.images, self.folder.models, CHECK_PAIRS if check else None
+            )
+            if config.BEYOND.rounds
+            else None
+        )
         self.start = 0
         self.score: float | None = None  # of the last validation
         self.best: Checkpoint | None = None
@@ -136,13 +144,15 @@ class Training:
             try:
                 if self.unvalidated and self.group.leads:
                     self.finish(log, iteration, stop)
-                for iteration, (source, target) in enumerate(self.batches(), start=self.start + 1):
+                batches = self.batches(log, stop)
+                for iteration, (source, target) in enumerate(batches, start=self.start + 1):
                     report = self.step(
                         iteration,
                         source["images"],
-                        source["masks"],
+                        source.get("masks"),
                         target["images"],
                         target.get("views"),
+                        target.get("masks"),
                     )
                     if self.group.leads:
                         log.add(iteration, report, self.step.learning_rates)
@@ -181,25 +191,76 @@ class Training:
         if self._due(iteration, train.save_freq):
             self.save(iteration, log)
 
-    def batches(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Source and target batches on the device, one for each iteration left."""
-        train = self.config.TRAIN
-        source, target = (
-            on_device(
-                pair_loader(
-                    dataset,
-                    train.batch_size,
-                    train.num_workers,
-                    pin=self.device.type == "cuda",
-                    first=self.start * train.batch_size,
-                    rank=self.group.rank,
-                    ranks=self.group.size,
-                ),
-                self.device,
+    def batches(
+        self, log: RunLog | None, stop: StopSignal
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Source and target batches on the device, one for each iteration left.
+
+        Where the target is labelled in rounds, it is so when the batch after that is asked for.
+        """
+        total, step = self.config.TRAIN.total_iters, self.step
+        starts = round_starts(step.begin, total, self.config.BEYOND.rounds)
+        for first, last in itertools.pairwise([0, *starts, total]):
+            if last <= self.start:
+                continue
+            if first in starts:
+                self.label_target(first, log, stop)
+            first = max(first, self.start)
+            source, target = (
+                self._loaded(data, first, last) for data in (self.source, self.target)
             )
-            for dataset in (self.source, self.target)
+            labelled = self.target.labels is not None
+            yield from zip(
+                itertools.repeat(NO_BATCH)
+                if labelled and not self.config.BEYOND.keep_source
+                else source,
+                target if step.adapt else itertools.repeat(NO_BATCH),
+                strict=False,
+            )
+
+    def _loaded(self, dataset: PairDataset, first: int, last: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of the iterations after ``first`` up to ``last``."""
+        train = self.config.TRAIN
+        loader = pair_loader(
+            dataset,
+            train.batch_size,
+            train.num_workers,
+            pin=self.device.type == "cuda",
+            first=first * train.batch_size,
+            end=last * train.batch_size,
+            rank=self.group.rank,
+            ranks=self.group.size,
         )
-        return zip(source, target if self.step.adapt else itertools.repeat(NO_BATCH), strict=False)
+        return on_device(loader, self.device)
+
+    def label_target(self, iteration: int, log: RunLog | None, stop: StopSignal) -> None:
+        """Make, or find, the pseudo labels of the round that begins after an iteration.
+
+        Raises:
+            UserError: they are gone, and the network that made them as well.
+        """
+        labels = self.target_labels
+        if self.group.leads:
+            if iteration < self.start and not labels.file(iteration).exists():
+                raise UserError(
+                    f"{labels.file(iteration)}: missing, and the run is at iteration {self.start} "
+                    "already; expected the labels that it learned from; begin it anew (--overwrite)"
+                )
+            network = self.step.average.network
+            predict = NetworkPredictor(network, self.device, self.step.precision)
+            alone = self.group.size == 1  # others could not be told to stop while they wait
+            labels.make(iteration, predict, stop.check if alone else lambda: None)
+        self.group.wait()
+        masks = labels.open(iteration)
+        found, expected = foreground(masks), self.target_watch.source_foreground
+        limit = self.config.BEYOND.guard
+        sound = not limit or labels.partial or expected / limit < found < expected * limit
+        self.target.labels = masks if sound else None
+        if self.group.leads:
+            log.info(
+                f"target labelled after {iteration}: {found:.2%} of its pixels, {expected:.2%} in "
+                f"the source's labels{'' if sound else '; not used (BEYOND.guard)'}"
+            )
 
     def validate(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
         """Score the validation volume; keep the checkpoint if it is the best so far."""
@@ -289,7 +350,7 @@ class Training:
             pair = batch["images"][:1]
             with torch.compiler.set_stance("force_eager"):  # not worth another compilation
                 logits = self.step.segment(pair)
-            if domain == "source":
+            if batch.get("masks") is not None:
                 masks = batch["masks"][:1]
                 truth = (masks[0, 0], masks[0, 1], inter_section_residual(masks)[0])
             else:
