@@ -38,8 +38,6 @@ def other_microscope(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A pair as another microscope might show it: both sections alike, but for their noise.
 
-    Flipped and turned too, each of the eight ways as likely: no microscope knows which way is up.
-
     Args:
         images: (2, H, W) float32 in [0, 1].
         masks: (2, H, W) uint8 of 0 and 1, which follow the change of scale.
@@ -51,10 +49,6 @@ def other_microscope(
     border = {"dsize": (width, height), "borderMode": cv2.BORDER_REFLECT_101}
     images = [cv2.warpAffine(i, matrix, flags=cv2.INTER_LINEAR, **border) for i in images]
     masks = [cv2.warpAffine(m, matrix, flags=cv2.INTER_NEAREST, **border) for m in masks]
-    turns, flipped = int(draw.integers(4)), bool(draw.integers(2))
-    images, masks = (
-        [np.rot90(m[:, ::-1] if flipped else m, turns) for m in maps] for maps in (images, masks)
-    )
     state = draw.integers(2**32)
     seen = [
         _photometric(image, np.random.default_rng(state), GAMMA, SHADING, noise=noise)

@@ -494,6 +494,10 @@ def describe(training: Training) -> list[str]:
         lines.append("validation: none, no labels to score against (DATA.data_dir_val_label)")
     else:
         lines.append("validation: none (TRAIN.if_valid)")
+    if training.target_labels:
+        train, beyond = config.TRAIN, config.BEYOND
+        starts = round_starts(training.step.begin, train.total_iters, beyond.rounds)
+        lines.append(f"target labelled after iterations {', '.join(map(str, starts))}")
     if training.crop != config.DATA.crop:
         lines.append(
             f"crops of {training.crop} pixels, as this is a check; {config.DATA.crop} else"
