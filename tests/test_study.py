@@ -101,13 +101,13 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     assert "inference.py -mn trial-published-1 -c" in text
 
 
-def test_some_rows_alone_are_done(study: Input) -> None:
+def test_some_rows_and_seeds_alone_are_done(study: Input) -> None:
+    content = yaml.safe_load((study.root / "trial.yaml").read_text())
+    content["rows"][0]["seeds"] = [2]
+    (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
     finished = run(study, "--rows", "published")
     assert finished.code == 0, finished.err
-    assert {path.name for path in (study.out / "models").iterdir()} == {
-        "trial-published-1",
-        "trial-published-2",
-    }
+    assert [path.name for path in (study.out / "models").iterdir()] == ["trial-published-2"]
     finished = run(study, "--rows", "publisht")
     assert finished.code == 2
     assert "--rows publisht: expected some of" in finished.err
@@ -139,6 +139,10 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None
         ({"rows": [{"name": "a"}, {"name": "A"}]}, "two rows are called"),
         ({"rows": [{"name": "a", "set": ["TRAIN.iters=3"]}]}, "TRAIN.iters: unknown key"),
         ({"rows": [{"name": "a", "of": "b"}]}, "trial: a: of: found 'b', expected one of "),
+        (
+            {"rows": [{"name": "a", "seeds": [3]}]},
+            "trial: a: seeds: found (3,), expected some of 1, 2",
+        ),
         ({"colour": "blue"}, "trial.yaml: colour: "),
     ],
 )

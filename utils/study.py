@@ -38,6 +38,7 @@ class Row(Settings):
     set: tuple[str, ...] = ()  # overrides, SECTION.key=value
     config: str | None = None  # another than the study's
     of: str | None = None  # another row, whose networks are predicted with once more, otherwise
+    seeds: tuple[int, ...] | None = None  # of these alone
 
 
 class Study(Settings):
@@ -111,8 +112,15 @@ def runs_of(study: Study, name: str) -> list[Run]:
         if row.of and row.of not in trained:
             known = ", ".join(trained)
             raise UserError(f"{name}: {row.name}: of: found {row.of!r}, expected one of {known}")
+        if not set(row.seeds or study.seeds) <= set(study.seeds):
+            known = ", ".join(map(str, study.seeds))
+            raise UserError(
+                f"{name}: {row.name}: seeds: found {row.seeds}, expected some of {known}"
+            )
     for seed in study.seeds:
         for row in study.rows:
+            if seed not in (row.seeds or study.seeds):
+                continue
             base = trained[row.of] if row.of else row
             sets = [*base.set, *row.set] if row.of else row.set
             overrides = [*study.set, *sets, f"TRAIN.random_seed={seed}"]
