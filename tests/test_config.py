@@ -287,7 +287,9 @@ def test_empty_sections_mean_the_defaults(load) -> None:
 
 
 def test_config_not_found_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"mitoh2r, mitor2h, .*the nearest is vnc2lucchi1$"):
+    with pytest.raises(
+        UserError, match=r"mitoh2r, mitoh2r_plus, mitor2h, .*the nearest is vnc2lucchi1$"
+    ):
         load_config("vnc2luchi1", [], CONFIG_DIR)
     with pytest.raises(UserError, match="no such config"):
         load_config(str(tmp_path), [], CONFIG_DIR)
