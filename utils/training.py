@@ -115,13 +115,11 @@ class Training:
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.nonfinite = self._nonfinite_watch()
         self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
-        self.target_labels = (
-            TargetLabels(
-                config, self.target.images, self.folder.models, CHECK_PAIRS if check else None
-            )
-            if config.BEYOND.rounds
-            else None
-        )
+        self.target_labels: TargetLabels | None = None
+        if config.BEYOND.rounds:
+            limit = CHECK_PAIRS if check else None
+            target = self.target.images
+            self.target_labels = TargetLabels(config, target, self.folder.models, limit)
         self.start = 0
         self.score: float | None = None  # of the last validation
         self.best: Checkpoint | None = None
@@ -209,13 +207,10 @@ class Training:
             source, target = (
                 self._loaded(data, first, last) for data in (self.source, self.target)
             )
-            labelled = self.target.labels is not None
+            alone = self.target.labels is not None and not self.config.BEYOND.keep_source
+            nothing = itertools.repeat(NO_BATCH)
             yield from zip(
-                itertools.repeat(NO_BATCH)
-                if labelled and not self.config.BEYOND.keep_source
-                else source,
-                target if step.adapt else itertools.repeat(NO_BATCH),
-                strict=False,
+                nothing if alone else source, target if step.adapt else nothing, strict=False
             )
 
     def _loaded(self, dataset: PairDataset, first: int, last: int) -> Iterator[dict[str, Tensor]]:
@@ -257,9 +252,12 @@ class Training:
         sound = not limit or labels.partial or expected / limit < found < expected * limit
         self.target.labels = masks if sound else None
         if self.group.leads:
+            end = "; not used (BEYOND.guard)" if not sound else ""
+            if sound and not self.config.BEYOND.keep_source:
+                end = "; from here on it alone is learned from"
             log.info(
                 f"target labelled after {iteration}: {found:.2%} of its pixels, {expected:.2%} in "
-                f"the source's labels{'' if sound else '; not used (BEYOND.guard)'}"
+                f"the source's labels{end}"
             )
 
     def validate(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
