@@ -495,7 +495,9 @@ def describe(training: Training) -> list[str]:
     if training.target_labels:
         train, beyond = config.TRAIN, config.BEYOND
         starts = round_starts(training.step.begin, train.total_iters, beyond.rounds)
-        lines.append(f"target labelled after iterations {', '.join(map(str, starts))}")
+        lines.append(
+            f"rounds: the target is labelled after iterations {', '.join(map(str, starts))}"
+        )
     if training.crop != config.DATA.crop:
         lines.append(
             f"crops of {training.crop} pixels, as this is a check; {config.DATA.crop} else"
