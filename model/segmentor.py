@@ -4,6 +4,7 @@ Source: Huang et al., MICCAI 2022, as their released weights have it: InstanceNo
 parameters where the paper's figure says batch norm, transposed convolutions where it says bilinear.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.normalisation import norm_relu
+
+MEAN_RELU = 1 / math.sqrt(2 * math.pi)  # of a standard normal variable
 
 
 class PairLogits(NamedTuple):
@@ -105,6 +108,23 @@ class Segmentor(nn.Module):
         self.seg_auxiliary = FineDecoder(width, sections=1)
         self.residual_coarse = CoarseDecoder(width)
         self.residual_fine = FineDecoder(width, sections=2)
+
+    @torch.no_grad()
+    def begin_at(self, prior: float) -> None:
+        """Let the mask heads begin as detectors: with this probability of mitochondria everywhere.
+
+        Their features speak for mitochondria (weights >= 0 in the logit's difference), and the bias
+        is -E, E the mean of what they say, plus log(prior / (1 - prior)). As PyTorch initialises
+        them, features come to speak for the background, which is most of an image, and are 0 in
+        mitochondria: the probability there is the bias's alone, which a short run does not bring
+        above 0.6 to 0.75. Source: Lin et al., *Focal loss*, ICCV 2017, for the bias.
+        """
+        for decoder in (self.seg_current, self.seg_auxiliary):
+            head = decoder.head_logits
+            head.weight[0], head.weight[1] = -head.weight[0].abs(), head.weight[1].abs()
+            said = MEAN_RELU * (head.weight[1] - head.weight[0]).sum()
+            half = (math.log(prior / (1 - prior)) - said) / 2
+            head.bias[0], head.bias[1] = -half, half
 
     def forward(self, pair: Tensor, with_residual: bool = True) -> PairLogits:
         """Logits of a pair of sections.

@@ -408,3 +408,18 @@ def test_the_teacher_sees_what_is_round_the_students_crop() -> None:
     expected = 0.1 * self_training_loss(seen.current, seen.auxiliary, labels)
     data = batch() | {"target": target, "views": view}
     assert step(1, **data)["consistency_target"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_heads_begin_as_detectors_at_their_prior() -> None:
+    torch.manual_seed(0)
+    network = Segmentor(16)
+    plain = copy.deepcopy(network.residual_fine.state_dict())
+    network.begin_at(0.06)
+    with torch.no_grad():
+        logits = network(torch.rand(1, 2, 96, 96))
+    for maps in (logits.current, logits.auxiliary):
+        assert float((maps[:, 1] - maps[:, 0]).median().sigmoid()) == pytest.approx(0.06, abs=0.03)
+    weight = network.seg_current.head_logits.weight
+    assert (weight[1] > weight[0]).all()  # whatever a feature says, it says mitochondria
+    for name, value in network.residual_fine.state_dict().items():
+        assert torch.equal(value, plain[name])

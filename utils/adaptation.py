@@ -100,6 +100,8 @@ class AdaptationStep:
     ) -> "AdaptationStep":
         """New networks of a width on a device; source-only where no adaptation weight is set."""
         networks = (Segmentor(width), build_discriminator(width), build_discriminator(width))
+        if beyond and beyond.head_prior:
+            networks[0].begin_at(beyond.head_prior)
         return cls(
             *(net.to(device, memory_format=torch.channels_last) for net in networks),
             settings,

@@ -172,6 +172,10 @@ class BeyondSettings(Settings):
         0.0  # fraction of the run in which the source alone
     )
     # is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
+    head_prior: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # probability of mitochondria at which the
+    )
+    # mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
     rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
     # on, as inference does (utils/target_labels.py); 0: only crop by crop
     keep_source: bool = True  # go on with the source beside the labelled target; rounds
