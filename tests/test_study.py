@@ -91,6 +91,14 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
         {"name": "published"},
     ]
     (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
+    finished = run(study, "--rows", "flips")
+    assert finished.code == 2
+    assert (
+        "trial-flips-1: trial-published-1, whose network it takes, is not trained" in finished.err
+    )
+    finished = run(study, "--rows", "published")
+    assert finished.code == 0, finished.err
+    assert "flips" not in finished.out
     finished = run(study)
     assert finished.code == 0, finished.err
     assert [path.name for path in (study.out / "models").iterdir()] == ["trial-published-1"]

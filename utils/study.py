@@ -166,14 +166,18 @@ class StudyRunner:
         self.study, self.name, self.workspace, self.jobs = study, name, workspace, jobs
         self.results = results
         self.runs = runs_of(study, name)
-        known = [row.name for row in study.rows if not row.of]
+        known = [row.name for row in study.rows]
         for row in rows or []:
             if row not in known:
                 raise UserError(f"--rows {row}: expected some of {', '.join(known)}")
         order = known if rows is None else rows
-        trained = [run for run in self.runs if run.row.name in order]
+        chosen = [run for run in self.runs if run.row.name in order]
+        trained = {run.name for run in chosen if not run.row.of}
+        # those of another row follow its training, unless it is not to be done
+        self.others = [run for run in chosen if run.row.of and run.model in trained]
         self.waiting = sorted(
-            trained, key=lambda run: (study.seeds.index(run.seed), order.index(run.row.name))
+            (run for run in chosen if run not in self.others),
+            key=lambda run: (study.seeds.index(run.seed), order.index(run.row.name)),
         )
         self.scores = workspace.out / "studies" / name
         self.children: set[subprocess.Popen] = set()
@@ -202,7 +206,7 @@ class StudyRunner:
 
     def _do_all(self, trained: Run) -> str | None:
         """A run, and then those that use its network."""
-        others = [run for run in self.runs if run.row.of and run.model == trained.name]
+        others = [run for run in self.others if run.model == trained.name]
         for run in (trained, *others):
             if failure := self._do(run):
                 return failure
@@ -214,6 +218,8 @@ class StudyRunner:
         unexamined = self.study.choose and not run.row.of and not read_examined(models)
         if not (missing or unexamined) or self.stopping.is_set():
             return None
+        if run.row.of and not (models / "done").exists():
+            return f"{run.name}: {run.model}, whose network it takes, is not trained yet"
         if not (models / "done").exists():
             going_on = any((models / name).exists() for name in (TRAINING_STATE, PREVIOUS_STATE))
             option = "--resume" if going_on else "--overwrite"
