@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,10 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert len(rows) == 8
     for row in rows:
         slug = "published" if row["row"] == "published" else "no_consistency"
-        name = f"trial-{slug}-{row['seed']}.{Path(row['checkpoint']).stem}.json"
-        summary = json.loads((study.out / "studies/trial" / name).read_text())
+        name = f"trial-{slug}-{row['seed']}/scores-{Path(row['checkpoint']).stem}.json"
+        summary = json.loads((study.out / "logs" / name).read_text())
+        assert str(study.root) not in json.dumps(summary)
+        assert summary["volume"]["path"] == "source"
         assert float(row["F1"]) == pytest.approx(summary["scores"]["F1"], abs=1e-4)
         assert ("average" in summary["chosen_by"]) == (row["checkpoint"] == "model.ckpt")
     text = (study.root / "results/trial.md").read_text()
@@ -74,9 +77,11 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert "![F1 of every seed](trial.png)" in text
 
     # one score lost, one run not even trained
-    (study.out / "studies/trial/trial-published-1.last.json").unlink()
-    (study.out / "studies/trial/trial-no_consistency-2.model.json").unlink()
+    (study.out / "logs/trial-published-1/scores-last.json").unlink()
+    (study.out / "logs/trial-no_consistency-2/scores-model.json").unlink()
     (models / "trial-no_consistency-2/done").unlink()
+    # logs alone, as they are handed on: what they hold scores of is done
+    shutil.rmtree(models / "trial-published-2")
     again = run(study)
     assert again.code == 0, again.err
     assert again.out.count("mAP=") == 2
@@ -151,6 +156,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None
             {"rows": [{"name": "a", "seeds": [3]}]},
             "trial: a: seeds: found (3,), expected some of 1, 2",
         ),
+        ({"choose": ["flips"]}, "trial: choose: found 'flips', expected some of published, No"),
         ({"colour": "blue"}, "trial.yaml: colour: "),
     ],
 )
@@ -167,12 +173,12 @@ def test_mistakes_in_a_study_are_named(study: Input, change: dict, message: str)
 def test_rules_that_choose_a_checkpoint_are_compared(study: Input) -> None:
     content = yaml.safe_load((study.root / "trial.yaml").read_text())
     keep = ["TRAIN.keep_checkpoints=true", "TRAIN.save_freq=1"]
-    content |= {"set": keep, "choose": True, "seeds": [3], "checkpoints": ["model.ckpt"]}
+    content |= {"set": keep, "choose": ["published"], "seeds": [3], "checkpoints": ["model.ckpt"]}
     content["rows"] = content["rows"][:1]
     (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
     finished = run(study)
     assert finished.code == 0, finished.err
-    snapshots, source = read_examined(study.out / "models/trial-published-3")
+    snapshots, source = read_examined(study.out / "logs/trial-published-3")
     assert [s.iteration for s in snapshots] == [2, 2]
     assert [s.averaged for s in snapshots] == [False, True]
     assert source.foreground == pytest.approx((study.labels > 0).mean(), rel=1e-6)

@@ -166,7 +166,7 @@ def kept_checkpoints(folder: Path) -> list[Path]:
 def examine(
     config: Config, workspace: Workspace, run: str, device: torch.device
 ) -> tuple[list[Snapshot], Source]:
-    """Measure all kept checkpoints of a run; leaves ``checkpoints.json`` in its folder.
+    """Measure all kept checkpoints of a run; leaves ``checkpoints.json`` beside its logs.
 
     Raises:
         UserError: none is kept, or there are no labels to say what a choice would cost.
@@ -180,17 +180,19 @@ def examine(
     look = Examination(config, workspace, device)
     snapshots = [look(path) for path in progress(paths, len(paths), "checkpoint")]
     content = {"source": look.source, "snapshots": [s._asdict() for s in snapshots]}
-    part = folder / "checkpoints.json.part"
-    with writing_to(folder):
+    logs = workspace.logs(run)
+    part = logs / f"{EXAMINED}.part"
+    with writing_to(logs):
+        logs.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        part.replace(folder / EXAMINED)
+        part.replace(logs / EXAMINED)
     return snapshots, look.source
 
 
-def read_examined(folder: Path) -> tuple[list[Snapshot], Source] | None:
-    """What ``examine`` has left; None where it has not."""
+def read_examined(logs: Path) -> tuple[list[Snapshot], Source] | None:
+    """What ``examine`` has left in a run's log folder; None where it has not."""
     try:
-        content = json.loads((folder / EXAMINED).read_text(encoding="utf-8"))
+        content = json.loads((logs / EXAMINED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     snapshots = [

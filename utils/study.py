@@ -22,12 +22,26 @@ from pydantic import Field, ValidationError
 from model.checkpoint import LAST, MODEL, PREVIOUS_STATE, TRAINING_STATE, load_state
 from utils.config import Settings, load_config
 from utils.errors import UserError
+from utils.inference import SUMMARY
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
 from utils.selection import CHOICES, SCORED_PAIRS, read_examined, regret
 from utils.yaml_file import read_yaml
 
 STUDIES = CONFIG_DIR / "studies"
 SCORES = ("mAP", "F1", "MCC", "IoU")
+KEPT = (
+    "scores",
+    "iteration",
+    "chosen_by",
+    "notes",
+    "pairs",
+    "seconds",
+    "device",
+    "precision",
+    "torch",
+    "revision",
+    "date",
+)  # of a prediction's summary
 SCRIPTS = ROOT / "scripts"
 
 
@@ -51,7 +65,8 @@ class Study(Settings):
     seeds: Annotated[list[int], Field(min_length=1)]
     set: tuple[str, ...] = ()  # overrides of all runs
     checkpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (MODEL,)  # each is scored
-    choose: bool = False  # compare rules that choose a checkpoint; with TRAIN.keep_checkpoints
+    choose: tuple[str, ...] = ()  # rows in which rules that choose a checkpoint are compared; with
+    # TRAIN.keep_checkpoints
     rows: Annotated[list[Row], Field(min_length=1)]
 
 
@@ -117,6 +132,10 @@ def runs_of(study: Study, name: str) -> list[Run]:
             raise UserError(
                 f"{name}: {row.name}: seeds: found {row.seeds}, expected some of {known}"
             )
+    for chosen in study.choose:
+        if chosen not in trained:
+            known = ", ".join(trained)
+            raise UserError(f"{name}: choose: found {chosen!r}, expected some of {known}")
     for seed in study.seeds:
         for row in study.rows:
             if seed not in (row.seeds or study.seeds):
@@ -179,13 +198,13 @@ class StudyRunner:
             (run for run in chosen if run not in self.others),
             key=lambda run: (study.seeds.index(run.seed), order.index(run.row.name)),
         )
-        self.scores = workspace.out / "studies" / name
+        self.outputs = workspace.out / "studies" / name  # what the commands print
         self.children: set[subprocess.Popen] = set()
         self.stopping = threading.Event()
 
     def __call__(self) -> list[str]:
         """Train and score what is not done; returns what failed, a line each."""
-        self.scores.mkdir(parents=True, exist_ok=True)
+        self.outputs.mkdir(parents=True, exist_ok=True)
         before = signal.signal(signal.SIGTERM, lambda *_: self.stop())
         try:
             with ThreadPoolExecutor(self.jobs) as pool:
@@ -215,7 +234,8 @@ class StudyRunner:
     def _do(self, run: Run) -> str | None:
         missing = [file for file in self.study.checkpoints if not self._scored(run, file)]
         models = self._models(run)
-        unexamined = self.study.choose and not run.row.of and not read_examined(models)
+        wanted = run.row.name in self.study.choose
+        unexamined = wanted and not read_examined(self.workspace.logs(run.name))
         if not (missing or unexamined) or self.stopping.is_set():
             return None
         if run.row.of and not (models / "done").exists():
@@ -234,9 +254,8 @@ class StudyRunner:
             if code:
                 return self._failure(run, file, code)
             inference = self.workspace.inference(run.model)
-            shutil.copy(inference / "summary.json", self._score_file(run, file))
+            scores = self._keep_score(run, file, inference / SUMMARY)
             shutil.rmtree(inference)  # probabilities are large, and made again in a minute
-            scores = self._scored(run, file)["scores"]
             print(f"{run.name}, {file}: " + _text(scores), flush=True)
         if unexamined:
             code = self._call(run, "choose_checkpoint", "-mn", run.name)
@@ -257,7 +276,7 @@ class StudyRunner:
         if torch.cuda.is_available():
             gpu = self.runs.index(run) % torch.cuda.device_count()
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-        with (self.scores / f"{run.name}.log").open("a", encoding="utf-8") as log:
+        with (self.outputs / f"{run.name}.log").open("a", encoding="utf-8") as log:
             child = subprocess.Popen(
                 run.command(script, self.workspace, *more),
                 stdout=log,
@@ -274,10 +293,25 @@ class StudyRunner:
     def _failure(self, run: Run, what: str, code: int) -> str | None:
         if self.stopping.is_set():
             return None
-        return f"{run.name}: {what} ended with code {code}; see {shown(self.scores / run.name)}.log"
+        output = shown(self.outputs / f"{run.name}.log")
+        return f"{run.name}: {what} ended with code {code}; see {output}"
 
     def _score_file(self, run: Run, checkpoint: str) -> Path:
-        return self.scores / f"{run.name}.{Path(checkpoint).stem}.json"
+        """Beside the run's logs, which are kept: what has one is done, wherever its weights are."""
+        return self.workspace.logs(run.name) / f"scores-{Path(checkpoint).stem}.json"
+
+    def _keep_score(self, run: Run, checkpoint: str, summary: Path) -> dict[str, float]:
+        """Keep what a prediction's summary says that holds on other machines; its scores."""
+        found = json.loads(summary.read_text(encoding="utf-8"))
+        kept = {key: found[key] for key in KEPT}
+        path = Path(found["volume"]["path"])
+        if path.is_relative_to(self.workspace.data):
+            path = path.relative_to(self.workspace.data)
+        kept["volume"] = found["volume"] | {"path": path.as_posix()}
+        file = self._score_file(run, checkpoint)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return kept["scores"]
 
     def _scored(self, run: Run, checkpoint: str) -> dict[str, Any] | None:
         """The summary of a checkpoint's prediction, if there is one."""
@@ -334,8 +368,9 @@ class StudyRunner:
         ]
         lost: dict[str, list[float]] = {rule: [] for rule in CHOICES}
         for row in self.study.rows:
-            mine = [run for run in self.runs if run.row is row and not row.of]
-            known = [found for run in mine if (found := read_examined(self._models(run)))]
+            mine = [run for run in self.runs if run.row is row and row.name in self.study.choose]
+            logs = [self.workspace.logs(run.name) for run in mine]
+            known = [found for folder in logs if (found := read_examined(folder))]
             if not known:
                 continue
             best = mean(max(s.f1 for s in snapshots) for snapshots, _ in known)
