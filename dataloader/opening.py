@@ -16,6 +16,7 @@ from dataloader.formats import (
     TiffVolume,
     ZarrVolume,
 )
+from dataloader.thickness import ThickVolume
 from dataloader.volume import KeptVolume, MaskVolume, ResampledVolume, Volume
 from utils.errors import UserError
 from utils.resources import available_memory
@@ -51,6 +52,7 @@ def open_volume(
     scale: float = 1.0,
     masks: bool = False,
     keep: bool = True,
+    count: int = 1,
 ) -> Volume:
     """The volume at a path.
 
@@ -62,6 +64,7 @@ def open_volume(
         masks: the volume holds labels, to be read as masks of 0 and 1.
         keep: in memory, if it takes no more than a quarter of what is free; else sections are read
             as needed.
+        count: an odd number of sections, whose mean each section is (``dataloader.thickness``).
 
     Raises:
         UserError: nothing there, or nothing readable.
@@ -74,6 +77,8 @@ def open_volume(
         volume = MaskVolume(volume)
     if scale != 1.0:
         volume = ResampledVolume(volume, scale)
+    if count > 1:
+        volume = ThickVolume(volume, count)
     return KeptVolume(volume) if keep and _fits(volume) else volume
 
 

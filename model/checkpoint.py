@@ -44,6 +44,7 @@ class Checkpoint(NamedTuple):
         valid_result: the validation's score then, or None.
         chosen_by: the rule by which it was kept.
         pixel_size: nm, of the sections it was trained on; None: they were not resampled.
+        section_thickness: nm, of these; None: they were as they are.
     """
 
     weights: dict[str, Tensor]
@@ -51,6 +52,7 @@ class Checkpoint(NamedTuple):
     valid_result: float | None = None
     chosen_by: str = CHOSEN_LAST
     pixel_size: float | None = None
+    section_thickness: float | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -61,6 +63,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "valid_result": checkpoint.valid_result,
         "chosen_by": checkpoint.chosen_by,
         "pixel_size": checkpoint.pixel_size,
+        "section_thickness": checkpoint.section_thickness,
     }
     save_whole(path, content)
 
@@ -117,18 +120,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: weights of another network; {len(odd)} names differ, such as {odd[0]}"
         )
     check_finite(path, weights)
-    score, size = content.get("valid_result"), content.get("pixel_size")
+    score = content.get("valid_result")
+    sizes = [content.get(key) for key in ("pixel_size", "section_thickness")]
     try:
         return Checkpoint(
             weights,
             int(content.get("current_iter", 0)),
             None if score is None else float(np.asarray(score).ravel()[0]),
             str(content.get("chosen_by", CHOSEN_UNKNOWN)),
-            None if size is None else float(size),
+            *(None if size is None else float(size) for size in sizes),
         )
     except (TypeError, ValueError, IndexError):
         raise UserError(
-            f"{path}: no checkpoint; current_iter, valid_result or pixel_size is no number"
+            f"{path}: no checkpoint; current_iter, valid_result, pixel_size or section_thickness "
+            "is no number"
         ) from None
 
 

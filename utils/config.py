@@ -246,8 +246,10 @@ class DataSettings(Settings):
     pixel_size_target: Nanometres | None = None  # of target and validation
     pixel_size_working: Nanometres | None = None  # sections are resampled to it; None: to the
     # coarser of the two where they are known and differ
-    section_spacing_target: Nanometres | None = None  # between sections of target and validation,
-    # for what is measured in 3-D; None: as the file says
+    section_spacing_source: Nanometres | None = None  # between sections, nm; None: as the file says
+    section_spacing_target: Nanometres | None = None  # of target and validation
+    section_thickness: Nanometres | None = None  # nm: images of thinner sections are means over so
+    # much tissue (dataloader/thickness.py); None: they stay as they are
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataSettings":

@@ -52,7 +52,7 @@ from utils.run_lock import lock_folder
 from utils.threads import behind
 from utils.view import add_layers
 from utils.volume_writer import WRITERS, VolumeSpec, VolumeWriter
-from utils.volumes import at_trained_size, open_images, open_labels, voxel_size
+from utils.volumes import as_trained, open_images, open_labels, voxel_size
 from utils.windows import Windows
 
 MEASURES = {
@@ -112,7 +112,9 @@ class Inference:
         self.device, self.precision = device, self.predictor.precision
         if config.TEST.flips:
             self.predictor = FlippedPredictor(self.predictor)
-        data = at_trained_size(config.DATA, self.checkpoint.pixel_size)
+        data = as_trained(
+            config.DATA, self.checkpoint.pixel_size, self.checkpoint.section_thickness
+        )
         self.volume: Volume = open_images(workspace, data, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
         self.voxel_size = voxel_size(data, self.raw)

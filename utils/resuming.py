@@ -30,6 +30,9 @@ FIXED = {
     "DATA.pixel_size_source",
     "DATA.pixel_size_target",
     "DATA.pixel_size_working",
+    "DATA.section_spacing_source",
+    "DATA.section_spacing_target",
+    "DATA.section_thickness",
 }
 
 

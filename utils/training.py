@@ -468,8 +468,9 @@ class Training:
     ) -> Checkpoint:
         """The segmentor, or another network, as it is now; its weights go on changing."""
         weights = (network or self.step.segmentor).state_dict()
-        size = self.config.DATA.pixel_size_working
-        return Checkpoint(weights, iteration, self.score, rule, size)
+        data = self.config.DATA
+        sizes = data.pixel_size_working, data.section_thickness
+        return Checkpoint(weights, iteration, self.score, rule, *sizes)
 
 
 def describe(training: Training) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from dataloader.opening import EXPECTED, find_volume, open_volume
+from dataloader.thickness import sections_in
 from dataloader.volume import Volume
 from dataloader.voxel import VoxelSize
 from utils.config import DataSettings
@@ -19,11 +20,16 @@ SIZES = {
     "target": "pixel_size_target",
     "val": "pixel_size_target",
 }
+SPACINGS = {
+    "source": "section_spacing_source",
+    "target": "section_spacing_target",
+    "val": "section_spacing_target",
+}
 SAME_SIZE = 0.02  # relative difference of pixel sizes that does not matter
 
 
 def open_images(workspace: Workspace, data: DataSettings, role: Role, keep: bool = True) -> Volume:
-    """The sections of ``source``, ``target`` or ``val``, at the working pixel size.
+    """The sections of ``source``, ``target`` or ``val``, at the working pixel size and thickness.
 
     Args:
         keep: in memory, if they fit.
@@ -31,7 +37,8 @@ def open_images(workspace: Workspace, data: DataSettings, role: Role, keep: bool
     Raises:
         UserError: the config names none, or nothing readable is there.
     """
-    return _open(workspace, data, role, _scale(workspace, data, role), keep=keep)
+    scale, count = _scale(workspace, data, role), _count(workspace, data, role)
+    return _open(workspace, data, role, scale, keep=keep, count=count)
 
 
 def open_labels(
@@ -63,10 +70,16 @@ def pixel_size(data: DataSettings, role: Role, volume: Volume) -> float | None:
     return getattr(data, SIZES[role]) or (own.in_plane if own else None)
 
 
+def section_spacing(data: DataSettings, role: Role, volume: Volume) -> float | None:
+    """Between sections, nm: the config's, else that of the volume's own metadata, else None."""
+    own = volume.voxel_size
+    return getattr(data, SPACINGS[role]) or (own.z if own else None)
+
+
 def voxel_size(data: DataSettings, volume: Volume) -> VoxelSize | None:
     """Of a target or validation volume on its own grid: the config's over the file's; or None."""
     in_plane = pixel_size(data, "val", volume)
-    spacing = data.section_spacing_target or (volume.voxel_size.z if volume.voxel_size else None)
+    spacing = section_spacing(data, "val", volume)
     return VoxelSize(spacing, in_plane, in_plane) if spacing and in_plane else None
 
 
@@ -84,17 +97,19 @@ def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
     return data.model_copy(update={"pixel_size_working": max(sizes)})
 
 
-def at_trained_size(data: DataSettings, trained: float | None) -> DataSettings:
-    """The settings with the pixel size a network was trained at, if the config gives none."""
-    if trained is None:
-        return data
-    if data.pixel_size_working is None:
-        return data.model_copy(update={"pixel_size_working": trained})
-    if not _same(data.pixel_size_working, trained):
-        warn(
-            f"DATA.pixel_size_working: found {data.pixel_size_working:g} nm, but the network was "
-            f"trained at {trained:g} nm"
-        )
+def as_trained(
+    data: DataSettings, pixel_size: float | None, thickness: float | None
+) -> DataSettings:
+    """The settings with the sizes a network was trained at, nm, where the config gives none."""
+    trained = {"pixel_size_working": pixel_size, "section_thickness": thickness}
+    for key, size in trained.items():
+        own = getattr(data, key)
+        if size is None:
+            continue
+        if own is None:
+            data = data.model_copy(update={key: size})
+        elif not _same(own, size):
+            warn(f"DATA.{key}: found {own:g} nm, but the network was trained at {size:g} nm")
     return data
 
 
@@ -110,6 +125,26 @@ def _scale(workspace: Workspace, data: DataSettings, role: Role) -> float:
             f"{working:g} nm (DATA.pixel_size_working); its files do not tell it"
         )
     return own / working
+
+
+def _count(workspace: Workspace, data: DataSettings, role: Role) -> int:
+    """Sections whose mean one is; 1: they stay as they are."""
+    if data.section_thickness is None:
+        return 1
+    volume = _open(workspace, data, role, 1.0, keep=False)
+    spacing = section_spacing(data, role, volume)
+    if spacing is None:
+        raise UserError(
+            f"DATA.{SPACINGS[role]}: missing, to show {getattr(data, IMAGES[role])} in sections of "
+            f"{data.section_thickness:g} nm (DATA.section_thickness); its files do not tell it"
+        )
+    count = sections_in(data.section_thickness, spacing)
+    if count > len(volume):
+        raise UserError(
+            f"DATA.section_thickness: found {data.section_thickness:g} nm, which is {count} "
+            f"sections of {volume.path}; expected no more than its {len(volume)}"
+        )
+    return count
 
 
 def _own_size(workspace: Workspace, data: DataSettings, role: Role) -> float | None:
@@ -129,6 +164,7 @@ def _open(
     scale: float,
     masks: bool = False,
     keep: bool = True,
+    count: int = 1,
 ) -> Volume:
     key = (LABELS if masks else IMAGES)[role]
     path: Path | None = getattr(data, key)
@@ -141,6 +177,6 @@ def _open(
     if list_file and not list_file.is_file():
         warn(f"DATA.{LISTS[role]}: {list_file}: no such list of sections; all are used")
     try:
-        return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
+        return open_volume(workspace.data_path(path), list_file, scale, masks, keep, count)
     except UserError as error:
         raise UserError(f"DATA.{key}: {error}") from None
