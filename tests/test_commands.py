@@ -479,7 +479,8 @@ def test_training_never_reads_the_targets_labels(project: Project, trained: Proj
 
 
 def test_source_only(project: Project) -> None:
-    output = project.run("main", *SOURCE_ONLY)
+    output = project.run("main", *SOURCE_ONLY, "--set", "TRAIN.show_freq=0")
+    assert not list((project.out / "logs/tiny").glob("*.png"))
     assert output.count("source only: the consistency and adversarial weights are all 0") == 1
     for line in project.lines("loss_adv.txt"):
         assert numbers(line)[1:] == [0, 0, 0, 0]

@@ -120,7 +120,8 @@ class TrainSettings(Settings):
     average_decay: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
 
     display_freq: PositiveInt = 100  # iterations between lines in loss.txt, means over them
-    show_freq: PositiveInt = 500  # between pictures in TensorBoard
+    show_freq: Annotated[int, Field(ge=0, lt=LARGEST)] = 500  # between pictures in TensorBoard; 0:
+    # none
     valid_freq: PositiveInt = 500  # between validations
     save_freq: PositiveInt = 500  # between checkpoints
     on_nan: Literal["stop", "skip"] = "stop"  # at a loss or gradient that is not finite

@@ -358,6 +358,8 @@ class Training:
             write_picture(self.folder.logs / f"{domain}.png", picture)
 
     def _due(self, iteration: int, frequency: int, first: bool = False) -> bool:
+        if not frequency:
+            return False
         total = self.config.TRAIN.total_iters
         at_first = first and iteration == 1 and total > frequency
         return iteration % frequency == 0 or iteration == total or at_first
