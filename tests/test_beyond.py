@@ -14,6 +14,7 @@ from dataloader.views import draw_blocks, hide, other_microscope, strong_view
 from loss.consistency import consistency_loss, pseudo_labels
 from loss.foreground_guard import ForegroundGuard
 from loss.pasting import labels_of_pasted, paste
+from loss.prototypes import prototype_loss
 from loss.self_training import (
     PseudoLabels,
     residual_labels,
@@ -423,3 +424,42 @@ def test_heads_begin_as_detectors_at_their_prior() -> None:
     assert (weight[1] > weight[0]).all()  # whatever a feature says, it says mitochondria
     for name, value in network.residual_fine.state_dict().items():
         assert torch.equal(value, plain[name])
+
+
+def test_prototypes_are_the_classes_means() -> None:
+    draw = torch.Generator().manual_seed(4)
+    features = [torch.randn(2, 2, 3, 5, 6, generator=draw).double() for _ in range(2)]
+    masks = [torch.randint(0, 2, (2, 2, 5, 6), generator=draw) for _ in range(2)]
+    means = [
+        [f.movedim(2, -1).numpy()[m.numpy() == k].mean(0) for k in (0, 1)]
+        for f, m in zip(features, masks, strict=True)
+    ]
+    expected = sum(
+        1 - one @ other / np.sqrt((one @ one) * (other @ other))
+        for one, other in zip(*means, strict=True)
+    )
+    found = prototype_loss(features[0], masks[0], features[1], masks[1])
+    assert found == pytest.approx(expected)
+    empty = prototype_loss(features[0], masks[0] * 0, features[0], masks[0] * 0)
+    assert empty == pytest.approx(0, abs=1e-6)  # no mitochondria: background alone counts
+    lone = prototype_loss(features[0], masks[0] * 0, features[1], masks[1])
+    assert lone <= 2
+
+
+def test_prototypes_are_of_the_features_behind_the_masks() -> None:
+    options = {"rounds": 1, "begin": 0.1, "prototypes": 0.5}
+    step, data = step_of(**options), batch()
+    del data["views"]
+    labels = 1 - data["masks"]
+    with torch.no_grad():
+        both = [
+            step.segmentor(pair, with_features=True) for pair in (data["source"], data["target"])
+        ]
+        heads = [d.head_logits for d in (step.segmentor.seg_current, step.segmentor.seg_auxiliary)]
+        for logits, features in both:
+            for k, head in enumerate(heads):
+                torch.testing.assert_close(head(features[:, k]), logits[k])
+        apart = prototype_loss(both[0][1], data["masks"], both[1][1], labels)
+    report = step(2, **data, target_masks=labels)
+    assert report["prototypes"] == pytest.approx(0.5 * float(apart), rel=1e-4)
+    assert "prototypes" not in step(1, **data)  # nothing is labelled yet

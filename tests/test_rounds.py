@@ -125,8 +125,10 @@ def test_labels_that_find_nothing_are_not_used(project: Project) -> None:
     [
         ("BEYOND.begin=0", "rounds: found begin 0"),
         ("BEYOND.teacher=true", "rounds: found teacher"),
+        ("BEYOND.prototypes=0.1 BEYOND.keep_source=false", "prototypes: found 0.1, expected"),
         ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: found BEYOND.rounds besides"),
     ],
 )
 def test_what_does_not_go_with_rounds(project: Project, setting: str, message: str) -> None:
-    assert message in project.fail(*ROUNDS, "--set", setting)
+    sets = [part for override in setting.split() for part in ("--set", override)]
+    assert message in project.fail(*ROUNDS, *sets)

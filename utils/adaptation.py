@@ -7,6 +7,7 @@ from loss.adversarial import discriminator_loss, fooling_loss
 from loss.consistency import consistency_loss, rampup
 from loss.foreground_guard import ForegroundGuard
 from loss.pasting import labels_of_pasted, paste
+from loss.prototypes import prototype_loss
 from loss.self_training import (
     residual_labels,
     self_training_loss,
@@ -145,13 +146,15 @@ class AdaptationStep:
         seen, pasted = self.student_view(source, masks, target, views)
         adapts = self.adapts(iteration, target_masks)
         pairs = [source] * (source is not None) + [seen] * adapts
-        logits = self.segment(torch.cat(pairs))
+        logits, features = self.segment_with_features(torch.cat(pairs))
         count = 0 if source is None else len(source)
         source_logits = PairLogits(*(maps[:count] for maps in logits))
         target_logits = PairLogits(*(maps[count:] for maps in logits))
         losses = self.source_losses(iteration, source_logits, masks)
         if adapts and target_masks is not None:
             losses |= self.labelled_losses(iteration, target_logits, target_masks)
+            if features is not None:
+                losses |= self.prototype_losses(features, masks, target_masks)
         elif adapts:
             plain = target_logits if seen is target else None
             losses |= self.target_losses(iteration, target_logits, target, plain, masks, pasted)
@@ -251,6 +254,21 @@ class AdaptationStep:
         loss = sum(supervised_losses(*logits, masks.repeat(views, 1, 1, 1)).values())
         return {"consistency_target": self.consistency_weight(iteration) * loss}
 
+    def prototype_losses(
+        self, features: Tensor, masks: Tensor, target_masks: Tensor
+    ) -> dict[str, Tensor]:
+        """How differently the classes look in the two domains.
+
+        Args:
+            features: of the source pairs, then of the target's, (.., 2, C, H, W).
+            masks, target_masks: of both, (B, 2, H, W).
+        """
+        count = len(masks)
+        views = len(features[count:]) // len(target_masks)
+        labels = target_masks.repeat(views, 1, 1, 1)
+        loss = prototype_loss(features[:count], masks, features[count:], labels)
+        return {"prototypes": self.beyond.prototypes * loss}
+
     def self_training(
         self,
         logits: PairLogits,
@@ -311,6 +329,14 @@ class AdaptationStep:
             {"disc_seg": loss_seg, "disc_residual": loss_residual},
             {"disc_accuracy_seg": accuracy_seg, "disc_accuracy_residual": accuracy_residual},
         )
+
+    def segment_with_features(self, pairs: Tensor) -> tuple[PairLogits, Tensor | None]:
+        """``segment``, and what the masks' logits are made of if a loss wants it."""
+        if not self.beyond.prototypes:
+            return self.segment(pairs), None
+        with computing_in(self.precision, pairs.device):
+            logits, features = self.run_segmentor(pairs, with_features=True)
+        return PairLogits(*map(widened, logits)), widened(features)
 
     def segment(self, pairs: Tensor) -> PairLogits:
         """The segmentor's logits of pairs, computed in the run's precision, float32 at least."""

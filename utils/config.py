@@ -168,6 +168,8 @@ class BeyondSettings(Settings):
     match_spectrum: bool = False  # the source as sharp and as grainy as the target
     random_strides: bool = False  # pairs from half of the strides to twice, in either order
     paste: bool = False  # the source's mitochondria into the student's view of the target
+    prototypes: Weight = 0.0  # of the loss that aligns the classes' mean features; rounds, with the
+    # source kept
     residual_labels: bool = False  # the residual learns the XOR of the pseudo labels; soft_xor
     begin: Annotated[float, Field(ge=0, lt=1)] = (
         0.0  # fraction of the run in which the source alone
@@ -212,6 +214,11 @@ class BeyondSettings(Settings):
         if self.rounds and not self.begin:
             raise ValueError(
                 "rounds: found begin 0, expected more, as 0.4: somebody has to label the target"
+            )
+        if self.prototypes and not (self.rounds and self.keep_source):
+            raise ValueError(
+                f"prototypes: found {self.prototypes}, expected rounds and keep_source with it: "
+                "both domains need labels"
             )
         if self.complementary != "no" and self.hidden_fraction:
             raise ValueError(
