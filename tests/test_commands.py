@@ -364,6 +364,25 @@ def test_sections_of_one_stem_keep_their_own_pictures(project: Project, trained:
     assert sorted(names) == ["000.png.png", "001.png.png", "001.tif.png"]
 
 
+def test_predictions_are_joined_over_depth(command, data, trained, tmp_path) -> None:
+    (tmp_path / "models").symlink_to(trained.out / "models")
+    project = Project(command, data, tmp_path)
+    write_config(project.config, DATA={"section_spacing_target": 10}, TEST={"depth": 30})
+    project.run("inference")
+    single, joined = trained.predictions(), project.predictions()
+    for index in range(SECTIONS):
+        near = single[max(0, index - 1) : index + 2]
+        np.testing.assert_allclose(joined[index], near.mean(0), rtol=1e-5)
+    folder = tmp_path / "inference/tiny"
+    mask = cv2.imread(str(folder / "masks/001.png"), cv2.IMREAD_UNCHANGED) > 0
+    np.testing.assert_array_equal(mask, joined[1] >= 0.5)
+    assert not list(folder.glob("*single*")) + list(folder.glob(".*single*"))
+    write_config(project.config, TEST={"depth": 30})
+    finished = project("inference")
+    assert finished.code == 2
+    assert "set DATA.section_spacing_target" in finished.err
+
+
 def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_path) -> None:
     probability, label = trained.predictions(), labels(data)
     (tmp_path / "models").symlink_to(trained.out / "models")

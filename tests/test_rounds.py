@@ -59,8 +59,10 @@ def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
     assert unlabelled == pytest.approx((float(source), 0), rel=1e-4)
 
 
-def test_labels_are_what_inference_finds(project: Project) -> None:
-    output = project.train(*ROUNDS)
+@pytest.mark.parametrize("joined", [False, True])
+def test_labels_are_what_inference_finds(project: Project, joined: bool) -> None:
+    sets = ("TEST.depth=30", "DATA.section_spacing_target=10") if joined else ()
+    output = project.train(*ROUNDS, *(part for value in sets for part in ("--set", value)))
     assert output.count("target labelled after") == 2
     folder = project.models
     assert {path.name for path in folder.glob("*.hdf")} == {
@@ -81,6 +83,8 @@ def test_labels_are_what_inference_finds(project: Project) -> None:
     with h5py.File(folder / "target_labels-000004.hdf") as file:
         masks = file["main"][()]
     expected = (found / count).numpy()
+    if joined:
+        expected = np.stack([expected[max(0, k - 1) : k + 2].mean(0) for k in range(4)])
     sure = np.abs(expected - 0.5) > 1e-5
     np.testing.assert_array_equal(masks[sure], (expected >= 0.5)[sure])
     assert sure.mean() > 0.99

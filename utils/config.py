@@ -294,6 +294,8 @@ class TestSettings(Settings):
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
     batch_size: PositiveInt = 1  # windows predicted at a time
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
+    depth: Nanometres | None = None  # nm: mean over the predictions of the sections in so much
+    # depth (utils/depth.py), where sections are nearer than that
     flips: bool = False  # mean over the eight flips and turns of each window, eight times the work
     fuse_residual: bool = False  # mean with what the other section says through the residual
     pad: Ignored = None  # published

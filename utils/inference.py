@@ -23,6 +23,7 @@ from dataloader.pairs import check_same_shape
 from dataloader.volume import Volume
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from utils.config import Config
+from utils.depth import choose_count, over_depth
 from utils.distributed import Group, PeerLost
 from utils.errors import UserError, writing_to
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
@@ -63,6 +64,7 @@ MEASURES = {
 }
 SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 PREDICTIONS = "preds.hdf"
+SINGLE = "preds_single.hdf"  # of single sections, before they are joined over depth
 MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
 OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
 INSTANCE_SAMPLE = 16  # sections that tell whether labels number the mitochondria
@@ -123,6 +125,7 @@ class Inference:
             check_same_shape(self.raw, self.labels)
         self.windows: Windows = choose_windows(config, self.volume)
         self.pairs = choose_pairs(config, self.volume)
+        self.count = choose_count(config, self.volume, "val")
         self.out = workspace.inference(model)
         self.predictions = self.out / PREDICTIONS
         self.format = format or self.raw.kind
@@ -159,12 +162,14 @@ class Inference:
                 stack.enter_context(closing(lock) if lock else nullcontext())
             stop = stack.enter_context(awaited_signals())
             try:
-                store = PredictionStore(
-                    self.predictions, self.raw.shape, self.voxel_size, origin, self.group
-                )
+                path = self.predictions if self.count == 1 else self.out / SINGLE
+                store = PredictionStore(path, self.raw.shape, self.voxel_size, origin, self.group)
                 stack.callback(store.close)
                 derive = self._deriver(stack) if self.group.leads else _nothing
-                self._fill(store, derive, combine, stop)
+                self._fill(store, derive if self.count == 1 else _nothing, combine, stop)
+                if self.count > 1 and self.group.leads:
+                    single, store = store, self._join(store, origin, derive, stop)
+                    single.discard()
             except StopRequested:
                 raise Interrupted("interrupted; the same command goes on", stop.received) from None
             except PeerLost as error:
@@ -207,6 +212,23 @@ class Inference:
         if self.group.leads:
             for index in sorted(set(order) - done - set(own)):  # of the other processes
                 derive(index, store.read(index))
+
+    def _join(
+        self,
+        single: PredictionStore,
+        origin: dict[str, Any],
+        derive: SectionUser,
+        stop: StopSignal,
+    ) -> PredictionStore:
+        """Single sections' predictions joined over depth (``TEST.depth``)."""
+        origin = origin | {"count": self.count}
+        shape = self.raw.shape
+        joined = PredictionStore(self.predictions, shape, self.voxel_size, origin, Group())
+        for index, probability in over_depth(single.read, len(self.raw), self.count):
+            joined.write(index, probability)
+            derive(index, probability)
+            stop.check()
+        return joined
 
     def _origin(self, combine: str) -> dict[str, Any]:
         """What predictions are made from: with the same, sections of two starts fit together."""

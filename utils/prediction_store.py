@@ -116,6 +116,12 @@ class PredictionStore:
         """Let go of the file; it can be gone on with."""
         self.file.close()
 
+    def discard(self) -> None:
+        """Delete all that is written."""
+        self.close()
+        discard(self.part)
+        discard(self.marks)
+
     def finish(self) -> None:
         """Give the whole file its name."""
         self.close()

@@ -1,14 +1,16 @@
 """Pseudo labels of the whole target, made in rounds as a network improves.
 
 A round labels every section as inference does: whole sections, each the mean of its predictions as
-the current and as the auxiliary one of a pair. What a network mixes of the other section into its
-masks, one way in one role and the other way in the other, goes in that mean, and whole sections are
-predicted better than crops. From there on these masks are learned from as any labels are.
+the current and as the auxiliary one of a pair, and of those of its neighbours where ``TEST.depth``
+says so. What a network mixes of the other section into its masks, one way in one role and the other
+way in the other, goes in that mean, and whole sections are predicted better than crops. From there
+on these masks are learned from as any labels are.
 Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et al., *Noisy student*,
 CVPR 2020.
 """
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import h5py
@@ -18,6 +20,7 @@ from dataloader.formats import HDF5_DATASET
 from dataloader.opening import open_volume
 from dataloader.volume import Volume
 from utils.config import Config
+from utils.depth import choose_count, over_depth
 from utils.errors import writing_to
 from utils.evaluation import choose_pairs, choose_windows
 from utils.metrics import THRESHOLD
@@ -49,6 +52,7 @@ class TargetLabels:
         self.target, self.folder, self.partial = target, folder, limit is not None
         self.windows = choose_windows(config, target)
         self.pairs = choose_pairs(config, target)[:limit]
+        self.count = choose_count(config, target, "target")
         self.batch_size = config.TEST.batch_size
 
     def file(self, iteration: int) -> Path:
@@ -79,10 +83,25 @@ class TargetLabels:
                 compression="gzip",
                 compression_opts=1,
             )
-            for index, probability in progress(sections, count, "labelling"):
-                check()
+            for index, probability in self._joined(progress(sections, count, "labelling"), check):
                 masks[index] = probability >= THRESHOLD
         part.replace(path)
+
+    def _joined(
+        self, sections: Iterable[tuple[int, np.ndarray]], check: Callable[[], None]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The sections' probabilities, each with its neighbours' as inference joins them."""
+        if self.count == 1:
+            for index, probability in sections:
+                check()
+                yield index, probability
+            return
+        with tempfile.TemporaryFile(dir=self.folder) as scratch:
+            single = np.memmap(scratch, np.float32, shape=self.target.shape)
+            for index, probability in sections:
+                check()
+                single[index] = probability
+            yield from over_depth(single.__getitem__, len(single), self.count)
 
     def open(self, iteration: int) -> Volume:
         """The masks made after an iteration."""
