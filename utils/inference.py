@@ -167,15 +167,17 @@ class Inference:
                 stack.callback(store.close)
                 derive = self._deriver(stack) if self.group.leads else _nothing
                 self._fill(store, derive if self.count == 1 else _nothing, combine, stop)
+                joined = store
                 if self.count > 1 and self.group.leads:
-                    single, store = store, self._join(store, origin, derive, stop)
-                    single.discard()
+                    joined = self._join(store, origin, derive, stop)
             except StopRequested:
                 raise Interrupted("interrupted; the same command goes on", stop.received) from None
             except PeerLost as error:
                 raise UserError(f"{error}; the same command goes on") from None
             if self.group.leads:
-                store.finish()
+                joined.finish()
+            if joined is not store:
+                store.discard()
 
     def _fill(
         self, store: PredictionStore, derive: SectionUser, combine: str, stop: StopSignal
