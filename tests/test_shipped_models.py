@@ -46,9 +46,7 @@ def test_a_model_is_small_and_has_a_card(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sections"), [("vnc2lucchi2_small_plus", (40, 120)), ("vnc2fafb_small_plus", (1,))]
 )
-def test_a_model_finds_mitochondria(
-    shared: Path, name: str, sections: tuple[int, ...]
-) -> None:
+def test_a_model_finds_mitochondria(shared: Path, name: str, sections: tuple[int, ...]) -> None:
     folder, config = ROOT / "models" / name, load_config(name, [], CONFIG_DIR).config
     workspace = Workspace(shared / "data", ROOT)
     path = folder / MODEL

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,15 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field, ValidationError
 
-from model.checkpoint import LAST, MODEL, PREVIOUS_STATE, TRAINING_STATE, load_state
+from model.checkpoint import (
+    CHOSEN_AVERAGE,
+    CHOSEN_LAST,
+    LAST,
+    MODEL,
+    PREVIOUS_STATE,
+    TRAINING_STATE,
+    load_state,
+)
 from utils.config import Settings, load_config
 from utils.errors import UserError
 from utils.inference import SUMMARY
@@ -42,6 +51,9 @@ KEPT = (
     "revision",
     "date",
 )  # of a prediction's summary
+NAMES = {LAST: "last weights", MODEL: "average of the weights"}  # in the figure
+COLOURS = ("#c77", "#247", "#7a5", "#a7c")
+RULES = {CHOSEN_LAST: "last", CHOSEN_AVERAGE: "average"}  # by which a checkpoint was chosen
 SCRIPTS = ROOT / "scripts"
 
 
@@ -393,18 +405,29 @@ class StudyRunner:
         if len(lines) < total:
             head += [f"{len(lines)} of {total} lines are done so far.", ""]
         table = [
-            "| run | checkpoint | seeds | mAP | F1 | MCC | IoU |",
-            "|---|---|---|---|---|---|---|",
+            "| run | checkpoint | scored on | iterations | seeds | mAP | F1 | MCC | IoU |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for row, _, summaries in lines:
-            rules = {summary["chosen_by"] for summary in summaries}
-            cells = [row.name, ", ".join(sorted(rules)), str(len(summaries))]
+            rules = {RULES.get(summary["chosen_by"], summary["chosen_by"]) for summary in summaries}
+            places = {_scored_on(summary) for summary in summaries}
+            lengths = {str(summary["iteration"]) for summary in summaries}
+            found = (rules, places, lengths)
+            cells = [
+                row.name,
+                *(", ".join(sorted(values)) for values in found),
+                str(len(summaries)),
+            ]
             for name in SCORES:
                 values = [100 * summary["scores"][name] for summary in summaries]
                 spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
                 cells.append(f"{mean(values):.1f}{spread}")
             table.append("| " + " | ".join(cells) + " |")
-        foot = ["", "Per cent; mean and standard deviation over the seeds."]
+        foot = [
+            "",
+            "Per cent; mean and standard deviation over the seeds. Checkpoints: the last iteration's, and "
+            f"the {CHOSEN_AVERAGE}; no label chose either.",
+        ]
         if lines:
             foot += ["", f"![F1 of every seed]({self.name}.png)"]
         if self.study.found:
@@ -421,11 +444,9 @@ class StudyRunner:
             revisions = {one["revision"][:10] for _, _, found in lines for one in found}
             foot += [
                 "",
-                f"Seeds {', '.join(map(str, self.study.seeds))}; scored on "
-                f"{Path(some['volume']['path']).parent.name}/{Path(some['volume']['path']).name}, "
-                f"{some['volume']['shape'][0]} sections, {some['notes']}; iteration "
-                f"{some['iteration']}; {some['device']}, {some['precision']}, torch "
-                f"{some['torch']}; revision {', '.join(sorted(revisions))}.",
+                f"Seeds {', '.join(map(str, self.study.seeds))}; {some['notes'].split(';')[0]}; "
+                f"{some['device']}, {some['precision']}, torch {some['torch']}; revision "
+                f"{', '.join(sorted(revisions))}.",
             ]
         foot += ["", f"Made by `python scripts/study.py -c studies/{self.name}`."]
         return "\n".join([*head, *table, *foot]) + "\n"
@@ -452,28 +473,39 @@ def _text(scores: dict[str, float]) -> str:
     return ", ".join(f"{name}={scores[name]:.4f}" for name in SCORES)
 
 
+def _scored_on(summary: dict[str, Any]) -> str:
+    """The volume, and how many of its sections."""
+    volume = summary["volume"]
+    return f"{volume['path']}, {volume['shape'][0]} sections"
+
+
 def _figure(lines: list[tuple[Row, str, list[dict[str, Any]]]], title: str, path: Path) -> None:
-    """F1 of every seed, and their mean, a row each."""
+    """F1 of every seed, and their mean, a line for each row, a mark for each checkpoint."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    both = len({file for _, file, _ in lines}) > 1
-    names = {LAST: "last", MODEL: "average"}
-    labels = [
-        f"{row.name}, {names.get(file, file)}" if both else row.name for row, file, _ in lines
-    ]
-    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.32 * len(lines)), layout="constrained")
-    for place, (_, _, summaries) in enumerate(lines):
+    rows = list(dict.fromkeys(row.name for row, _, _ in lines))
+    files = list(dict.fromkeys(file for _, file, _ in lines))
+    figure, axes = pyplot.subplots(figsize=(8, 1.3 + 0.36 * len(rows)), layout="constrained")
+    for row, file, summaries in lines:
+        number = files.index(file)
+        place = rows.index(row.name) + 0.32 * ((number + 0.5) / len(files) - 0.5)
+        colour = COLOURS[number % len(COLOURS)]
         values = [100 * summary["scores"]["F1"] for summary in summaries]
-        axes.plot(values, [place] * len(values), "o", color="#9ab", markersize=5)
-        axes.plot(mean(values), place, "|", color="#124", markersize=16, markeredgewidth=2.5)
-    axes.set_yticks(range(len(lines)), labels)
+        axes.plot(values, [place] * len(values), "o", color=colour, markersize=4, alpha=0.6)
+        label = NAMES.get(file, file) if row.name == rows[0] else None
+        axes.plot(
+            mean(values), place, "|", color=colour, markersize=11, markeredgewidth=2.5, label=label
+        )
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 44) for name in rows])
     axes.invert_yaxis()
     axes.set_xlabel("F1, per cent: each seed, and the mean")
-    axes.set_title(title, loc="left", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    if len(files) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    figure.suptitle(textwrap.fill(title, 90), fontsize=10)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
