@@ -425,7 +425,7 @@ class StudyRunner:
             table.append("| " + " | ".join(cells) + " |")
         foot = [
             "",
-            "Per cent; mean and standard deviation over the seeds. Checkpoints: the last iteration's, and "
+            "Per cent; mean and standard deviation over the seeds. Checkpoints: the last weights, and "
             f"the {CHOSEN_AVERAGE}; no label chose either.",
         ]
         if lines:
