@@ -425,8 +425,8 @@ class StudyRunner:
             table.append("| " + " | ".join(cells) + " |")
         foot = [
             "",
-            "Per cent; mean and standard deviation over the seeds. Checkpoints: the last weights, and "
-            f"the {CHOSEN_AVERAGE}; no label chose either.",
+            "Per cent; mean and standard deviation over the seeds. Checkpoints: the last weights, "
+            f"and the {CHOSEN_AVERAGE}; no label chose either.",
         ]
         if lines:
             foot += ["", f"![F1 of every seed]({self.name}.png)"]
