@@ -12,6 +12,7 @@ import yaml
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.opening import open_volume
 from tests.conftest import Finished
+from utils.paths import CONFIG_DIR
 from utils.synthetic import make_volume, write_sections
 
 SHAPE = (8, 96, 112)
@@ -126,6 +127,28 @@ def test_the_config_runs(command, volumes: Path) -> None:
     )  # fmt: skip
     assert run.code == 0, run.err
     assert "pixel size: source 4 nm, target 8 nm; resampled to 10 nm" in run.out
+
+
+@pytest.mark.parametrize(("spacing", "depth"), [(130, 130), (80, None)])
+def test_the_config_that_goes_beyond_the_paper_runs(
+    command, volumes: Path, spacing: float, depth: float | None
+) -> None:
+    options = ("--pixel-size-source", 4, "--section-spacing-source", spacing)
+    finished = ask(command, volumes, *options, "--size", "small", "--plus")
+    assert finished.code == 0, finished.err
+    config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((CONFIG_DIR / "vnc2fafb_small_plus.yaml").read_text("utf-8"))
+    assert config["BEYOND"] == shipped["BEYOND"]
+    shared = set(config["TRAIN"]) & set(shipped["TRAIN"]) - {"show_freq", "save_freq"}
+    assert len(shared) >= 10
+    assert {k: config["TRAIN"][k] for k in shared} == {k: shipped["TRAIN"][k] for k in shared}
+    assert config["TEST"].get("depth") == depth
+    run = command(
+        "main", "-c", volumes / "mine.yaml", "--out", volumes, "--check",
+        "--data", volumes, "--set", "MODEL.width=2",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert "target labelled after 1" in run.out
 
 
 def test_a_target_without_labels_and_sizes(command, volumes: Path) -> None:

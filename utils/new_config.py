@@ -10,6 +10,7 @@ import yaml
 from dataloader.inspection import ImagesFound, inspect_images, inspect_labels
 from dataloader.opening import open_volume
 from dataloader.pairs import check_same_shape
+from dataloader.thickness import sections_in
 from dataloader.volume import MaskVolume, Volume, resample
 from utils.config import load_config
 from utils.errors import UserError, warn, writing_to
@@ -41,6 +42,7 @@ class Answers(NamedTuple):
     pixel_size_target: float | None
     section_spacing_target: float | None
     size: Literal["auto", "full", "small"]
+    plus: bool
     overwrite: bool
 
 
@@ -82,6 +84,8 @@ def new_config(answers: Answers) -> None:
     small = answers.size == "small" or (answers.size == "auto" and not torch.cuda.is_available())
     heading = f"Written by new_config.py, for {'CPU cores' if small else 'a GPU'}."
     config = _choose(output.stem, source, target, SMALL if small else FULL)
+    if answers.plus:
+        _go_beyond(config, source, target)
     sheet = output.with_name(f"{output.stem}.png")
     with writing_to(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +225,33 @@ def _choose(name: str, source: Looked, target: Looked, run: dict) -> dict[str, d
         comment = "whole sections are reflect-padded to it"
         config["TEST"] = {"padded_size": (padded, comment)}
     return config
+
+
+def _go_beyond(config: dict[str, dict], source: Looked, target: Looked) -> None:
+    """Change a config to what the shipped plus configs do."""
+    for key in ("rampup_iters", "learning_rate_ms", "learning_rate_mt"):
+        del config["TRAIN"][key]
+    config["TRAIN"] |= {
+        "consistency_weight_rampup": (False, "full weight as soon as the target is labelled"),
+        "weight_cross": (1.0, "of the losses on the labelled target"),
+        "weight_adv_spatial": (0.0, "no discriminators"),
+        "weight_adv_temporal": (0.0, "no discriminators"),
+        "learning_rate": (
+            config["TRAIN"]["learning_rate"][0],
+            "falls as (1 - it / total_iters)^0.9",
+        ),
+    }
+    config["BEYOND"] = {
+        "head_prior": (0.06, "probability at which the network begins"),
+        "match_greys": (True, "the source in the target's grey levels"),
+        "begin": (0.4, "fraction of the run in which the source alone is learned"),
+        "rounds": (3, "times the target is labelled from then on, and learned from"),
+        "keep_source": (False, "whether the source is learned from beside it"),
+        "guard": (3.0, "labels count while their foreground is this near to the source's"),
+    }
+    if source.spacing and target.spacing and sections_in(source.spacing, target.spacing) > 1:
+        comment = "nm, of the source's sections: predictions are means over so much"
+        config.setdefault("TEST", {})["depth"] = (source.spacing, comment)
 
 
 def _yaml(config: dict, heading: str) -> str:
