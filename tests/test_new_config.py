@@ -103,6 +103,16 @@ def ask(command, root: Path, *options: object, labels: str = "labels") -> Finish
     )  # fmt: skip
 
 
+def check(command, root: Path) -> str:
+    """Try the config that was written; what that prints."""
+    run = command(
+        "main", "-c", root / "mine.yaml", "--out", root, "--check",
+        "--data", root, "--set", "MODEL.width=2",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    return run.out
+
+
 def test_the_config_runs(command, volumes: Path) -> None:
     options = ("--pixel-size-source", 4, "--section-spacing-source", 80)
     finished = ask(command, volumes, *options, "--size", "small", "--target-labels",
@@ -121,12 +131,7 @@ def test_the_config_runs(command, volumes: Path) -> None:
     sheet = cv2.imread(str(volumes / "mine.png"))
     assert sheet.shape[0] > 512
     assert ((sheet[..., 2] == 255) & (sheet[..., 1] == 0)).any()  # red: BGR
-    run = command(
-        "main", "-c", volumes / "mine.yaml", "--out", volumes, "--check",
-        "--data", volumes, "--set", "MODEL.width=2",
-    )  # fmt: skip
-    assert run.code == 0, run.err
-    assert "pixel size: source 4 nm, target 8 nm; resampled to 10 nm" in run.out
+    assert "pixel size: source 4 nm, target 8 nm; resampled to 10 nm" in check(command, volumes)
 
 
 @pytest.mark.parametrize(("spacing", "depth"), [(130, 130), (80, None)])
@@ -143,12 +148,7 @@ def test_the_config_that_goes_beyond_the_paper_runs(
     assert len(shared) >= 10
     assert {k: config["TRAIN"][k] for k in shared} == {k: shipped["TRAIN"][k] for k in shared}
     assert config["TEST"].get("depth") == depth
-    run = command(
-        "main", "-c", volumes / "mine.yaml", "--out", volumes, "--check",
-        "--data", volumes, "--set", "MODEL.width=2",
-    )  # fmt: skip
-    assert run.code == 0, run.err
-    assert "target labelled after 1" in run.out
+    assert "target labelled after 1" in check(command, volumes)
 
 
 def test_a_target_without_labels_and_sizes(command, volumes: Path) -> None:
