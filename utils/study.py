@@ -500,7 +500,7 @@ def _figure(lines: list[tuple[Row, str, list[dict[str, Any]]]], title: str, path
             mean(values), place, "|", color=colour, markersize=11, markeredgewidth=2.5, label=label
         )
     axes.set_yticks(range(len(rows)), [textwrap.fill(name, 44) for name in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row above
     axes.set_xlabel("F1, per cent: each seed, and the mean")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
