@@ -296,6 +296,8 @@ class TestSettings(Settings):
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
     depth: Nanometres | None = None  # nm: mean over the predictions of the sections in so much
     # depth (utils/depth.py), where sections are nearer than that
+    orthoplane: bool = False  # mean over the predictions of xy sections and xz and yz planes
+    # (utils/cuts.py), of volumes whose voxels are near to cubes
     flips: bool = False  # mean over the eight flips and turns of each window, eight times the work
     fuse_residual: bool = False  # mean with what the other section says through the residual
     pad: Ignored = None  # published

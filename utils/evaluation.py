@@ -16,8 +16,15 @@ from utils.windows import Windows, round_up, tiles, whole_section
 VALIDATION_SQUARE = 1024  # pixels; of each section of a tiled volume
 
 
-def choose_windows(config: Config, volume: Volume) -> Windows:
+def choose_windows(
+    config: Config, volume: Volume, padded_size: tuple[int, int] | None = None
+) -> Windows:
     """The windows a config asks for: by default a folder's sections whole, HDF5 in tiles.
+
+    Args:
+        config: ``TEST`` asks.
+        volume: to cut into windows.
+        padded_size: of whole sections; None: ``TEST.padded_size``.
 
     Raises:
         UserError: the padded size is smaller than the sections.
@@ -29,7 +36,7 @@ def choose_windows(config: Config, volume: Volume) -> Windows:
     if kind == "tile":
         return tiles(shape, test.tile, test.tile_step, test.tile_pad)
     try:
-        return whole_section(shape, test.padded_size)
+        return whole_section(shape, padded_size or test.padded_size)
     except ValueError as error:
         raise UserError(f"TEST.padded_size: {error}") from None
 

@@ -20,13 +20,13 @@ import torch
 from dataloader.formats import HDF5_DATASET
 from dataloader.opening import open_volume
 from dataloader.pairs import check_same_shape
-from dataloader.volume import Volume
+from dataloader.volume import Volume, resample
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from utils.config import Config
-from utils.depth import choose_count, over_depth
+from utils.cuts import Cut, choose_cuts, join
 from utils.distributed import Group, PeerLost
 from utils.errors import UserError, writing_to
-from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
+from utils.evaluation import predict_on_grid
 from utils.instance_scores import InstanceScorer
 from utils.instance_table import write_table
 from utils.instances import Instances
@@ -64,7 +64,6 @@ MEASURES = {
 }
 SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 PREDICTIONS = "preds.hdf"
-SINGLE = "preds_single.hdf"  # of single sections, before they are joined over depth
 MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
 OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
 INSTANCE_SAMPLE = 16  # sections that tell whether labels number the mitochondria
@@ -123,10 +122,10 @@ class Inference:
         self.labels = open_labels(workspace, data, "val", working=False, keep=False)
         if self.labels is not None:
             check_same_shape(self.raw, self.labels)
-        self.windows: Windows = choose_windows(config, self.volume)
-        self.pairs = choose_pairs(config, self.volume)
-        self.count = choose_count(config, self.volume, "val")
         self.out = workspace.inference(model)
+        self.cuts = choose_cuts(config, self.volume, "val", self.out)
+        self.windows: Windows = self.cuts[0].windows
+        self.pairs = self.cuts[0].pairs
         self.predictions = self.out / PREDICTIONS
         self.format = format or self.raw.kind
         self.notes = ""
@@ -154,7 +153,6 @@ class Inference:
             Interrupted: by SIGINT or SIGTERM; the same command goes on.
         """
         combine = "max" if argmax else "mean"
-        origin = self._origin(combine)
         with writing_to(self.out), ExitStack() as stack:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.group.leads:
@@ -162,34 +160,72 @@ class Inference:
                 stack.enter_context(closing(lock) if lock else nullcontext())
             stop = stack.enter_context(awaited_signals())
             try:
-                path = self.predictions if self.count == 1 else self.out / SINGLE
-                store = PredictionStore(path, self.raw.shape, self.voxel_size, origin, self.group)
-                stack.callback(store.close)
                 derive = self._deriver(stack) if self.group.leads else _nothing
-                self._fill(store, derive if self.count == 1 else _nothing, combine, stop)
-                joined = store
-                if self.count > 1 and self.group.leads:
-                    joined = self._join(store, origin, derive, stop)
+                if len(self.cuts) > 1 or self.cuts[0].count > 1:
+                    self._predict_cuts(derive, combine, stop, stack)
+                else:
+                    self._predict_sections(derive, combine, stop, stack)
             except StopRequested:
                 raise Interrupted("interrupted; the same command goes on", stop.received) from None
             except PeerLost as error:
                 raise UserError(f"{error}; the same command goes on") from None
-            if self.group.leads:
-                joined.finish()
-            if joined is not store:
-                store.discard()
+
+    def _predict_sections(
+        self, derive: SectionUser, combine: str, stop: StopSignal, stack: ExitStack
+    ) -> None:
+        """Predict the sections as they are."""
+        (cut,) = self.cuts
+        origin = self._origin(cut, combine)
+        store = PredictionStore(
+            self.predictions, self.raw.shape, self.voxel_size, origin, self.group
+        )
+        stack.callback(store.close)
+        self._fill(store, cut, derive, combine, stop)
+        if self.group.leads:
+            store.finish()
+
+    def _predict_cuts(
+        self, derive: SectionUser, combine: str, stop: StopSignal, stack: ExitStack
+    ) -> None:
+        """Predict each cut's sections on the working grid, then join them to the volume's own."""
+        origins = [self._origin(cut, combine) for cut in self.cuts]
+        stores = []
+        for cut, origin in zip(self.cuts, origins, strict=True):
+            path = self.out / f"preds_{cut.name}.hdf"
+            stores.append(PredictionStore(path, cut.volume.shape, None, origin, self.group))
+            stack.callback(stores[-1].close)
+            self._fill(stores[-1], cut, _nothing, combine, stop)
+        if not self.group.leads:
+            return
+        origin = {"cuts": origins, "counts": [cut.count for cut in self.cuts]}
+        shape = self.raw.shape
+        joined = PredictionStore(self.predictions, shape, self.voxel_size, origin, Group())
+        stack.callback(joined.close)
+        reads = [store.read for store in stores]
+        for index, probability in join(self.cuts, reads, self.out, stop.check):
+            probability = np.clip(resample(probability, shape[1:]), 0, 1)
+            joined.write(index, probability)
+            derive(index, probability)
+        joined.finish()
+        for store in stores:
+            store.discard()
 
     def _fill(
-        self, store: PredictionStore, derive: SectionUser, combine: str, stop: StopSignal
+        self,
+        store: PredictionStore,
+        cut: Cut,
+        derive: SectionUser,
+        combine: str,
+        stop: StopSignal,
     ) -> None:
         """Predict this process's part of what a store lacks; derive what follows from sections."""
-        done = store.done()
+        done, unit = store.done(), "section" if len(self.cuts) == 1 else f"{cut.name} section"
         self.group.wait()  # else some would be done that others have just written
         if done:
-            self.say(f"{len(done)} of {len(self.raw)} sections are predicted already")
+            self.say(f"{len(done)} of {len(cut.volume)} {unit}s are predicted already")
         for index in sorted(done):
             derive(index, store.read(index))
-        order = dict.fromkeys(index for pair in self.pairs for index in pair)
+        order = dict.fromkeys(index for pair in cut.pairs for index in pair)
         own = self.group.share([index for index in order if index not in done])
 
         def keep(index: int, probability: np.ndarray) -> None:
@@ -198,16 +234,16 @@ class Inference:
 
         sections = predict_on_grid(
             self.predictor,
-            self.volume,
-            self.pairs,
-            self.windows,
-            self.raw.shape[1:],
+            cut.volume,
+            cut.pairs,
+            cut.windows,
+            store.shape[1:],
             self.config.TEST.batch_size,
             combine,
             set(own),
         )
         with behind(keep) as write:
-            for index, probability in progress(sections, len(own), "section"):
+            for index, probability in progress(sections, len(own), unit):
                 write(index, probability)
                 stop.check()
         self.group.wait()
@@ -215,35 +251,18 @@ class Inference:
             for index in sorted(set(order) - done - set(own)):  # of the other processes
                 derive(index, store.read(index))
 
-    def _join(
-        self,
-        single: PredictionStore,
-        origin: dict[str, Any],
-        derive: SectionUser,
-        stop: StopSignal,
-    ) -> PredictionStore:
-        """Single sections' predictions joined over depth (``TEST.depth``)."""
-        origin = origin | {"count": self.count}
-        shape = self.raw.shape
-        joined = PredictionStore(self.predictions, shape, self.voxel_size, origin, Group())
-        for index, probability in over_depth(single.read, len(self.raw), self.count):
-            joined.write(index, probability)
-            derive(index, probability)
-            stop.check()
-        return joined
-
-    def _origin(self, combine: str) -> dict[str, Any]:
+    def _origin(self, cut: Cut, combine: str) -> dict[str, Any]:
         """What predictions are made from: with the same, sections of two starts fit together."""
         weights = 0
         for name, value in sorted(self.checkpoint.weights.items()):
             weights = zlib.crc32(value.contiguous().view(torch.uint8).numpy(), weights)
             weights = zlib.crc32(name.encode(), weights)
-        windows = (self.windows.padding, self.windows.corners, self.windows.size, self.pairs)
+        windows = (cut.windows.padding, cut.windows.corners, cut.windows.size, cut.pairs)
         return {
             "weights": weights,
             "volume": self.raw.where,
             "changed": self.raw.path.stat().st_mtime_ns,
-            "shape": [*self.raw.shape, *self.volume.shape],
+            "shape": [*self.raw.shape, *cut.volume.shape],
             "windows": zlib.crc32(repr(windows).encode()),
             "combine": combine,
             "flips": self.config.TEST.flips,
@@ -460,7 +479,7 @@ class Inference:
             return
         seconds = time.perf_counter() - begin
         self.say(f"Prediction time (s): {seconds:.2f}")
-        pairs = len(self.windows.corners) * len(self.pairs)
+        pairs = sum(len(cut.windows.corners) * len(cut.pairs) for cut in self.cuts)
         self.say(f"pairs of windows per second: {pairs / seconds:.2f}")
         if self.labels is None:
             path = self.config.DATA.data_dir_val_label

@@ -17,7 +17,7 @@ from utils.errors import UserError, warn, writing_to
 from utils.paths import CONFIG_DIR, shown
 from utils.pictures import contours, side_by_side, stacked, write_picture
 from utils.volumes import SAME_SIZE
-from utils.windows import round_up
+from utils.windows import MARGIN, round_up
 
 SIZES = ("auto", "full", "small")
 FULL = {"width": 64, "crop": 512, "iterations": 200_000, "batch": 1, "rate": 1e-4, "workers": 2}
@@ -25,7 +25,6 @@ SMALL = {"width": 16, "crop": 192, "iterations": 1500, "batch": 2, "rate": 1e-3,
 SMALL_PIXEL = 10.0  # nm; coarser, so that a small crop shows whole mitochondria
 THUMBNAILS, THUMBNAIL = 4, 256  # of each volume, pixels
 COMMENT_COLUMN = 36
-MARGIN = 48  # least padding of a whole section in all, pixels
 MANY_VALUES = 0.3  # share of all 8-bit values that only grey sections hold
 ANISOTROPIC = 15  # spacing of sections over pixel size, from which neighbours have little in common
 

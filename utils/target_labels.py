@@ -1,16 +1,15 @@
 """Pseudo labels of the whole target, made in rounds as a network improves.
 
 A round labels every section as inference does: whole sections, each the mean of its predictions as
-the current and as the auxiliary one of a pair, and of those of its neighbours where ``TEST.depth``
-says so. What a network mixes of the other section into its masks, one way in one role and the other
-way in the other, goes in that mean, and whole sections are predicted better than crops. From there
-on these masks are learned from as any labels are.
+the current and as the auxiliary one of a pair, and of what ``TEST.depth`` and ``TEST.orthoplane``
+join (utils/cuts.py). What a network mixes of the other section into its masks, one way in one role
+and the other way in the other, goes in that mean, and whole sections are predicted better than
+crops. From there on these masks are learned from as any labels are.
 Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et al., *Noisy student*,
 CVPR 2020.
 """
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -20,9 +19,8 @@ from dataloader.formats import HDF5_DATASET
 from dataloader.opening import open_volume
 from dataloader.volume import Volume
 from utils.config import Config
-from utils.depth import choose_count, over_depth
+from utils.cuts import Cut, choose_cuts, join, scratch_array
 from utils.errors import writing_to
-from utils.evaluation import choose_pairs, choose_windows
 from utils.metrics import THRESHOLD
 from utils.prediction import PairPredictor, predict_volume
 from utils.progress import progress
@@ -50,9 +48,7 @@ class TargetLabels:
         self, config: Config, target: Volume, folder: Path, limit: int | None = None
     ) -> None:
         self.target, self.folder, self.partial = target, folder, limit is not None
-        self.windows = choose_windows(config, target)
-        self.pairs = choose_pairs(config, target)[:limit]
-        self.count = choose_count(config, target, "target")
+        self.cuts = choose_cuts(config, target, "target", folder, limit)
         self.batch_size = config.TEST.batch_size
 
     def file(self, iteration: int) -> Path:
@@ -72,8 +68,6 @@ class TargetLabels:
             return
         part = path.with_name(path.name + ".part")
         height, width = self.target.shape[1:]
-        sections = predict_volume(predict, self.target, self.pairs, self.windows, self.batch_size)
-        count = len({index for pair in self.pairs for index in pair})
         with writing_to(self.folder), h5py.File(part, "w") as file:
             masks = file.create_dataset(
                 HDF5_DATASET,
@@ -83,25 +77,20 @@ class TargetLabels:
                 compression="gzip",
                 compression_opts=1,
             )
-            for index, probability in self._joined(progress(sections, count, "labelling"), check):
+            predicted = [self._predict(cut, predict, check).__getitem__ for cut in self.cuts]
+            for index, probability in join(self.cuts, predicted, self.folder, check):
                 masks[index] = probability >= THRESHOLD
         part.replace(path)
 
-    def _joined(
-        self, sections: Iterable[tuple[int, np.ndarray]], check: Callable[[], None]
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """The sections' probabilities, each with its neighbours' as inference joins them."""
-        if self.count == 1:
-            for index, probability in sections:
-                check()
-                yield index, probability
-            return
-        with tempfile.TemporaryFile(dir=self.folder) as scratch:
-            single = np.memmap(scratch, np.float32, shape=self.target.shape)
-            for index, probability in sections:
-                check()
-                single[index] = probability
-            yield from over_depth(single.__getitem__, len(single), self.count)
+    def _predict(self, cut: Cut, predict: PairPredictor, check: Callable[[], None]) -> np.ndarray:
+        """The probability of a cut's sections; 0 of those that are in no pair."""
+        found = scratch_array(cut.volume.shape, np.float32, self.folder)
+        sections = predict_volume(predict, cut.volume, cut.pairs, cut.windows, self.batch_size)
+        count = len({index for pair in cut.pairs for index in pair})
+        for index, probability in progress(sections, count, f"{cut.name} section"):
+            check()
+            found[index] = probability
+        return found
 
     def open(self, iteration: int) -> Volume:
         """The masks made after an iteration."""

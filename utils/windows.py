@@ -7,6 +7,7 @@ import numpy as np
 from model.segmentor import Segmentor
 
 SECTION_MARGIN = 48  # least padding round a whole section, pixels; gives 1120 for Lucchi's 1024
+MARGIN = 48  # least padding of a whole section in all, pixels, where padding is to cost little
 TILE_SIGMA = 0.2  # of the tiles' Gaussian weight, the half side being 1
 TILE_FLOOR = 1e-6  # keeps the weight above 0 in a tile's corners
 
