@@ -22,11 +22,13 @@ from sklearn import metrics as sk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloader.opening import open_volume
-from model.checkpoint import BEST, CHOSEN_AVERAGE, LAST, load_checkpoint
+from model.checkpoint import BEST, CHOSEN_AVERAGE, LAST, MODEL, load_checkpoint, segmentor_from
 from tests.conftest import ROOT
+from tests.plain_inference import predicted
 from utils.config import load_config
 from utils.interruption import Interrupted, StopSignal
 from utils.paths import Workspace
+from utils.prediction import NetworkPredictor
 from utils.run_folder import RunLog
 from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 from utils.training import Training
@@ -381,6 +383,25 @@ def test_predictions_are_joined_over_depth(command, data, trained, tmp_path) -> 
     finished = project("inference")
     assert finished.code == 2
     assert "set DATA.section_spacing_target" in finished.err
+
+
+def test_predictions_are_joined_over_planes(command, data, trained, tmp_path) -> None:
+    (tmp_path / "models").symlink_to(trained.out / "models")
+    project = Project(command, data, tmp_path)
+    sizes = {"section_spacing_target": 10, "pixel_size_target": 10}
+    write_config(project.config, DATA=sizes, TEST={"orthoplane": True})
+    output = project.run("inference")
+    path = tmp_path / "models/tiny" / MODEL
+    predict = NetworkPredictor(segmentor_from(load_checkpoint(path), path), torch.device("cpu"))
+    with h5py.File(data / "hdf/val.hdf") as file:
+        sections = file["main"][()]
+    xz = predicted(predict, sections.transpose(1, 0, 2), 2, (64, 112)).transpose(1, 0, 2)
+    yz = predicted(predict, sections.transpose(2, 0, 1), 2, (64, 112)).transpose(1, 2, 0)
+    expected = (trained.predictions() + xz + yz) / 3
+    np.testing.assert_allclose(project.predictions(), expected, atol=1e-5)
+    assert re.search(SCORES_LINE, output)
+    assert [path.name for path in (tmp_path / "inference/tiny").glob("preds*")] == ["preds.hdf"]
+    assert not list((tmp_path / "inference/tiny").glob(".preds*"))
 
 
 def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_path) -> None:

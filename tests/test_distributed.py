@@ -13,6 +13,7 @@ import pytest
 from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
 from tests.conftest import ROOT
 from tests.killing import Kill, run
+from tests.plain_inference import PLANES, options
 from tests.test_faults import Project
 from utils.distributed import Group
 
@@ -101,10 +102,8 @@ UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # that OME-TIF
 PREDICTION = ("--set", "DATA.data_dir_val=target.hdf", "-mn", "tiny", "--format", "tiff")
 
 
-def test_two_processes_predict_as_one_byte_for_byte(project: Project) -> None:
-    project.train()
-    arguments = project.arguments(*PREDICTION)
-    folder, alone = project.root / "inference/tiny", project.root / "alone"
+def predicted_alone(project: Project, arguments: list[str]) -> Path:
+    """What one process leaves."""
     one = subprocess.run(
         [sys.executable, str(ROOT / "scripts/inference.py"), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # as torchrun has it
@@ -112,15 +111,28 @@ def test_two_processes_predict_as_one_byte_for_byte(project: Project) -> None:
         capture_output=True,
     )
     assert b"Done" in one.stdout
-    folder.rename(alone)
+    return (project.root / "inference/tiny").rename(project.root / "alone")
+
+
+@pytest.mark.parametrize("sets", [(), PLANES], ids=["sections", "planes"])
+def test_two_processes_predict_as_one_byte_for_byte(
+    project: Project, sets: tuple[str, ...]
+) -> None:
+    project.train()
+    arguments = project.arguments(*PREDICTION, *options(sets))
+    alone = predicted_alone(project, arguments)
     assert finished(torchrun(2, "inference", *arguments)).count("Done") == 1
     names = {path.name for path in alone.iterdir()}
     assert {"preds.hdf", "masks.ome.tif", "probability.ome.tif", "scores.csv"} <= names
-    same(folder, alone)
+    same(project.root / "inference/tiny", alone)
 
-    # a process that died is made good by two others
+
+def test_two_processes_make_good_what_one_that_died_has_left(project: Project) -> None:
+    project.train()
+    arguments = project.arguments(*PREDICTION)
+    alone = predicted_alone(project, arguments)
     arguments += ["--set", f"TRAIN.save_path={project.models.parent}"]
-    for number in range(10, 40):  # openings of files, until one comes after the first section
+    for number in range(20, 40):  # openings of files, until one comes after the first section
         killed = project.root / f"killed{number}"
         killed.mkdir()
         where = [*arguments, "--out", str(killed)]

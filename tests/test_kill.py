@@ -13,6 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.killing import Kill, draw_kill, run
+from tests.plain_inference import PLANES, options
 from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 
 KILLS = int(os.environ.get("KILLS", "5"))
@@ -130,7 +131,12 @@ def predict(arguments: list[str], models: Path, out: Path, kill: Kill | None = N
     return "" if code else (out / "output").read_text()
 
 
-def test_a_prediction_that_is_killed_goes_on_to_the_same_files(arguments, tmp_path) -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_prediction_that_is_killed_goes_on_to_the_same_files(
+    arguments, tmp_path, joined: bool
+) -> None:
+    if joined:
+        arguments = [*arguments, *options(PLANES)]
     models, draw = tmp_path / "models", random.Random(SEED)
     models.mkdir()
     assert run("main", [*arguments, "--out", str(models)], models) == 0

@@ -10,6 +10,7 @@ import torch
 
 from loss.supervised import supervised_losses
 from model.checkpoint import MODEL, TRAINING_STATE, load_checkpoint, segmentor_from
+from tests.plain_inference import PLANES, options, predicted
 from tests.test_beyond import batch, step_of
 from tests.test_faults import Project
 from utils.config import load_config
@@ -59,10 +60,12 @@ def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
     assert unlabelled == pytest.approx((float(source), 0), rel=1e-4)
 
 
-@pytest.mark.parametrize("joined", [False, True])
-def test_labels_are_what_inference_finds(project: Project, joined: bool) -> None:
-    sets = ("TEST.depth=30", "DATA.section_spacing_target=10") if joined else ()
-    output = project.train(*ROUNDS, *(part for value in sets for part in ("--set", value)))
+DEPTH = ("TEST.depth=30", "DATA.section_spacing_target=10")
+
+
+@pytest.mark.parametrize("sets", [(), DEPTH, PLANES], ids=["sections", "depth", "planes"])
+def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]) -> None:
+    output = project.train(*ROUNDS, *options(sets))
     assert output.count("target labelled after") == 2
     folder = project.models
     assert {path.name for path in folder.glob("*.hdf")} == {
@@ -73,18 +76,16 @@ def test_labels_are_what_inference_finds(project: Project, joined: bool) -> None
     volume = open_images(Workspace(project.root, project.root), config.DATA, "target")
     path = folder / "model-000004.ckpt"
     predict = NetworkPredictor(segmentor_from(load_checkpoint(path), path), torch.device("cpu"))
-    sections = torch.from_numpy(np.stack([volume.scaled(k) for k in range(4)]))
-    found, count = torch.zeros(4, 48, 48), torch.zeros(4, 1, 1)
-    padding = torch.nn.ReflectionPad2d(24)
-    for first in range(3):
-        one, two = (predict.encode(padding(sections[first + n][None])) for n in range(2))
-        found[first : first + 2] += predict.decode(one, two)[0, :, 24:-24, 24:-24]
-        count[first : first + 2] += 1
+    sections = np.stack([volume.section(k) for k in range(4)])
+    expected = predicted(predict, sections, 1, (96, 96))
+    if sets == DEPTH:
+        expected = np.stack([expected[max(0, k - 1) : k + 2].mean(0) for k in range(4)])
+    if sets == PLANES:
+        xz = predicted(predict, sections.transpose(1, 0, 2), 1, (64, 96)).transpose(1, 0, 2)
+        yz = predicted(predict, sections.transpose(2, 0, 1), 1, (64, 96)).transpose(1, 2, 0)
+        expected = (expected + xz + yz) / 3
     with h5py.File(folder / "target_labels-000004.hdf") as file:
         masks = file["main"][()]
-    expected = (found / count).numpy()
-    if joined:
-        expected = np.stack([expected[max(0, k - 1) : k + 2].mean(0) for k in range(4)])
     sure = np.abs(expected - 0.5) > 1e-5
     np.testing.assert_array_equal(masks[sure], (expected >= 0.5)[sure])
     assert sure.mean() > 0.99

@@ -1,0 +1,43 @@
+"""Inference written down plainly, to compare with."""
+
+import numpy as np
+import torch
+
+from dataloader.volume import normalise
+from utils.prediction import PairPredictor
+
+PLANES = ("DATA.section_spacing_target=10", "DATA.pixel_size_target=10", "TEST.orthoplane=true")
+
+
+def options(sets: tuple[str, ...]) -> list[str]:
+    """Settings as a command takes them."""
+    return [part for value in sets for part in ("--set", value)]
+
+
+def predicted(
+    predict: PairPredictor, sections: np.ndarray, stride: int, padded: tuple[int, int]
+) -> np.ndarray:
+    """Whole sections, the mean over all the pairs (i, i + stride) that each is in.
+
+    Args:
+        predict: the network.
+        sections: (N, H, W) grey values, N at least two strides.
+        stride: between the sections of a pair.
+        padded: (height, width) to which sections are reflect-padded.
+
+    Returns:
+        (N, H, W) float32 probabilities.
+    """
+    spare = [side - own for side, own in zip(padded, sections.shape[1:], strict=True)]
+    padding = [(0, 0), *((pixels // 2, pixels - pixels // 2) for pixels in spare)]
+    scaled = np.stack([normalise(section) for section in sections])
+    images = torch.from_numpy(np.pad(scaled, padding, mode="reflect"))
+    total, count = np.zeros(images.shape, np.float32), np.zeros((len(images), 1, 1), np.float32)
+    for first in range(len(images) - stride):
+        pair = [first, first + stride]
+        features = (predict.encode(images[index][None]) for index in pair)
+        total[pair] += predict.decode(*features)[0].numpy()
+        count[pair] += 1
+    (top, _), (left, _) = padding[1:]
+    height, width = sections.shape[1:]
+    return (total / count)[:, top : top + height, left : left + width]
