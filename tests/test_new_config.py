@@ -134,11 +134,15 @@ def test_the_config_runs(command, volumes: Path) -> None:
     assert "pixel size: source 4 nm, target 8 nm; resampled to 10 nm" in check(command, volumes)
 
 
-@pytest.mark.parametrize(("spacing", "depth"), [(130, 130), (80, None)])
+@pytest.mark.parametrize(
+    ("source", "target", "joined"),
+    [(130, 40, {"depth": 130}), (80, 40, {}), (20, 20, {"orthoplane": True})],
+)
 def test_the_config_that_goes_beyond_the_paper_runs(
-    command, volumes: Path, spacing: float, depth: float | None
+    command, volumes: Path, source: float, target: float, joined: dict
 ) -> None:
-    options = ("--pixel-size-source", 4, "--section-spacing-source", spacing)
+    options = ("--section-spacing-source", source, "--section-spacing-target", target)
+    options = ("--pixel-size-source", 4, *options)
     finished = ask(command, volumes, *options, "--size", "small", "--plus")
     assert finished.code == 0, finished.err
     config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
@@ -147,7 +151,7 @@ def test_the_config_that_goes_beyond_the_paper_runs(
     shared = set(config["TRAIN"]) & set(shipped["TRAIN"]) - {"show_freq", "save_freq"}
     assert len(shared) >= 10
     assert {k: config["TRAIN"][k] for k in shared} == {k: shipped["TRAIN"][k] for k in shared}
-    assert config["TEST"].get("depth") == depth
+    assert {k: v for k, v in config["TEST"].items() if k in ("depth", "orthoplane")} == joined
     assert "target labelled after 1" in check(command, volumes)
 
 

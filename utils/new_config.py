@@ -13,6 +13,7 @@ from dataloader.pairs import check_same_shape
 from dataloader.thickness import sections_in
 from dataloader.volume import MaskVolume, Volume, resample
 from utils.config import load_config
+from utils.cuts import STRETCHED
 from utils.errors import UserError, warn, writing_to
 from utils.paths import CONFIG_DIR, shown
 from utils.pictures import contours, side_by_side, stacked, write_picture
@@ -251,6 +252,10 @@ def _go_beyond(config: dict[str, dict], source: Looked, target: Looked) -> None:
     if source.spacing and target.spacing and sections_in(source.spacing, target.spacing) > 1:
         comment = "nm, of the source's sections: predictions are means over so much"
         config.setdefault("TEST", {})["depth"] = (source.spacing, comment)
+    pixel = config["DATA"]["pixel_size_working"][0] or target.pixel
+    if target.spacing and pixel and target.spacing <= STRETCHED * pixel:
+        comment = "predictions are means over xy sections, xz and yz planes"
+        config.setdefault("TEST", {})["orthoplane"] = (True, comment)
 
 
 def _yaml(config: dict, heading: str) -> str:
