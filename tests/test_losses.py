@@ -179,6 +179,23 @@ def test_each_fooling_loss_reaches_its_own_decoder() -> None:
         assert step.segmentor.get_submodule(spared).head_logits.weight.grad is None
 
 
+@pytest.mark.parametrize("left_out", ["adv_spatial", "adv_temporal"])
+def test_a_discriminator_of_weight_0_is_left_out_and_changes_nothing(left_out: str) -> None:
+    weights = {"weight_cross": 0, "weight_adv_spatial": 1, "weight_adv_temporal": 1}
+    one, tiny = (make_step(**weights | {f"weight_{left_out}": w}) for w in (0, 1e-20))
+    reports = run(one, 3), run(tiny, 3)
+    for left, whole in zip(*reports, strict=True):
+        assert left == pytest.approx({name: whole[name] for name in left}, rel=1e-9)
+    assert_same_weights(one.segmentor, tiny.segmentor)
+    gone = "seg" if left_out == "adv_spatial" else "residual"
+    assert {name for name in reports[1][0] if name not in reports[0][0]} == {
+        f"adv_target_{gone}",
+        f"disc_{gone}",
+        f"disc_accuracy_{gone}",
+        f"grad_norm_disc_{gone}",
+    }
+
+
 def test_reported_losses_are_weighted() -> None:
     plain = run(make_step(weight_cross=1, weight_adv_spatial=1, weight_adv_temporal=1), 1)[0]
     weights = {"weight_cross": 0.1, "weight_adv_spatial": 0.2, "weight_adv_temporal": 0.3}

@@ -1,9 +1,12 @@
 """One iteration of adaptation: networks, losses and optimisers joined."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from loss.adversarial import discriminator_loss, fooling_loss
+from loss.adversarial import Discriminator, discriminator_loss, fooling_loss
 from loss.consistency import consistency_loss, rampup
 from loss.foreground_guard import ForegroundGuard
 from loss.pasting import labels_of_pasted, paste
@@ -26,6 +29,22 @@ from utils.precision import choose_precision, computing_in, widened
 
 ADAM_BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
+
+
+class Alignment(NamedTuple):
+    """What a discriminator aligns between the domains.
+
+    Attributes:
+        discriminator: of softmax maps.
+        maps: which of ``PairLogits`` it sees.
+        weight: of its adversarial loss.
+        learning_rate: of its own.
+    """
+
+    discriminator: nn.Module
+    maps: slice
+    weight: float
+    learning_rate: float
 
 
 class AdaptationStep:
@@ -75,14 +94,22 @@ class AdaptationStep:
         self.guard = ForegroundGuard(self.beyond.guard, device, self.group)
         teacher = self.average.network
         self.run_teacher = compiled(teacher) if compile and self.beyond.teacher else teacher
+        seg = Alignment(
+            disc_seg, slice(0, 2), settings.weight_adv_spatial, settings.learning_rate_ms
+        )
+        residual = Alignment(
+            disc_residual, slice(2, 3), settings.weight_adv_temporal, settings.learning_rate_mt
+        )
+        self.alignments = {
+            name: alignment
+            for name, alignment in (("seg", seg), ("residual", residual))
+            if adapt and alignment.weight
+        }
         self.networks = {"segmentor": segmentor}
         self.base_rates = {"segmentor": settings.learning_rate}
-        if adapt and settings.adversarial:
-            self.networks |= {"disc_seg": disc_seg, "disc_residual": disc_residual}
-            self.base_rates |= {
-                "disc_seg": settings.learning_rate_ms,
-                "disc_residual": settings.learning_rate_mt,
-            }
+        for name, alignment in self.alignments.items():
+            self.networks[f"disc_{name}"] = alignment.discriminator
+            self.base_rates[f"disc_{name}"] = alignment.learning_rate
         self.optimizers = {
             name: torch.optim.Adam(
                 net.parameters(), lr=self.base_rates[name], betas=ADAM_BETAS, fused=True
@@ -150,6 +177,7 @@ class AdaptationStep:
         count = 0 if source is None else len(source)
         source_logits = PairLogits(*(maps[:count] for maps in logits))
         target_logits = PairLogits(*(maps[count:] for maps in logits))
+
         losses = self.source_losses(iteration, source_logits, masks)
         if adapts and target_masks is not None:
             losses |= self.labelled_losses(iteration, target_logits, target_masks)
@@ -160,19 +188,35 @@ class AdaptationStep:
             losses |= self.target_losses(iteration, target_logits, target, plain, masks, pasted)
         sum(losses.values()).backward()
 
-        report, learning = dict(losses), {"segmentor": self.segmentor}
-        if adapts and "disc_seg" in self.networks:
-            learning = self.networks
+        report, learning = dict(losses), ["segmentor"]
+        if adapts and self.alignments:
             disc_losses, accuracies = self.discriminator_losses(source_logits, target_logits)
             sum(disc_losses.values()).backward()
             report |= disc_losses | accuracies
+            learning = list(self.networks)
+        return self.update(iteration, report, learning)
+
+    def update(
+        self, iteration: int, report: dict[str, Tensor], learning: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Let networks make a step by their gradients, and the average follow the segmentor.
+
+        Args:
+            iteration: counts from 1.
+            report: losses and accuracies of this process.
+            learning: names of the networks.
+
+        Returns:
+            The report over all processes, with the gradients' norms and ``skipped``.
+        """
+        networks = {name: self.networks[name] for name in learning}
         report = self.group.average({name: value.detach() for name, value in report.items()})
-        self.group.average_gradients(learning.values())
-        for name, network in learning.items():
+        self.group.average_gradients(networks.values())
+        for name, network in networks.items():
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
             report[f"grad_norm_{name}"] = norm.detach()
         report["skipped"] = not_finite(report)
-        for name in learning:
+        for name in networks:
             optimizer = self.optimizers[name]
             optimizer.found_inf = report["skipped"]  # as GradScaler tells it: changes nothing then
             optimizer.step()
@@ -229,15 +273,11 @@ class AdaptationStep:
             else:
                 loss = consistency_loss(*logits)
             losses["consistency_target"] = self.consistency_weight(iteration) * loss
-        if not self.settings.adversarial:
-            return losses
-        current, auxiliary, residual = (maps.softmax(1) for maps in logits)
-        self.train_discriminators(False)
-        adv_seg = fooling_loss(self.judge_seg, [current, auxiliary])
-        adv_residual = fooling_loss(self.judge_residual, [residual])
-        self.train_discriminators(True)
-        losses["adv_target_seg"] = self.settings.weight_adv_spatial * adv_seg
-        losses["adv_target_residual"] = self.settings.weight_adv_temporal * adv_residual
+        for name, (discriminator, maps, weight, _) in self.alignments.items():
+            discriminator.requires_grad_(False)
+            seen = [part.softmax(1) for part in logits[maps]]
+            losses[f"adv_target_{name}"] = weight * fooling_loss(self.judge(discriminator), seen)
+            discriminator.requires_grad_(True)
         return losses
 
     def labelled_losses(
@@ -316,19 +356,15 @@ class AdaptationStep:
     def discriminator_losses(
         self, source: PairLogits, target: PairLogits
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of the two discriminators on detached maps, and their accuracies in [0, 1]."""
-        source, target = (
-            PairLogits(*(maps.detach().softmax(1) for maps in logits))
-            for logits in (source, target)
-        )
-        loss_seg, accuracy_seg = discriminator_loss(self.judge_seg, source[:2], target[:2])
-        loss_residual, accuracy_residual = discriminator_loss(
-            self.judge_residual, source[2:], target[2:]
-        )
-        return (
-            {"disc_seg": loss_seg, "disc_residual": loss_residual},
-            {"disc_accuracy_seg": accuracy_seg, "disc_accuracy_residual": accuracy_residual},
-        )
+        """Losses of the discriminators on detached maps, and their accuracies in [0, 1]."""
+        losses, accuracies = {}, {}
+        for name, (discriminator, maps, *_) in self.alignments.items():
+            seen = (
+                [part.detach().softmax(1) for part in logits[maps]] for logits in (source, target)
+            )
+            found = discriminator_loss(self.judge(discriminator), *seen)
+            losses[f"disc_{name}"], accuracies[f"disc_accuracy_{name}"] = found
+        return losses, accuracies
 
     def segment_with_features(self, pairs: Tensor) -> tuple[PairLogits, Tensor | None]:
         """``segment``, and what the masks' logits are made of if a loss wants it."""
@@ -344,20 +380,14 @@ class AdaptationStep:
             logits = self.run_segmentor(pairs)
         return PairLogits(*map(widened, logits))
 
-    def judge_seg(self, maps: Tensor) -> Tensor:
-        """Logits of the discriminator of masks."""
-        with computing_in(self.precision, maps.device):
-            return widened(self.disc_seg(maps))
+    def judge(self, discriminator: nn.Module) -> Discriminator:
+        """A discriminator in the run's precision, its logits in float32 at least."""
 
-    def judge_residual(self, maps: Tensor) -> Tensor:
-        """Logits of the discriminator of residuals."""
-        with computing_in(self.precision, maps.device):
-            return widened(self.disc_residual(maps))
+        def logits(maps: Tensor) -> Tensor:
+            with computing_in(self.precision, maps.device):
+                return widened(discriminator(maps))
 
-    def train_discriminators(self, trained: bool) -> None:
-        """Freeze (False) or release (True) the discriminators' weights."""
-        for network in (self.disc_seg, self.disc_residual):
-            network.requires_grad_(trained)
+        return logits
 
     def consistency_weight(self, iteration: int) -> float:
         """``weight_cross``, ramped up where the settings say so, from ``begin`` on."""
