@@ -7,6 +7,13 @@ p_c being the probabilities of single sections of a cut, and n_c the sections th
 there are its xz and yz planes as well, which a network reads as it reads sections where voxels are
 near to cubes: tissue has no preferred direction. What looks like a mitochondrion from one side, a
 cloud of vesicles or a membrane cut flat, mostly does not from the others.
+
+A mean of cuts that do not agree is seldom above half, so less is found in it than in each of them;
+less in every round of pseudo labels, which are learned from. Joined cuts hold as much as theirs do
+on the average: with t the value above which q is as often as p_c is above half,
+
+    q <- q (1 - t) / (q (1 - t) + t (1 - q)),   which is half where q was t.
+
 Source: Conrad and Narayan, *Instance segmentation of mitochondria in electron microscopy images
 with a generalist deep learning model*, Cell Systems 14, 2023 (ortho-plane inference).
 """
@@ -25,10 +32,13 @@ from utils.config import Config
 from utils.depth import choose_count, over_depth
 from utils.errors import UserError
 from utils.evaluation import choose_pairs, choose_windows
+from utils.metrics import THRESHOLD
 from utils.prediction import section_pairs
 from utils.volumes import Role, pixel_size, section_spacing
 from utils.windows import MARGIN, Windows, round_up
 
+LEVELS = 4096  # of probability, that are told apart where the threshold is looked for
+LEAST = 0.05  # of values that may take the threshold's place, and most below 1
 STRETCHED = 2.0  # spacing of sections over pixel size; above it planes show too little
 
 
@@ -140,22 +150,71 @@ def join(
         cuts: as ``choose_cuts`` gives them.
         reads: of each cut, what gives a section's probability (H, W) float32.
         scratch: a folder; with more than one cut, four bytes a voxel lie there meanwhile.
-        check: called before each section; may raise.
+        check: called before each section, several times for some; may raise.
 
     Yields:
         (index, probability (H, W) float32 in [0, 1]), in order.
     """
     own, shape = cuts[0], cuts[0].volume.shape
-    others = list(zip(cuts, reads, strict=True))[1:]
-    total = scratch_array(shape, np.float32, scratch) if others else None
-    for cut, read in others:
-        height = shape[0], cut.volume.shape[2]
-        for index, plane in over_depth(read, len(cut.volume), cut.count):
+    if len(cuts) == 1:
+        for index, section in over_depth(reads[0], shape[0], own.count):
             check()
-            total[(slice(None),) * cut.axis + (index,)] += np.clip(resample(plane, height), 0, 1)
-    for index, section in over_depth(reads[0], len(own.volume), own.count):
+            yield index, section
+        return
+    total, amounts = scratch_array(shape, np.float32, scratch), []
+    for cut, read in zip(cuts, reads, strict=True):
+        amount = Amount(read)
+        across = (shape[0], cut.volume.shape[2]) if cut.axis else shape[1:]
+        for index, section in over_depth(amount.read, len(cut.volume), cut.count):
+            check()
+            total[(slice(None),) * cut.axis + (index,)] += np.clip(resample(section, across), 0, 1)
+        amounts.append(amount.mean)
+    seen = np.zeros(LEVELS + 1, np.int64)
+    for section in total:
+        section /= len(cuts)
+        seen += np.bincount((section * LEVELS).astype(np.int64).ravel(), minlength=LEVELS + 1)
+    level = value_above_which(seen, float(np.mean(amounts)))
+    for index, section in enumerate(total):
         check()
-        yield index, section if total is None else (section + total[index]) / len(cuts)
+        yield index, section * (1 - level) / (section * (1 - level) + level * (1 - section))
+
+
+class Amount:
+    """Keeps account of how much of what is read is above the threshold.
+
+    Args:
+        read: gives a section's probability, to be read once each.
+    """
+
+    def __init__(self, read: Callable[[int], np.ndarray]) -> None:
+        self._read, self.fractions = read, []
+
+    def read(self, index: int) -> np.ndarray:
+        section = self._read(index)
+        self.fractions.append(float((section >= THRESHOLD).mean()))
+        return section
+
+    @property
+    def mean(self) -> float:
+        """Fraction of all voxels read, in [0, 1]."""
+        return float(np.mean(self.fractions))
+
+
+def value_above_which(seen: np.ndarray, amount: float) -> float:
+    """The value above which a fraction of all values is.
+
+    Args:
+        seen: how often each of the values 0 to 1, evenly spaced, was seen.
+        amount: the fraction; where it is 0 or 1 nothing can be said, and half is returned.
+
+    Returns:
+        A value above 0 and below 1.
+    """
+    above = seen[::-1].cumsum()[::-1] / seen.sum()
+    if not 0 < amount < 1:
+        return THRESHOLD
+    value = int(np.abs(above - amount).argmin()) / (len(seen) - 1)
+    return min(max(value, LEAST), 1 - LEAST)
 
 
 def _voxel(config: Config, volume: Volume, role: Role) -> tuple[float, float]:
