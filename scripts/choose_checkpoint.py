@@ -4,7 +4,9 @@ import project_root  # noqa: F401
 
 from utils.command import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import run_command
-from utils.selection import CHOICES, choose, examine, regret
+from utils.checkpoint_choice import CHOICES
+from utils.paths import shown
+from utils.selection import choose, examine, keep_chosen, regret
 
 
 def main() -> None:
@@ -12,6 +14,9 @@ def main() -> None:
     parser = base_parser(__doc__)
     parser.add_argument(
         "-mn", "--model-name", help="folder in models/ (default: the config's NAME)"
+    )
+    parser.add_argument(
+        "--write", choices=CHOICES, metavar="RULE", help="make what a rule chooses model.ckpt"
     )
     args = parser.parse_args()
     loaded, workspace = read_arguments(args)
@@ -32,6 +37,10 @@ def main() -> None:
     for rule in CHOICES:
         chosen = choose(rule, snapshots, source)
         print(f"{rule:11} {chosen.file:20}  {chosen.f1:.4f}  {regret(rule, snapshots, source):.4f}")
+    if args.write:
+        folder = workspace.models(config.TRAIN.save_path, run)
+        path = keep_chosen(folder, args.write, choose(args.write, snapshots, source))
+        print(f"\n{shown(path)}: chosen by {args.write}")
 
 
 if __name__ == "__main__":

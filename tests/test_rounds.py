@@ -74,7 +74,7 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
     }
     config = load_config(str(project.root / "tiny.yaml"), list(ROUNDS[1::2]), CONFIG_DIR).config
     volume = open_images(Workspace(project.root, project.root), config.DATA, "target")
-    path = folder / "model-000004.ckpt"
+    path = folder / "average-000004.ckpt"
     predict = NetworkPredictor(segmentor_from(load_checkpoint(path), path), torch.device("cpu"))
     sections = np.stack([volume.section(k) for k in range(4)])
     expected = predicted(predict, sections, 1, (96, 96))

@@ -348,10 +348,7 @@ class AdaptationStep:
     @torch.no_grad()
     def teacher_logits(self, target: Tensor) -> PairLogits:
         """Of plain pairs (B, 2, H, W), by the teacher or, without one, by the network itself."""
-        if not self.beyond.teacher:
-            return self.segment(target)
-        with computing_in(self.precision, target.device):
-            return PairLogits(*map(widened, self.run_teacher(target)))
+        return self.segment(target, self.run_teacher if self.beyond.teacher else None)
 
     def discriminator_losses(
         self, source: PairLogits, target: PairLogits
@@ -374,10 +371,13 @@ class AdaptationStep:
             logits, features = self.run_segmentor(pairs, with_features=True)
         return PairLogits(*map(widened, logits)), widened(features)
 
-    def segment(self, pairs: Tensor) -> PairLogits:
-        """The segmentor's logits of pairs, computed in the run's precision, float32 at least."""
+    def segment(self, pairs: Tensor, network: nn.Module | None = None) -> PairLogits:
+        """The logits of pairs, by the segmentor or another network like it.
+
+        They are computed in the run's precision, and float32 at least.
+        """
         with computing_in(self.precision, pairs.device):
-            logits = self.run_segmentor(pairs)
+            logits = (network or self.run_segmentor)(pairs)
         return PairLogits(*map(widened, logits))
 
     def judge(self, discriminator: nn.Module) -> Discriminator:

@@ -119,6 +119,11 @@ class TrainSettings(Settings):
     # of the moving average of the weights (utils/averaging.py); auto: 0.99, long runs 0.999
     average_decay: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
 
+    # what becomes model.ckpt, without labels of the target (utils/checkpoint_choice.py)
+    choose_by: Literal["last", "average", "agreement", "entropy", "foreground", "solidity"] = (
+        "entropy"
+    )
+
     display_freq: PositiveInt = 100  # iterations between lines in loss.txt, means over them
     show_freq: Annotated[int, Field(ge=0, lt=LARGEST)] = 500  # between pictures in TensorBoard; 0:
     # none

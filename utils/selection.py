@@ -1,31 +1,25 @@
-"""Which of a run's checkpoints, without labels of the target; and what each rule would have cost.
+"""What each rule for a checkpoint would have cost a run, by labels of the target.
 
-Rules, all measured on the target that was trained on (``utils.target_watch``):
-
-    last        the last of the network that learns
-    average     the last of the average of its weights
-    agreement   the most agreement between masks and those predicted through the residual
-    entropy     the least mean entropy
-    foreground  the foreground nearest to the source labels', by the ratio
-    solidity    the mean solidity nearest to the source labels' (Franco-Barranco et al. 2022)
-
-The last four choose among the checkpoints kept in the second half of the run, of network and
-average alike, and leave out those whose foreground is less than a third or more than three times
-the source's: a network that finds nothing agrees with itself and is sure of it.
-
-Regret: the best score of any of that half on the target's labels less that of the chosen.
+Regret: the best score of any checkpoint kept in the second half of the run, of network and average
+alike, less that of the one a rule of ``utils.checkpoint_choice`` chooses among them.
 """
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from dataloader.pairs import PairDataset
-from model.checkpoint import LAST, MODEL, load_checkpoint, segmentor_from
+from model.checkpoint import (
+    AVERAGE,
+    LAST,
+    MODEL,
+    load_checkpoint,
+    save_checkpoint,
+    segmentor_from,
+)
+from utils.checkpoint_choice import Source, TargetLook, chosen_by, cost
 from utils.config import Config
 from utils.errors import UserError, writing_to
 from utils.evaluation import choose_pairs, choose_windows, predict_on_grid
@@ -33,14 +27,11 @@ from utils.metrics import THRESHOLD, Counts
 from utils.paths import Workspace
 from utils.prediction import NetworkPredictor
 from utils.progress import progress
-from utils.target_watch import TargetMeasures, TargetWatch, foreground, label_solidity
+from utils.target_watch import TargetMeasures
 from utils.volumes import at_common_size, open_images, open_labels
 
-LOOKS = 32  # crops of the target
 SCORED_PAIRS = 16  # of sections, evenly spaced
-SEED = 20220918  # of the crops: the same for all runs
 EXAMINED = "checkpoints.json"
-GUARD = 3.0  # times the source's foreground, up and down
 
 
 class Snapshot(NamedTuple):
@@ -61,47 +52,20 @@ class Snapshot(NamedTuple):
     f1: float
 
 
-class Source(NamedTuple):
-    """What the source's labels look like."""
-
-    foreground: float
-    solidity: float
-
-
-Rule = Callable[[Snapshot, Source], float]  # the least is chosen
-
-RULES: dict[str, Rule] = {
-    "agreement": lambda s, _: -s.measures.agreement,
-    "entropy": lambda s, _: s.measures.entropy,
-    "foreground": lambda s, source: abs(_ratio(s, source)),
-    "solidity": lambda s, source: abs(s.measures.solidity - source.solidity),
-}
-
-CHOICES = ("last", "average", *RULES)
-
-
 def choose(rule: str, snapshots: list[Snapshot], source: Source) -> Snapshot:
     """The checkpoint that a rule chooses; the last average where the guard leaves none."""
     final = max(s.iteration for s in snapshots)
     last = {s.averaged: s for s in snapshots if s.iteration == final}
     if rule in ("last", "average"):
         return last[rule == "average"]
-    sound = [
-        s
-        for s in snapshots
-        if abs(_ratio(s, source)) <= math.log(GUARD) and not math.isnan(RULES[rule](s, source))
-    ]
-    return min(sound, key=lambda s: RULES[rule](s, source), default=last[True])
+    costs = [cost(rule, snapshot.measures, source) for snapshot in snapshots]
+    least = min(costs)
+    return snapshots[costs.index(least)] if math.isfinite(least) else last[True]
 
 
 def regret(rule: str, snapshots: list[Snapshot], source: Source) -> float:
     """What is lost in F1 against the best of all on the labels, >= 0."""
     return max(s.f1 for s in snapshots) - choose(rule, snapshots, source).f1
-
-
-def _ratio(snapshot: Snapshot, source: Source) -> float:
-    """Logarithm of the foreground over the source's."""
-    return math.log(max(snapshot.measures.foreground, 1e-9) / max(source.foreground, 1e-9))
 
 
 class Examination:
@@ -121,9 +85,7 @@ class Examination:
         self.device = device
         labels = open_labels(workspace, data, "source")
         target = open_images(workspace, data, "target")
-        crops = PairDataset(target, None, data.target_stride, data.crop, (SEED,), LOOKS)
-        self.watch = TargetWatch(crops, labels, config.TRAIN.total_iters, LOOKS)
-        self.source = Source(foreground(labels), label_solidity(labels))
+        self.look = TargetLook(target, labels, data.target_stride, data.crop)
         self.volume = open_images(workspace, data, "val")
         self.labels = open_labels(workspace, data, "val", working=False)
         if self.labels is None:
@@ -141,7 +103,7 @@ class Examination:
         checkpoint = load_checkpoint(path)
         segmentor = segmentor_from(checkpoint, path).to(self.device)
         with torch.inference_mode():
-            measures = self.watch.measure(segmentor, self.device)
+            measures = self.look.measure(segmentor, self.device)
         predict = NetworkPredictor(segmentor, self.device)
         scores = []
         sections = predict_on_grid(
@@ -149,18 +111,18 @@ class Examination:
         )
         for index, probability in sections:
             scores.append(Counts.of(probability >= THRESHOLD, self.labels.section(index)).f1)
-        averaged = path.stem.startswith(Path(MODEL).stem)
+        averaged = path.stem.startswith(Path(AVERAGE).stem)
         f1 = sum(scores) / len(scores)
         return Snapshot(path.name, checkpoint.iteration, averaged, measures, f1)
 
 
 def kept_checkpoints(folder: Path) -> list[Path]:
-    """What ``TRAIN.keep_checkpoints`` has left of the second half, in the order of iterations."""
-    found = [path for name in (MODEL, LAST) for path in folder.glob(f"{Path(name).stem}-*.ckpt")]
+    """What ``TRAIN.keep_checkpoints`` has left of the second half, as training looks at it."""
+    found = [path for name in (LAST, AVERAGE) for path in folder.glob(f"{Path(name).stem}-*.ckpt")]
     order = {path: int(path.stem.rpartition("-")[2]) for path in found}
     final = max(order.values(), default=0)
     paths = [path for path in found if 2 * order[path] > final]
-    return sorted(paths, key=lambda path: (order[path], path.stem))
+    return sorted(paths, key=order.get)  # the network before its average
 
 
 def examine(
@@ -179,14 +141,14 @@ def examine(
         )
     look = Examination(config, workspace, device)
     snapshots = [look(path) for path in progress(paths, len(paths), "checkpoint")]
-    content = {"source": look.source, "snapshots": [s._asdict() for s in snapshots]}
+    content = {"source": look.look.source, "snapshots": [s._asdict() for s in snapshots]}
     logs = workspace.logs(run)
     part = logs / f"{EXAMINED}.part"
     with writing_to(logs):
         logs.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         part.replace(logs / EXAMINED)
-    return snapshots, look.source
+    return snapshots, look.look.source
 
 
 def read_examined(logs: Path) -> tuple[list[Snapshot], Source] | None:
@@ -200,3 +162,11 @@ def read_examined(logs: Path) -> tuple[list[Snapshot], Source] | None:
         for entry in content["snapshots"]
     ]
     return snapshots, Source(*content["source"])
+
+
+def keep_chosen(folder: Path, rule: str, chosen: Snapshot) -> Path:
+    """Make a kept checkpoint the run's ``model.ckpt``, which then names the rule."""
+    checkpoint = load_checkpoint(folder / chosen.file)
+    path = folder / MODEL
+    save_checkpoint(path, checkpoint._replace(chosen_by=chosen_by(rule)))
+    return path

@@ -21,19 +21,20 @@ import torch
 from pydantic import Field, ValidationError
 
 from model.checkpoint import (
+    AVERAGE,
     CHOSEN_AVERAGE,
-    CHOSEN_LAST,
     LAST,
     MODEL,
     PREVIOUS_STATE,
     TRAINING_STATE,
     load_state,
 )
+from utils.checkpoint_choice import CHOICES, chosen_by
 from utils.config import Settings, load_config
 from utils.errors import UserError
 from utils.inference import SUMMARY
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
-from utils.selection import CHOICES, SCORED_PAIRS, read_examined, regret
+from utils.selection import SCORED_PAIRS, read_examined, regret
 from utils.yaml_file import read_yaml
 
 STUDIES = CONFIG_DIR / "studies"
@@ -51,9 +52,9 @@ KEPT = (
     "revision",
     "date",
 )  # of a prediction's summary
-NAMES = {LAST: "last weights", MODEL: "average of the weights"}  # in the figure
+NAMES = {LAST: "last weights", AVERAGE: CHOSEN_AVERAGE, MODEL: "model.ckpt"}  # in the figure
 COLOURS = ("#c77", "#247", "#7a5", "#a7c")
-RULES = {CHOSEN_LAST: "last", CHOSEN_AVERAGE: "average"}  # by which a checkpoint was chosen
+RULES = {chosen_by(rule): rule for rule in CHOICES}  # by what a checkpoint says of itself
 SCRIPTS = ROOT / "scripts"
 
 
@@ -372,7 +373,7 @@ class StudyRunner:
             "",
             "F1 lost against the best of all kept checkpoints on the target's labels (per cent, "
             "mean over the seeds, in brackets the largest), by the rules of "
-            "[utils/selection.py](../../utils/selection.py); F1 of "
+            "[utils/checkpoint_choice.py](../../utils/checkpoint_choice.py); F1 of "
             f"{SCORED_PAIRS} evenly spaced pairs of sections.",
             "",
             f"| run | seeds | best | {' | '.join(CHOICES)} |",
@@ -426,7 +427,9 @@ class StudyRunner:
         foot = [
             "",
             "Per cent; mean and standard deviation over the seeds. Checkpoints: the last weights, "
-            f"and the {CHOSEN_AVERAGE}; no label chose either.",
+            f"the {CHOSEN_AVERAGE}, or what a rule of "
+            "[utils/checkpoint_choice.py](../../utils/checkpoint_choice.py) chose; no label of the "
+            "target chose any.",
         ]
         if lines:
             foot += ["", f"![F1 of every seed]({self.name}.png)"]

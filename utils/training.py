@@ -24,6 +24,7 @@ from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
 from loss.supervised import inter_section_residual
 from model.checkpoint import (
+    AVERAGE,
     BEST,
     CHOSEN_AVERAGE,
     CHOSEN_BEST,
@@ -39,7 +40,9 @@ from model.checkpoint import (
     save_checkpoint,
     save_whole,
 )
+from model.segmentor import PairLogits
 from utils.adaptation import AdaptationStep
+from utils.checkpoint_choice import LOOKS, RULES, CheckpointChoice, TargetLook, chosen_by
 from utils.config import Config
 from utils.distributed import Group
 from utils.errors import UserError, warn
@@ -66,6 +69,7 @@ CHECK_SETTINGS = {
     "resume": False,
 }
 CHECK_PAIRS = 1  # of sections in a check's validation
+CHECK_LOOKS = 2  # at the target where a checkpoint is chosen
 CHECK_CROP_ON_CPU = 256  # pixels; an iteration on 512 takes the published network 15 s there
 
 
@@ -115,6 +119,7 @@ class Training:
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.nonfinite = self._nonfinite_watch()
         self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
+        self.choice = self._choice(CHECK_LOOKS if check else LOOKS)
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
             limit = CHECK_PAIRS if check else None
@@ -186,6 +191,8 @@ class Training:
                 self.validate(log, iteration, stop)
             self.look_at_target(log, iteration)
             self.unvalidated = False
+        if self.choice and self.choice.due(iteration):
+            self.choose(iteration)
         if self._due(iteration, train.save_freq):
             self.save(iteration, log)
 
@@ -267,10 +274,7 @@ class Training:
         log.validation(iteration, scores)
         self.score = next(iter(scores.values()))
         if self.best is None or self.score > self.best.valid_result:
-            self.best = self._checkpoint(iteration, CHOSEN_BEST)
-            self.best = self.best._replace(
-                weights={name: value.cpu().clone() for name, value in self.best.weights.items()}
-            )
+            self.best = _kept(self._checkpoint(iteration, CHOSEN_BEST))
             save_checkpoint(self.folder.models / BEST, self.best)
 
     def look_at_target(self, log: RunLog, iteration: int) -> None:
@@ -281,6 +285,18 @@ class Training:
         warning = self.target_watch.judge(iteration, measures)
         if warning:
             log.info(f"warning at {iteration}: {warning}")
+
+    def choose(self, iteration: int) -> None:
+        """Offer the network and its average as the one that the run leaves."""
+        for network in (self.step.segmentor, self.step.average.network):
+
+            def segment(pairs: Tensor, network: nn.Module = network) -> PairLogits:
+                return self.step.segment(pairs, network)
+
+            def checkpoint(network: nn.Module = network) -> Checkpoint:
+                return _kept(self._checkpoint(iteration, chosen_by(self.choice.rule), network))
+
+            self.choice.offer(segment, self.device, checkpoint)
 
     def save(self, iteration: int, log: RunLog) -> None:
         """Write the last checkpoint and what it takes to go on from it.
@@ -302,6 +318,7 @@ class Training:
             "log": log.state_dict(),
             "nonfinite": self.nonfinite.state_dict(),
             "collapsed": self.target_watch.collapsed,
+            "choice": self.choice and self.choice.state_dict(),
             **self.step.state_dict(),
         }
         save_whole(self.folder.models / TRAINING_STATE, state, previous=PREVIOUS_STATE)
@@ -323,14 +340,18 @@ class Training:
                 path.unlink()
 
     def _save_weights(self, iteration: int, suffix: str = "") -> None:
-        """Write ``model.ckpt`` and ``last.ckpt``, or with a suffix to their stems."""
-        networks = {
-            MODEL: (self.step.average.network, CHOSEN_AVERAGE),
-            LAST: (self.step.segmentor, CHOSEN_LAST),
-        }
-        for name, (network, rule) in networks.items():
+        """Write ``last.ckpt`` and ``average.ckpt``, with a suffix to their stems.
+
+        Without one ``model.ckpt`` as well: the average, until there is a choice.
+        """
+        last = self._checkpoint(iteration, CHOSEN_LAST)
+        average = self._checkpoint(iteration, CHOSEN_AVERAGE, self.step.average.network)
+        written = {LAST: last, AVERAGE: average}
+        if not suffix:
+            chosen = self.choice and self.choice.checkpoint
+            written[MODEL] = last if self.config.TRAIN.choose_by == "last" else chosen or average
+        for name, checkpoint in written.items():
             path = self.folder.models / name
-            checkpoint = self._checkpoint(iteration, rule, network)
             save_checkpoint(path.with_stem(path.stem + suffix), checkpoint)
 
     @torch.no_grad()
@@ -416,6 +437,15 @@ class Training:
             return None
         return Validation(self.config, open_images(workspace, data, "val"), labels, limit)
 
+    def _choice(self, looks: int) -> CheckpointChoice | None:
+        """None where ``model.ckpt`` is the last network or its average whatever they predict."""
+        train, data = self.config.TRAIN, self.config.DATA
+        if train.choose_by not in RULES:
+            return None
+        target, labels = self.target.images, self.source.labels
+        look = TargetLook(target, labels, data.target_stride, self.crop, looks)
+        return CheckpointChoice(train.choose_by, look, train.total_iters)
+
     def _nonfinite_watch(self) -> NonFiniteWatch:
         train = self.config.TRAIN
         domains = {"source": self.source} | ({"target": self.target} if self.step.adapt else {})
@@ -436,6 +466,8 @@ class Training:
             self.best = self._best_of(state, path.with_name(BEST))
             self.nonfinite.load_state_dict(state.get("nonfinite", {}))
             self.target_watch.collapsed = state.get("collapsed", False)
+            if self.choice and state.get("choice"):
+                self.choice.load_state_dict(state["choice"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{path}: not the state of such a run ({reason})") from None
@@ -473,6 +505,12 @@ class Training:
         data = self.config.DATA
         sizes = data.pixel_size_working, data.section_thickness
         return Checkpoint(weights, iteration, self.score, rule, *sizes)
+
+
+def _kept(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint with weights that no longer change, on the CPU."""
+    weights = {name: value.cpu().clone() for name, value in checkpoint.weights.items()}
+    return checkpoint._replace(weights=weights)
 
 
 def describe(training: Training) -> list[str]:
