@@ -43,8 +43,7 @@ def predicted(
     return (total / count)[:, top : top + height, left : left + width]
 
 
-def calibrated(mean: np.ndarray, found: list[np.ndarray]) -> np.ndarray:
-    """The mean of several predictions, so that as much of it is above half as of them."""
-    amount = np.mean([(part >= 0.5).mean() for part in found])
-    level = np.quantile(mean, 1 - amount)
+def calibrated(mean: np.ndarray) -> np.ndarray:
+    """Probabilities of which as much is above half as they are on the average."""
+    level = np.quantile(mean, 1 - mean.mean())
     return mean * (1 - level) / (mean * (1 - level) + level * (1 - mean))

@@ -401,7 +401,7 @@ def test_predictions_are_joined_over_planes(command, data, trained, tmp_path) ->
     xz = predicted(predict, sections.transpose(1, 0, 2), 2, (64, 112)).transpose(1, 0, 2)
     yz = predicted(predict, sections.transpose(2, 0, 1), 2, (64, 112)).transpose(1, 2, 0)
     cuts = [trained.predictions(), xz, yz]
-    np.testing.assert_allclose(project.predictions(), calibrated(sum(cuts) / 3, cuts), atol=5e-4)
+    np.testing.assert_allclose(project.predictions(), calibrated(sum(cuts) / 3), atol=5e-4)
     assert re.search(SCORES_LINE, output)
     assert [path.name for path in (tmp_path / "inference/tiny").glob("preds*")] == ["preds.hdf"]
     assert not list((tmp_path / "inference/tiny").glob(".preds*"))

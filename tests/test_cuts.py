@@ -52,18 +52,19 @@ def test_depth_is_as_many_sections_of_each_cut_as_it_takes(tmp_path: Path) -> No
     assert [cut.count for cut in cuts_of(noise(12, 10, 9), tmp_path, 5.0)] == [1, 1, 1]
 
 
-def test_as_much_is_found_in_all_cuts_as_in_each(tmp_path: Path) -> None:
-    """Each cut finds a tenth, elsewhere than the others, and is not sure of it."""
+def test_as_much_is_found_as_the_probabilities_say(tmp_path: Path) -> None:
+    """Each cut finds a tenth, elsewhere than the others, so that they seldom agree."""
     cuts = cuts_of(noise(20, 24, 28), tmp_path, 10.0)
     rng = np.random.default_rng(2)
     found = [
-        rng.choice([0.1, 0.7], cut.volume.shape, p=[0.9, 0.1]).astype(np.float32)
+        rng.choice([0.0, 0.9], cut.volume.shape, p=[0.9, 0.1]).astype(np.float32)
         + rng.uniform(0, 0.1, cut.volume.shape).astype(np.float32)
         for cut in cuts
     ]
     joined = np.stack([q for _, q in join(cuts, [p.__getitem__ for p in found], tmp_path)])
-    assert np.mean([part >= 0.5 for part in (found[0],)]) == pytest.approx(0.1, abs=0.01)
-    assert (joined >= 0.5).mean() == pytest.approx(0.1, abs=0.005)
+    said = np.mean([part.mean() for part in found])
+    assert said == pytest.approx(0.14, abs=0.01)
+    assert (joined >= 0.5).mean() == pytest.approx(said, abs=0.005)
     assert 0 <= joined.min() < joined.max() <= 1
 
 
@@ -79,7 +80,7 @@ def test_the_join_is_the_mean_of_the_cuts(tmp_path: Path, depth: float | None) -
         return np.stack([part[max(0, k - reach) : k + reach + 1].mean(0) for k in range(len(part))])
 
     xy, xz, yz = map(near, found)
-    expected = calibrated((xy + xz.transpose(1, 0, 2) + yz.transpose(1, 2, 0)) / 3, found)
+    expected = calibrated((xy + xz.transpose(1, 0, 2) + yz.transpose(1, 2, 0)) / 3)
     assert list(joined) == [0, 1, 2, 3]
     np.testing.assert_allclose(np.stack(list(joined.values())), expected, atol=2e-3)
     assert not list(tmp_path.iterdir())  # nothing is left

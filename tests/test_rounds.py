@@ -83,7 +83,7 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
     if sets == PLANES:
         xz = predicted(predict, sections.transpose(1, 0, 2), 1, (64, 96)).transpose(1, 0, 2)
         yz = predicted(predict, sections.transpose(2, 0, 1), 1, (64, 96)).transpose(1, 2, 0)
-        expected = calibrated((expected + xz + yz) / 3, [expected, xz, yz])
+        expected = calibrated((expected + xz + yz) / 3)
     with h5py.File(folder / "target_labels-000004.hdf") as file:
         masks = file["main"][()]
     sure = np.abs(expected - 0.5) > (5e-4 if sets == PLANES else 1e-5)

@@ -9,8 +9,8 @@ near to cubes: tissue has no preferred direction. What looks like a mitochondrio
 cloud of vesicles or a membrane cut flat, mostly does not from the others.
 
 A mean of cuts that do not agree is seldom above half, so less is found in it than in each of them;
-less in every round of pseudo labels, which are learned from. Joined cuts hold as much as theirs do
-on the average: with t the value above which q is as often as p_c is above half,
+less in every round of pseudo labels, which are learned from. Joined cuts hold as much as their
+probabilities say: with t the value above which q is as often as it is on the average,
 
     q <- q (1 - t) / (q (1 - t) + t (1 - q)),   which is half where q was t.
 
@@ -161,43 +161,21 @@ def join(
             check()
             yield index, section
         return
-    total, amounts = scratch_array(shape, np.float32, scratch), []
+    total = scratch_array(shape, np.float32, scratch)
     for cut, read in zip(cuts, reads, strict=True):
-        amount = Amount(read)
         across = (shape[0], cut.volume.shape[2]) if cut.axis else shape[1:]
-        for index, section in over_depth(amount.read, len(cut.volume), cut.count):
+        for index, section in over_depth(read, len(cut.volume), cut.count):
             check()
             total[(slice(None),) * cut.axis + (index,)] += np.clip(resample(section, across), 0, 1)
-        amounts.append(amount.mean)
-    seen = np.zeros(LEVELS + 1, np.int64)
+    seen, amounts = np.zeros(LEVELS + 1, np.int64), []
     for section in total:
         section /= len(cuts)
+        amounts.append(float(section.mean()))
         seen += np.bincount((section * LEVELS).astype(np.int64).ravel(), minlength=LEVELS + 1)
     level = value_above_which(seen, float(np.mean(amounts)))
     for index, section in enumerate(total):
         check()
         yield index, section * (1 - level) / (section * (1 - level) + level * (1 - section))
-
-
-class Amount:
-    """Keeps account of how much of what is read is above the threshold.
-
-    Args:
-        read: gives a section's probability, to be read once each.
-    """
-
-    def __init__(self, read: Callable[[int], np.ndarray]) -> None:
-        self._read, self.fractions = read, []
-
-    def read(self, index: int) -> np.ndarray:
-        section = self._read(index)
-        self.fractions.append(float((section >= THRESHOLD).mean()))
-        return section
-
-    @property
-    def mean(self) -> float:
-        """Fraction of all voxels read, in [0, 1]."""
-        return float(np.mean(self.fractions))
 
 
 def value_above_which(seen: np.ndarray, amount: float) -> float:
