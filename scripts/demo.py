@@ -55,7 +55,7 @@ def main() -> None:
         models[name].predict()
         scores[name] = models[name].measure("map")
 
-    print(f"\nheld-out target volume, {SHAPE[0]} sections, the average of the weights of each:")
+    print(f"\nheld-out target volume, {SHAPE[0]} sections, model.ckpt of each:")
     for name, score in scores.items():
         print(f"  {name:<12} {score}")
     picture = workspace.inference("demo.png")
