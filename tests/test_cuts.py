@@ -17,11 +17,11 @@ DATA = {"data_dir_img": "a", "data_dir_label": "b", "data_dir_target": "c"}
 
 def config(spacing: float | None, pixel: float | None = 10, stride: int = 1, **test) -> Config:
     sizes = {"section_spacing_target": spacing, "pixel_size_target": pixel, "target_stride": stride}
-    return Config(NAME="tiny", DATA=DATA | sizes, TEST={"orthoplane": True} | test)
+    return Config(NAME="tiny", DATA=DATA | sizes, TEST=test)
 
 
 def cuts_of(array: np.ndarray, folder: Path, *sizes, **test) -> list:
-    return choose_cuts(config(*sizes, **test), ArrayVolume(array), "target", folder)
+    return choose_cuts(config(*sizes, **test), ArrayVolume(array), "target", folder, True)
 
 
 def test_planes_are_the_volume_seen_from_its_sides(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ DEPTH = ("TEST.depth=30", "DATA.section_spacing_target=10")
 
 @pytest.mark.parametrize("sets", [(), DEPTH, PLANES], ids=["sections", "depth", "planes"])
 def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]) -> None:
+    planes = sets == PLANES
+    sets = tuple(value.replace("TEST.ortho", "BEYOND.ortho") for value in sets)
     output = project.train(*ROUNDS, *options(sets))
     assert output.count("target labelled after") == 2
     folder = project.models
@@ -80,13 +82,13 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
     expected = predicted(predict, sections, 1, (96, 96))
     if sets == DEPTH:
         expected = np.stack([expected[max(0, k - 1) : k + 2].mean(0) for k in range(4)])
-    if sets == PLANES:
+    if planes:
         xz = predicted(predict, sections.transpose(1, 0, 2), 1, (64, 96)).transpose(1, 0, 2)
         yz = predicted(predict, sections.transpose(2, 0, 1), 1, (64, 96)).transpose(1, 2, 0)
         expected = calibrated((expected + xz + yz) / 3)
     with h5py.File(folder / "target_labels-000004.hdf") as file:
         masks = file["main"][()]
-    sure = np.abs(expected - 0.5) > (5e-4 if sets == PLANES else 1e-5)
+    sure = np.abs(expected - 0.5) > (5e-4 if planes else 1e-5)
     np.testing.assert_array_equal(masks[sure], (expected >= 0.5)[sure])
     assert sure.mean() > 0.99
 

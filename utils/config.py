@@ -186,6 +186,7 @@ class BeyondSettings(Settings):
     # mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
     rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
     # on, as inference does (utils/target_labels.py); 0: only crop by crop
+    orthoplane: bool = False  # rounds label by xy sections, xz and yz planes (utils/cuts.py)
     keep_source: bool = True  # go on with the source beside the labelled target; rounds
     guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of pseudo labels may
     # differ from the source's before they do not count; 0: by any

@@ -3,10 +3,11 @@
     q = mean over the cuts c of mean over |j - i| <= (n_c - 1) / 2 of p_c
 
 p_c being the probabilities of single sections of a cut, and n_c the sections that make up
-``TEST.depth``. There is the cut that a volume comes in, its xy sections; with ``TEST.orthoplane``
-there are its xz and yz planes as well, which a network reads as it reads sections where voxels are
-near to cubes: tissue has no preferred direction. What looks like a mitochondrion from one side, a
-cloud of vesicles or a membrane cut flat, mostly does not from the others.
+``TEST.depth``. There is the cut that a volume comes in, its xy sections; with ``TEST.orthoplane``,
+or ``BEYOND.orthoplane`` in rounds of pseudo labels, there are its xz and yz planes as well, which a
+network reads as it reads sections where voxels are near to cubes: tissue has no preferred
+direction. What looks like a mitochondrion from one side, a cloud of vesicles or a membrane cut
+flat, mostly does not from the others.
 
 A mean of cuts that do not agree is seldom above half, so less is found in it than in each of them;
 less in every round of pseudo labels, which are learned from. Joined cuts hold as much as their
@@ -63,16 +64,22 @@ class Cut(NamedTuple):
 
 
 def choose_cuts(
-    config: Config, volume: Volume, role: Role, scratch: Path, limit: int | None = None
+    config: Config,
+    volume: Volume,
+    role: Role,
+    scratch: Path,
+    orthoplane: bool,
+    limit: int | None = None,
 ) -> list[Cut]:
     """The cuts a config asks for, the volume's own sections first.
 
     Args:
-        config: ``TEST.orthoplane`` and ``TEST.depth`` ask.
+        config: ``TEST.depth`` and the sizes.
         volume: at the working pixel size.
         role: whose pixel size and spacing of sections the config gives.
         scratch: a folder, for the sections that planes are read from: as many bytes as the
             volume has, from the first reading until the cuts are gone, in a file without a name.
+        orthoplane: xz and yz planes as well: ``TEST.orthoplane``, ``BEYOND.orthoplane``.
         limit: of pairs of each cut, for a quick look; None: all.
 
     Raises:
@@ -81,7 +88,7 @@ def choose_cuts(
     """
     pairs, windows = choose_pairs(config, volume)[:limit], choose_windows(config, volume)
     own = Cut("xy", 0, volume, pairs, windows, choose_count(config, volume, role))
-    if not config.TEST.orthoplane:
+    if not orthoplane:
         return [own]
     depth, (spacing, pixel) = config.TEST.depth, _voxel(config, volume, role)
     sections = Stack(volume, scratch)
@@ -197,20 +204,20 @@ def value_above_which(seen: np.ndarray, amount: float) -> float:
 
 def _voxel(config: Config, volume: Volume, role: Role) -> tuple[float, float]:
     """Spacing of sections and size of working pixels, nm, if they are near to each other."""
-    data = config.DATA
+    data, key = config.DATA, f"{'TEST' if role == 'val' else 'BEYOND'}.orthoplane"
     spacing = section_spacing(data, role, volume.original)
     pixel = data.pixel_size_working or pixel_size(data, role, volume.original)
     if spacing is None or pixel is None:
         unknown = "section_spacing_target" if spacing is None else "pixel_size_target"
         raise UserError(
-            f"TEST.orthoplane: found true, but the voxels of {volume.path} are of unknown size; "
-            f"set DATA.{unknown}, or TEST.orthoplane to false"
+            f"{key}: found true, but the voxels of {volume.path} are of unknown size; set "
+            f"DATA.{unknown}, or {key} to false"
         )
     if spacing > STRETCHED * pixel:
         raise UserError(
-            f"TEST.orthoplane: found true, but the sections of {volume.path} are {spacing:g} nm "
+            f"{key}: found true, but the sections of {volume.path} are {spacing:g} nm "
             f"apart and its pixels {pixel:g} nm, expected voxels near to cubes (at most "
-            f"{STRETCHED:g} pixels apart); set TEST.orthoplane to false"
+            f"{STRETCHED:g} pixels apart); set {key} to false"
         )
     return spacing, pixel
 

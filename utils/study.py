@@ -32,7 +32,7 @@ from model.checkpoint import (
 from utils.checkpoint_choice import CHOICES, chosen_by
 from utils.config import Settings, load_config
 from utils.errors import UserError
-from utils.inference import SUMMARY
+from utils.inference import MEASURES, SECTIONS, SUMMARY
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
 from utils.selection import SCORED_PAIRS, read_examined, regret
 from utils.yaml_file import read_yaml
@@ -65,6 +65,8 @@ class Row(Settings):
     set: tuple[str, ...] = ()  # overrides, SECTION.key=value
     config: str | None = None  # another than the study's
     of: str | None = None  # another row, whose networks are predicted with once more, otherwise
+    sections: str | None = None  # a list in config/, of the names of sections: all are predicted,
+    # these alone are scored
     seeds: tuple[int, ...] | None = None  # of these alone
 
 
@@ -140,6 +142,10 @@ def runs_of(study: Study, name: str) -> list[Run]:
         if row.of and row.of not in trained:
             known = ", ".join(trained)
             raise UserError(f"{name}: {row.name}: of: found {row.of!r}, expected one of {known}")
+        if row.sections and not (CONFIG_DIR / row.sections).is_file():
+            raise UserError(
+                f"{name}: {row.name}: sections: found {row.sections!r}, expected a list in config/"
+            )
         if not set(row.seeds or study.seeds) <= set(study.seeds):
             known = ", ".join(map(str, study.seeds))
             raise UserError(
@@ -165,6 +171,16 @@ def runs_of(study: Study, name: str) -> list[Run]:
         if names.count(run.name) > 1:
             raise UserError(f"{name}: two rows are called {run.row.name!r}")
     return runs
+
+
+def _rows_of(table: Path, names: Path) -> list[dict[str, str]]:
+    """The rows of a table of sections' scores that a list names; raises UserError for others."""
+    wanted = names.read_text(encoding="utf-8").split()
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    if missing := [name for name in wanted if not rows.get(name, {}).get("mAP")]:
+        raise UserError(f"{names}: {missing[0]} is no section that was scored")
+    return [rows[name] for name in wanted]
 
 
 def _slug(name: str) -> str:
@@ -267,7 +283,7 @@ class StudyRunner:
             if code:
                 return self._failure(run, file, code)
             inference = self.workspace.inference(run.model)
-            scores = self._keep_score(run, file, inference / SUMMARY)
+            scores = self._keep_score(run, file, inference)
             shutil.rmtree(inference)  # probabilities are large, and made again in a minute
             print(f"{run.name}, {file}: " + _text(scores), flush=True)
         if unexamined:
@@ -313,14 +329,19 @@ class StudyRunner:
         """Beside the run's logs, which are kept: what has one is done, wherever its weights are."""
         return self.workspace.logs(run.name) / f"scores-{Path(checkpoint).stem}.json"
 
-    def _keep_score(self, run: Run, checkpoint: str, summary: Path) -> dict[str, float]:
+    def _keep_score(self, run: Run, checkpoint: str, inference: Path) -> dict[str, float]:
         """Keep what a prediction's summary says that holds on other machines; its scores."""
-        found = json.loads(summary.read_text(encoding="utf-8"))
+        found = json.loads((inference / SUMMARY).read_text(encoding="utf-8"))
         kept = {key: found[key] for key in KEPT}
         path = Path(found["volume"]["path"])
         if path.is_relative_to(self.workspace.data):
             path = path.relative_to(self.workspace.data)
         kept["volume"] = found["volume"] | {"path": path.as_posix()}
+        if run.row.sections:
+            rows = _rows_of(inference / SECTIONS, CONFIG_DIR / run.row.sections)
+            kept["scores"] = {name: mean(float(row[name]) for row in rows) for name in SCORES}
+            kept["volume"]["shape"] = [len(rows), *kept["volume"]["shape"][1:]]
+            kept["notes"] = f"{MEASURES['map']}; {run.row.sections}"
         file = self._score_file(run, checkpoint)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Pseudo labels of the whole target, made in rounds as a network improves.
 
 A round labels every section as inference does: whole sections, each the mean of its predictions as
-the current and as the auxiliary one of a pair, and of what ``TEST.depth`` and ``TEST.orthoplane``
+the current and as the auxiliary one of a pair, and of what ``TEST.depth`` and ``BEYOND.orthoplane``
 join (utils/cuts.py). What a network mixes of the other section into its masks, one way in one role
 and the other way in the other, goes in that mean, and whole sections are predicted better than
 crops. From there on these masks are learned from as any labels are.
@@ -48,7 +48,7 @@ class TargetLabels:
         self, config: Config, target: Volume, folder: Path, limit: int | None = None
     ) -> None:
         self.target, self.folder, self.partial = target, folder, limit is not None
-        self.cuts = choose_cuts(config, target, "target", folder, limit)
+        self.cuts = choose_cuts(config, target, "target", folder, config.BEYOND.orthoplane, limit)
         self.batch_size = config.TEST.batch_size
 
     def file(self, iteration: int) -> Path:
