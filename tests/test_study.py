@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -112,6 +113,32 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     assert flips["mAP"] != plain["mAP"]
     text = (study.root / "results/trial.md").read_text()
     assert "inference.py -mn trial-published-1 -c" in text
+
+
+def test_some_sections_of_a_prediction_alone_are_scored(study: Input) -> None:
+    content = yaml.safe_load((study.root / "trial.yaml").read_text())
+    content |= {"seeds": [1], "checkpoints": ["model.ckpt"]}
+    names = [path.name for path in sorted((study.data / "source").iterdir())]
+    rows = [{"name": "published"}]
+    for part, some in (("first", names[:1]), ("rest", names[1:])):
+        (study.root / part).write_text("\n".join(some))
+        rows.append({"name": part, "of": "published", "sections": str(study.root / part)})
+    content["rows"] = rows
+    (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
+    finished = run(study)
+    assert finished.code == 0, finished.err
+    with (study.root / "results/trial.csv").open() as file:
+        whole, first, rest = (
+            [float(row[s]) for s in ("mAP", "IoU")] for row in csv.DictReader(file)
+        )
+    parts = (np.array(first) + (len(names) - 1) * np.array(rest)) / len(names)
+    assert parts == pytest.approx(whole, abs=1e-4)
+    assert first != whole
+    assert f"{len(names) - 1} sections" in (study.root / "results/trial.md").read_text()
+    (study.root / "rest").unlink()
+    finished = run(study)
+    assert finished.code == 2
+    assert "rest: sections: found" in finished.err
 
 
 def test_some_rows_and_seeds_alone_are_done(study: Input) -> None:
