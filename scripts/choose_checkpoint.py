@@ -1,5 +1,7 @@
 """Compare the kept checkpoints of a run without labels, and say what each rule would cost."""
 
+import math
+
 import project_root  # noqa: F401
 
 from utils.command import base_parser, choose_device, folder_name, read_arguments
@@ -26,6 +28,8 @@ def main() -> None:
     snapshots, source = examine(config, workspace, run, device)
 
     print(f"source labels: foreground {source.foreground:.4f}, solidity {source.solidity:.4f}\n")
+    if math.isnan(snapshots[0].f1):
+        print("no labels (DATA.data_dir_val_label): what a rule costs is unknown\n")
     print("checkpoint           foreground  entropy  agreement  solidity      F1")
     for snapshot in snapshots:
         foreground, entropy, agreement, solidity = snapshot.measures

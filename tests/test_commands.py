@@ -250,7 +250,7 @@ def test_inference_prints_as_published(trained: Project) -> None:
     patterns = [
         r"cfg_file: tiny\.yaml",
         r"out_path: .*inference/tiny",
-        r"checkpoint: .*models/tiny/model\.ckpt, iteration \d, chosen by: " + chosen_by("entropy"),
+        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: " + chosen_by("average"),
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
         r"pairs of windows per second: \d+\.\d+",
@@ -279,9 +279,7 @@ def test_scores_are_sklearns_of_the_predictions(trained: Project) -> None:
     assert numbers(scores) == pytest.approx(expected, abs=1e-4)
     assert notes in trained.inference_output
     assert notes.startswith("map: per section, averaged over sections; sections: ")
-    iteration = load_checkpoint(trained.out / "models/tiny" / MODEL).iteration
-    rule = chosen_by("entropy")
-    assert origin == f"checkpoint=model.ckpt, iteration={iteration}, chosen by: {rule}"
+    assert origin == f"checkpoint=model.ckpt, iteration=6, chosen by: {chosen_by('average')}"
 
 
 def test_pictures_and_masks_of_sections(trained: Project) -> None:
@@ -314,7 +312,7 @@ def test_tables_and_summary_of_an_inference(trained: Project) -> None:
         )
         assert float(row["foreground_label"]) == pytest.approx(label.mean(), abs=1e-6)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["chosen_by"] == chosen_by("entropy")
+    assert summary["chosen_by"] == chosen_by("average")
     assert summary["volume"]["shape"] == list(SHAPE)
     assert summary["volume"]["voxel_size_nm"] is None
     assert summary["scores"]["F1"] == pytest.approx(

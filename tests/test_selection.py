@@ -73,13 +73,14 @@ def test_what_was_kept_in_the_first_half_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", ["last", "average", "entropy", "solidity"])
 def test_model_is_what_the_rule_chooses(command, tmp_path: Path, rule: str) -> None:
-    """In training, and afterwards among what was kept."""
+    """In training, and afterwards among what was kept, with labels of the target or without."""
     project = Project(command, tmp_path)
     for seed, name in enumerate(("source", "target")):
         masks = blobs(seed)
         project.write(f"{name}.hdf", (60 + (100 + 50 * seed) * masks).astype(np.uint8))
         project.write(f"{name}_groundtruth.hdf", masks)
     volumes = ["DATA.data_dir_val=target.hdf", "DATA.data_dir_val_label=target_groundtruth.hdf"]
+    volumes = [] if rule == "entropy" else volumes
     kept = ["TRAIN.keep_checkpoints=true", "TRAIN.save_freq=1", "TRAIN.total_iters=10"]
     settings = options((*volumes, *kept, "TRAIN.if_valid=false", f"TRAIN.choose_by={rule}"))
     project.train(*settings)
@@ -87,6 +88,7 @@ def test_model_is_what_the_rule_chooses(command, tmp_path: Path, rule: str) -> N
     assert model.chosen_by == chosen_by(rule)
     finished = command("choose_checkpoint", *project.arguments(*settings), "--write", rule)
     assert finished.code == 0, finished.err
+    assert ("no labels (DATA.data_dir_val_label)" in finished.out) == (not volumes)
     found = {line.split()[0]: line.split() for line in finished.out.splitlines() if line}
     kept = load_checkpoint(project.models / found[rule][1])
     again = load_checkpoint(project.models / MODEL)

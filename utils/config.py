@@ -121,7 +121,7 @@ class TrainSettings(Settings):
 
     # what becomes model.ckpt, without labels of the target (utils/checkpoint_choice.py)
     choose_by: Literal["last", "average", "agreement", "entropy", "foreground", "solidity"] = (
-        "entropy"
+        "average"
     )
 
     display_freq: PositiveInt = 100  # iterations between lines in loss.txt, means over them

@@ -7,6 +7,7 @@ alike, less that of the one a rule of ``utils.checkpoint_choice`` chooses among 
 import json
 import math
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from model.checkpoint import (
     save_checkpoint,
     segmentor_from,
 )
+from model.segmentor import Segmentor
 from utils.checkpoint_choice import Source, TargetLook, chosen_by, cost
 from utils.config import Config
 from utils.errors import UserError, writing_to
@@ -42,7 +44,7 @@ class Snapshot(NamedTuple):
         iteration: after which it was kept.
         averaged: whether it is the average of the weights.
         measures: on the target, without labels.
-        f1: mean over evenly spaced sections, by the labels; for the regret alone.
+        f1: mean over evenly spaced sections, by the labels, for the regret alone; NaN without.
     """
 
     file: str
@@ -72,7 +74,7 @@ class Examination:
     """Measures a run's kept checkpoints, with labels and without.
 
     Args:
-        config: of the run; its validation volume has labels.
+        config: of the run.
         workspace: data root and output folder.
         device: to predict on.
 
@@ -86,13 +88,10 @@ class Examination:
         labels = open_labels(workspace, data, "source")
         target = open_images(workspace, data, "target")
         self.look = TargetLook(target, labels, data.target_stride, data.crop)
-        self.volume = open_images(workspace, data, "val")
         self.labels = open_labels(workspace, data, "val", working=False)
         if self.labels is None:
-            raise UserError(
-                f"DATA.data_dir_val_label: found {config.DATA.data_dir_val_label}, expected labels "
-                "to say what each rule would cost"
-            )
+            return
+        self.volume = open_images(workspace, data, "val")
         self.windows = choose_windows(config, self.volume)
         pairs = choose_pairs(config, self.volume)
         count = min(SCORED_PAIRS, len(pairs))
@@ -104,16 +103,20 @@ class Examination:
         segmentor = segmentor_from(checkpoint, path).to(self.device)
         with torch.inference_mode():
             measures = self.look.measure(segmentor, self.device)
+        averaged = path.stem.startswith(Path(AVERAGE).stem)
+        f1 = math.nan if self.labels is None else self._f1(segmentor)
+        return Snapshot(path.name, checkpoint.iteration, averaged, measures, f1)
+
+    def _f1(self, segmentor: Segmentor) -> float:
+        """Mean over evenly spaced sections."""
         predict = NetworkPredictor(segmentor, self.device)
-        scores = []
         sections = predict_on_grid(
             predict, self.volume, self.pairs, self.windows, self.labels.shape[1:]
         )
-        for index, probability in sections:
-            scores.append(Counts.of(probability >= THRESHOLD, self.labels.section(index)).f1)
-        averaged = path.stem.startswith(Path(AVERAGE).stem)
-        f1 = sum(scores) / len(scores)
-        return Snapshot(path.name, checkpoint.iteration, averaged, measures, f1)
+        return mean(
+            Counts.of(probability >= THRESHOLD, self.labels.section(index)).f1
+            for index, probability in sections
+        )
 
 
 def kept_checkpoints(folder: Path) -> list[Path]:
@@ -131,7 +134,7 @@ def examine(
     """Measure all kept checkpoints of a run; leaves ``checkpoints.json`` beside its logs.
 
     Raises:
-        UserError: none is kept, or there are no labels to say what a choice would cost.
+        UserError: none is kept.
     """
     folder = workspace.models(config.TRAIN.save_path, run)
     paths = kept_checkpoints(folder)
