@@ -18,7 +18,8 @@ from utils.errors import UserError
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
-PLAIN, LOOK = 1, 2  # tell the draws of plain pairs and of views from those of samples
+PLAIN, LOOK, CUT = 1, 2, 3  # tell the draws of plain pairs, of views and of cuts from those of
+# samples
 
 
 class Area(NamedTuple):
@@ -88,6 +89,10 @@ class PairDataset(Dataset):
         length: number of samples.
         views: how samples look besides.
 
+    Attributes:
+        cuts: pairs of the same tissue, cut otherwise, as long: each sample is of this dataset or
+            of one of those, all as likely.
+
     Raises:
         UserError: a volume with too few sections or too small, or labels of another shape.
     """
@@ -113,6 +118,7 @@ class PairDataset(Dataset):
         self.images, self.labels = images, labels
         self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
         self.views = views or Views()
+        self.cuts: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
 
     def __len__(self) -> int:
@@ -127,6 +133,8 @@ class PairDataset(Dataset):
             ``images``, or (2, 2, side, side) where they are complementary; ``side`` is ``crop``
             less the views' margins.
         """
+        if (cut := self._cut(number)) is not self:
+            return cut[number]
         draw = self._draw(number)
         pair, area = draw.pair, draw.area
         images = np.stack([self._image(k, area) for k in pair])
@@ -172,6 +180,8 @@ class PairDataset(Dataset):
 
     def describe(self, number: int) -> str:
         """Where sample ``number`` comes from: volume, sections, rows and columns."""
+        if (cut := self._cut(number)) is not self:
+            return cut.describe(number)
         draw, names = self._draw(number), self.images.names
         current, auxiliary = (f"{k} ({names[k]})" for k in draw.pair)
         y, x, height, width = draw.area
@@ -180,6 +190,13 @@ class PairDataset(Dataset):
             f"{y + height - 1}, columns {x} to {x + width - 1}"
             f"{', augmented' if draw.augmented else ''}"
         )
+
+    def _cut(self, number: int) -> "PairDataset":
+        """Which dataset sample ``number`` is of."""
+        if not self.cuts:
+            return self
+        draw = np.random.default_rng((*self.seed, number, CUT))
+        return (self, *self.cuts)[draw.integers(1 + len(self.cuts))]
 
     def _draw(self, number: int) -> "Draw":
         """What sample ``number`` is made from."""

@@ -186,7 +186,7 @@ class ResampledVolume(DerivedVolume):
     def section(self, index: int) -> np.ndarray:
         section = self.volume.section(index)
         if isinstance(self.volume, MaskVolume):
-            return (resample(section.astype(np.float32), self.shape[1:]) >= 0.5).astype(np.uint8)
+            return resample_mask(section, self.shape[1:])
         return resample(section, self.shape[1:])
 
 
@@ -220,6 +220,11 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     shrinks = shape[0] < image.shape[0]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (shape[1], shape[0]), interpolation=interpolation)
+
+
+def resample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bring a mask (H, W) of 0 and 1 to another shape, uint8 of 0 and 1: what half of is 1."""
+    return (resample(mask.astype(np.float32), shape) >= 0.5).astype(np.uint8)
 
 
 def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None) -> np.ndarray:

@@ -6,7 +6,8 @@ import torch
 from dataloader.volume import normalise
 from utils.prediction import PairPredictor
 
-PLANES = ("DATA.section_spacing_target=10", "DATA.pixel_size_target=10", "TEST.orthoplane=true")
+CUBES = ("DATA.section_spacing_target=10", "DATA.pixel_size_target=10")
+PLANES = (*CUBES, "TEST.orthoplane=true")
 
 
 def options(sets: tuple[str, ...]) -> list[str]:
@@ -41,9 +42,3 @@ def predicted(
     (top, _), (left, _) = padding[1:]
     height, width = sections.shape[1:]
     return (total / count)[:, top : top + height, left : left + width]
-
-
-def calibrated(mean: np.ndarray) -> np.ndarray:
-    """Probabilities of which as much is above half as they are on the average."""
-    level = np.quantile(mean, 1 - mean.mean())
-    return mean * (1 - level) / (mean * (1 - level) + level * (1 - mean))

@@ -186,7 +186,8 @@ class BeyondSettings(Settings):
     # mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
     rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
     # on, as inference does (utils/target_labels.py); 0: only crop by crop
-    orthoplane: bool = False  # rounds label by xy sections, xz and yz planes (utils/cuts.py)
+    orthoplane: bool = False  # rounds label by xy sections, xz and yz planes, and all three are
+    # learned from (utils/target_labels.py); of volumes whose voxels are near to cubes
     keep_source: bool = True  # go on with the source beside the labelled target; rounds
     guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of pseudo labels may
     # differ from the source's before they do not count; 0: by any
@@ -220,6 +221,10 @@ class BeyondSettings(Settings):
         if self.rounds and not self.begin:
             raise ValueError(
                 "rounds: found begin 0, expected more, as 0.4: somebody has to label the target"
+            )
+        if self.orthoplane and not self.rounds:
+            raise ValueError(
+                "orthoplane: found true, expected rounds with it, which label a volume"
             )
         if self.prototypes and not (self.rounds and self.keep_source):
             raise ValueError(

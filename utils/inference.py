@@ -123,7 +123,7 @@ class Inference:
         if self.labels is not None:
             check_same_shape(self.raw, self.labels)
         self.out = workspace.inference(model)
-        self.cuts = choose_cuts(config, self.volume, "val", self.out, config.TEST.orthoplane)
+        self.cuts = choose_cuts(config, self.volume, "val", self.out)
         self.windows: Windows = self.cuts[0].windows
         self.pairs = self.cuts[0].pairs
         self.predictions = self.out / PREDICTIONS

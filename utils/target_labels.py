@@ -4,7 +4,9 @@ A round labels every section as inference does: whole sections, each the mean of
 the current and as the auxiliary one of a pair, and of what ``TEST.depth`` and ``BEYOND.orthoplane``
 join (utils/cuts.py). What a network mixes of the other section into its masks, one way in one role
 and the other way in the other, goes in that mean, and whole sections are predicted better than
-crops. From there on these masks are learned from as any labels are.
+crops. From there on these masks are learned from as any labels are, with ``BEYOND.orthoplane`` in
+xz and yz planes as well: three times as much is seen of the tissue, and a mistake that looks alike
+in the sections that it was made in is noise across them.
 Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et al., *Noisy student*,
 CVPR 2020.
 """
@@ -17,9 +19,11 @@ import numpy as np
 
 from dataloader.formats import HDF5_DATASET
 from dataloader.opening import open_volume
+from dataloader.pairs import PairDataset
+from dataloader.planes import PaddedVolume, PlaneVolume, scratch_array
 from dataloader.volume import Volume
 from utils.config import Config
-from utils.cuts import Cut, choose_cuts, join, scratch_array
+from utils.cuts import Cut, choose_cuts, join
 from utils.errors import writing_to
 from utils.metrics import THRESHOLD
 from utils.prediction import PairPredictor, predict_volume
@@ -41,14 +45,15 @@ class TargetLabels:
         limit: number of pairs to predict, for a quick look, all else being background; None: all.
 
     Raises:
-        UserError: ``TEST.padded_size`` or ``DATA.target_stride`` do not fit the target.
+        UserError: ``TEST.padded_size`` or ``DATA.target_stride`` do not fit the target, or its
+            voxels ``BEYOND.orthoplane``.
     """
 
     def __init__(
         self, config: Config, target: Volume, folder: Path, limit: int | None = None
     ) -> None:
         self.target, self.folder, self.partial = target, folder, limit is not None
-        self.cuts = choose_cuts(config, target, "target", folder, config.BEYOND.orthoplane, limit)
+        self.cuts = choose_cuts(config, target, "target", folder, limit)
         self.batch_size = config.TEST.batch_size
 
     def file(self, iteration: int) -> Path:
@@ -91,6 +96,27 @@ class TargetLabels:
             check()
             found[index] = probability
         return found
+
+    def plane_pairs(self, pairs: PairDataset, masks: Volume) -> tuple[PairDataset, ...]:
+        """Pairs of the labelled target's planes, with ``BEYOND.orthoplane``; else none.
+
+        Args:
+            pairs: of its sections; those of the planes are like them.
+            masks: its labels.
+        """
+        return tuple(self._pairs_of(cut, pairs, masks) for cut in self.cuts[1:])
+
+    def _pairs_of(self, cut: Cut, pairs: PairDataset, masks: Volume) -> PairDataset:
+        labels = PlaneVolume(masks, cut.axis, cut.volume.shape[1], self.folder, masks=True)
+        return PairDataset(
+            PaddedVolume(cut.volume, pairs.crop),
+            PaddedVolume(labels, pairs.crop),
+            cut.stride,
+            pairs.crop,
+            seed=(*pairs.seed, cut.axis),
+            length=pairs.length,
+            views=pairs.views,
+        )
 
     def open(self, iteration: int) -> Volume:
         """The masks made after an iteration."""

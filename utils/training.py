@@ -258,6 +258,7 @@ class Training:
         limit = self.config.BEYOND.guard
         sound = not limit or labels.partial or expected / limit < found < expected * limit
         self.target.labels = masks if sound else None
+        self.target.cuts = labels.plane_pairs(self.target, masks) if sound else ()
         if self.group.leads:
             end = "; not used (BEYOND.guard)" if not sound else ""
             if sound and not self.config.BEYOND.keep_source:

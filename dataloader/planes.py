@@ -1,0 +1,73 @@
+"""A volume seen from its sides: its xz and yz planes, as sections of a volume of their own."""
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from dataloader.volume import DerivedVolume, Volume, resample, resample_mask
+
+XZ, YZ = 1, 2  # of the axes (sections, height, width), that along which planes follow each other
+
+
+class PlaneVolume(DerivedVolume):
+    """Planes across a volume's sections, with pixels as high as they are wide.
+
+    Args:
+        volume: the volume.
+        axis: along which the planes follow each other: ``XZ`` or ``YZ``.
+        height: of a plane, pixels; so high are all sections together.
+        scratch: a folder; as many bytes as the volume has lie there from the first reading on,
+            until the planes are gone, in a file without a name.
+        masks: the volume holds 0 and 1, and so do its planes.
+    """
+
+    def __init__(
+        self, volume: Volume, axis: int, height: int, scratch: Path, masks: bool = False
+    ) -> None:
+        self.axis, self.scratch, self.masks = axis, scratch, masks
+        super().__init__(volume, (volume.shape[axis], height, volume.shape[3 - axis]))
+
+    @property
+    def names(self) -> list[str]:
+        kind = "xz" if self.axis == XZ else "yz"
+        return [f"{kind} plane {index}" for index in range(len(self))]
+
+    @cached_property
+    def planes(self) -> np.ndarray:
+        """(planes, sections, width), in the volume's type."""
+        shape = (len(self), len(self.volume), self.shape[2])
+        planes = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
+        for index in range(len(self.volume)):
+            section = self.volume.section(index)
+            planes[:, index] = section if self.axis == XZ else section.T
+        return planes
+
+    def section(self, index: int) -> np.ndarray:
+        fit = resample_mask if self.masks else resample
+        return fit(np.asarray(self.planes[index]), self.shape[1:])
+
+
+class PaddedVolume(DerivedVolume):
+    """Another volume, its sections reflected at their border as far as it takes.
+
+    Args:
+        volume: the volume.
+        side: pixels that its sections have at least, in both directions.
+    """
+
+    def __init__(self, volume: Volume, side: int) -> None:
+        lacking = [max(0, side - length) for length in volume.shape[1:]]
+        self.margins = [(pixels // 2, pixels - pixels // 2) for pixels in lacking]
+        grown = (length + pixels for length, pixels in zip(volume.shape[1:], lacking, strict=True))
+        super().__init__(volume, (len(volume), *grown))
+
+    def section(self, index: int) -> np.ndarray:
+        return np.pad(self.volume.section(index), self.margins, "reflect")
+
+
+def scratch_array(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> np.ndarray:
+    """Zeros in a file of a folder; it has no name, and is gone with the array."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype, shape=shape)
