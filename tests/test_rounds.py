@@ -16,7 +16,9 @@ from tests.test_faults import Project
 from utils.config import load_config
 from utils.paths import CONFIG_DIR, Workspace
 from utils.prediction import NetworkPredictor
+from utils.run_folder import RunLog
 from utils.target_labels import round_starts
+from utils.training import Training
 from utils.volumes import open_images
 
 ROUNDS = (
@@ -130,6 +132,19 @@ def test_labels_that_find_nothing_are_not_used(project: Project) -> None:
     output = project.train(*ROUNDS, "--set", "BEYOND.guard=1.0001")
     assert output.count("not used (BEYOND.guard)") == 2
     assert "loss=0.000000" not in (project.logs / "loss.txt").read_text()  # of the source
+
+
+@pytest.mark.parametrize(("guard", "cuts"), [("0", 2), ("1.0001", 0)])
+def test_planes_are_learned_from_while_labels_are_sound(
+    project: Project, guard: str, cuts: int
+) -> None:
+    sets = [*ROUNDS[1::2], *PLANES, f"BEYOND.guard={guard}"]
+    config = load_config(str(project.root / "tiny.yaml"), sets, CONFIG_DIR).config
+    workspace = Workspace(project.root, project.root)
+    training = Training(config, workspace, "tiny", torch.device("cpu"))
+    training.folder.create(config, overwrite=False, keep=False)
+    training.run(RunLog(training.folder, config))
+    assert len(training.target.cuts) == cuts
 
 
 @pytest.mark.parametrize(
