@@ -24,7 +24,8 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 def mask_picture(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) of 0 and 1, or a probability, -> (H, W, 3) uint8; NaN is black."""
-    return np.repeat((np.clip(np.nan_to_num(mask), 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    shades = np.clip(np.nan_to_num(mask), 0, 1) * 255
+    return np.repeat(shades.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def contours(
