@@ -1,7 +1,6 @@
 """A volume seen from its sides: its xz and yz planes, as sections of a volume of their own."""
 
 import tempfile
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ class PlaneVolume(DerivedVolume):
         self, volume: Volume, axis: int, height: int, scratch: Path, masks: bool = False
     ) -> None:
         self.axis, self.scratch, self.masks = axis, scratch, masks
+        self._planes: np.ndarray | None = None
         super().__init__(volume, (volume.shape[axis], height, volume.shape[3 - axis]))
 
     @property
@@ -34,19 +34,22 @@ class PlaneVolume(DerivedVolume):
         kind = "xz" if self.axis == XZ else "yz"
         return [f"{kind} plane {index}" for index in range(len(self))]
 
-    @cached_property
-    def planes(self) -> np.ndarray:
-        """(planes, sections, width), in the volume's type."""
-        shape = (len(self), len(self.volume), self.shape[2])
-        planes = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
-        for index in range(len(self.volume)):
-            section = self.volume.section(index)
-            planes[:, index] = section if self.axis == XZ else section.T
-        return planes
+    def laid_out(self) -> np.ndarray:
+        """(planes, sections, width), in the volume's type; written when first asked for.
+
+        Ask before processes are forked that will read them: each would write its own.
+        """
+        if self._planes is None:
+            shape = (len(self), len(self.volume), self.shape[2])
+            self._planes = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
+            for index in range(len(self.volume)):
+                section = self.volume.section(index)
+                self._planes[:, index] = section if self.axis == XZ else section.T
+        return self._planes
 
     def section(self, index: int) -> np.ndarray:
         fit = resample_mask if self.masks else resample
-        return fit(np.asarray(self.planes[index]), self.shape[1:])
+        return fit(np.asarray(self.laid_out()[index]), self.shape[1:])
 
 
 class PaddedVolume(DerivedVolume):

@@ -13,7 +13,7 @@ import pytest
 from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
 from tests.conftest import ROOT
 from tests.killing import Kill, run
-from tests.plain_inference import PLANES, options
+from tests.plain_inference import CUBES, PLANES, options
 from tests.test_faults import Project
 from utils.distributed import Group
 
@@ -73,6 +73,17 @@ def test_two_processes_train_as_one_and_resume_as_one(project: Project) -> None:
     if at < 6:
         project.train("--resume", *half)
     assert load_checkpoint(project.models / LAST).iteration == 6
+
+
+def test_two_processes_learn_from_planes_as_one(project: Project) -> None:
+    rounds = ("BEYOND.rounds=2", "BEYOND.begin=0.34", "BEYOND.orthoplane=true", *CUBES)
+    alone = ("TRAIN.weight_adv_spatial=0", "TRAIN.weight_adv_temporal=0", "TRAIN.num_workers=1")
+    arguments = (*BATCH, *options((*rounds, *alone)))
+    project.train(*arguments)
+    found = losses(project)
+    out = finished(torchrun(2, "main", *project.arguments(*arguments, "--overwrite")))
+    assert out.count("target labelled after") == 2
+    np.testing.assert_allclose(losses(project), found, rtol=1e-3, atol=2e-5)
 
 
 def test_a_batch_that_cannot_be_split_is_refused(project: Project) -> None:

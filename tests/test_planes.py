@@ -68,6 +68,9 @@ def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> 
     own = PairDataset(PaddedVolume(images, CROP), PaddedVolume(masks, CROP), 4, CROP, (3, 1), 300)
     alone = [own[number] for number in range(20)]
     own.cuts = TargetLabels(config(), images, tmp_path).plane_pairs(own, masks)
+    read = len(images.read), len(masks.read)
+    assert own.cuts[0][0].keys() == own.cuts[1][0].keys() == {"images", "masks"}
+    assert read == (len(images.read), len(masks.read))  # all planes lie ready for workers
     kinds = {"xz": 0, "yz": 0, "": 0}
     for number in range(300):
         said = own.describe(number)

@@ -63,8 +63,6 @@ def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
 
 
 DEPTH = ("TEST.depth=30", "DATA.section_spacing_target=10")
-
-
 PLANES = (*CUBES, "BEYOND.orthoplane=true")
 
 

@@ -108,6 +108,8 @@ class TargetLabels:
 
     def _pairs_of(self, cut: Cut, pairs: PairDataset, masks: Volume) -> PairDataset:
         labels = PlaneVolume(masks, cut.axis, cut.volume.shape[1], self.folder, masks=True)
+        for planes in (cut.volume, labels):
+            planes.laid_out()  # before there are workers
         return PairDataset(
             PaddedVolume(cut.volume, pairs.crop),
             PaddedVolume(labels, pairs.crop),
