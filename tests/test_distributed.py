@@ -77,8 +77,9 @@ def test_two_processes_train_as_one_and_resume_as_one(project: Project) -> None:
 
 def test_two_processes_learn_from_planes_as_one(project: Project) -> None:
     rounds = ("BEYOND.rounds=2", "BEYOND.begin=0.34", "BEYOND.orthoplane=true", *CUBES)
-    alone = ("TRAIN.weight_adv_spatial=0", "TRAIN.weight_adv_temporal=0", "TRAIN.num_workers=1")
-    arguments = (*BATCH, *options((*rounds, *alone)))
+    alone = ("TRAIN.weight_adv_spatial=0", "TRAIN.weight_adv_temporal=0")
+    full = ("TRAIN.weight_cross=1", "TRAIN.consistency_weight_rampup=false")
+    arguments = (*BATCH, *options((*rounds, *alone, *full)))
     project.train(*arguments)
     found = losses(project)
     out = finished(torchrun(2, "main", *project.arguments(*arguments, "--overwrite")))
