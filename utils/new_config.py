@@ -255,8 +255,6 @@ def _go_beyond(config: dict[str, dict], source: Looked, target: Looked) -> None:
     pixel = config["DATA"]["pixel_size_working"][0] or target.pixel
     if target.spacing and pixel and target.spacing <= STRETCHED * pixel:
         config["BEYOND"]["orthoplane"] = (True, "labelled, and learned from, as planes as well")
-        comment = "predictions are means over xy sections, xz and yz planes"
-        config.setdefault("TEST", {})["orthoplane"] = (True, comment)
 
 
 def _yaml(config: dict, heading: str) -> str:
