@@ -433,6 +433,13 @@ def test_killed_between_the_last_moves(tree: Tree, name: str) -> None:
     tree.no_leftovers()
 
 
+def test_asked_to_end_at_the_last_move(tree: Tree) -> None:
+    write(tree.given, vnc_files())
+    kill(tree, "vnc", "training_groundtruth", signal.SIGTERM)  # which demands another end than 0
+    tree.holds("VNC3/training", IMAGES, LABELS)
+    tree.no_leftovers()
+
+
 def test_interrupted_run_says_how_to_go_on(tree: Tree, monkeypatch) -> None:
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from dataloader.published_sections import PublishedSections, find_sections
 from utils.archives import LooseFiles, Members, files_in, open_archive
 from utils.download import Patience, fetch
 from utils.errors import UserError, writing_to
-from utils.interruption import Interrupted
+from utils.interruption import Interrupted, StopRequested, awaited_signals
 from utils.label_checks import LabelChecks
 from utils.paths import shown
 from utils.progress import progress
@@ -41,6 +41,7 @@ except ImportError:  # Windows
 
 DOWNLOADS = "downloads"  # below the data root
 SOURCES = "sources.json"  # in a data set's folder
+GO_ON = "interrupted; the same command goes on where it was"
 SYNC_EVERY = 16  # sections; what a kill costs at most
 BLOCK = 1 << 22  # bytes
 
@@ -76,7 +77,7 @@ class Preparation:
         Raises:
             UserError: files are missing, damaged or not what they should be; the network or the
                 disc fails. The tree has nothing of the volume concerned then.
-            Interrupted: by Ctrl-C.
+            Interrupted: by Ctrl-C, or while a volume is written by SIGTERM as well.
         """
         try:
             with warnings.catch_warnings(), writing_to(self.folder), locked(self.folder):
@@ -85,9 +86,7 @@ class Preparation:
                 if volumes:
                     self._build_all(volumes)
         except KeyboardInterrupt:
-            raise Interrupted(
-                "interrupted; the same command goes on where it was", signal.SIGINT
-            ) from None
+            raise Interrupted(GO_ON, signal.SIGINT) from None
 
     def _build_all(self, volumes: list[PublishedVolume]) -> None:
         with ExitStack() as stack:
@@ -210,12 +209,16 @@ class Preparation:
     ) -> None:
         """Make a volume; ``made_from`` tells its source from any other."""
         journal = self._journal(volume)
-        try:
-            self._write(volume, images, masks, journal, made_from)
-        except UserError:
-            self._discard(volume, journal)
-            raise
-        self._finish(volume, journal)
+        with awaited_signals() as asked:  # a callback, of a weak reference say, swallows Ctrl-C
+            try:
+                self._write(volume, images, masks, journal, made_from, asked.check)
+                self._finish(volume, journal)
+                asked.check()
+            except UserError:
+                self._discard(volume, journal)
+                raise
+            except StopRequested:
+                raise Interrupted(GO_ON, asked.received) from None
 
     def _write(
         self,
@@ -224,8 +227,12 @@ class Preparation:
         masks: PublishedSections,
         journal: Journal,
         made_from: str,
+        check: Callable[[], None],
     ) -> None:
-        """Write the parts of what is not there, from where the journal says."""
+        """Write the parts of what is not there, from where the journal says.
+
+        ``check`` is called before each section and may raise.
+        """
         images_place, masks_place = places = self._places(volume)
         lacking = [place for place in places if volume_shape(place) is None]
         resume = journal.made_from == made_from and all(
@@ -250,6 +257,7 @@ class Preparation:
                 checks.begin(*read(start - 1)[1:])
             numbers = progress(range(start, sections), sections, "section", start)
             for index, image, mask in ahead(read, numbers, depth=1):
+                check()
                 checks.add(image, mask, masks.where(index))
                 for place, section in ((images_place, image), (masks_place, mask * np.uint8(255))):
                     if place in parts:
