@@ -176,14 +176,10 @@ class BeyondSettings(Settings):
     prototypes: Weight = 0.0  # of the loss that aligns the classes' mean features; rounds, with the
     # source kept
     residual_labels: bool = False  # the residual learns the XOR of the pseudo labels; soft_xor
-    begin: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # fraction of the run in which the source alone
-    )
-    # is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
-    head_prior: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # probability of mitochondria at which the
-    )
-    # mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
+    begin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of the run in which the source
+    # alone is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
+    head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of mitochondria at which
+    # the mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
     rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
     # on, as inference does (utils/target_labels.py); 0: only crop by crop
     orthoplane: bool = False  # rounds label by xy sections, xz and yz planes, and all three are

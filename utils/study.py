@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
@@ -456,12 +456,19 @@ class StudyRunner:
             foot += ["", f"![F1 of every seed]({self.name}.png)"]
         if self.study.found:
             foot += ["", self.study.found.strip()]
-        foot += ["", "Each run's own commands:", "", "```"]
+        foot += [
+            "",
+            "The commands of each row's first seed, in bash; a checkpoint is scored by "
+            "`inference.py -mn RUN`, with the options that trained it:",
+            "",
+            "```",
+            f"study=({_options(self.study.set)})",
+        ]
         for row in self.study.rows:
             run = next(run for run in self.runs if run.row is row)
-            sets = " ".join(f"--set {shlex.quote(o)}" for o in run.overrides)
-            script = f"inference.py -mn {run.model}" if row.of else "main.py"
-            foot += [f"python scripts/{script} -c {run.config} {sets}"]
+            own = _options(run.overrides[len(self.study.set) :])
+            script = f"inference.py -mn {run.model}" if row.of else f"main.py --run-name {run.name}"
+            foot += [f'python scripts/{script} -c {run.config} "${{study[@]}}" {own}']
         foot.append("```")
         if lines:
             some = lines[0][2][0]
@@ -491,6 +498,10 @@ def gather(results: Path) -> Path:
     path = results.parent / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
+
+
+def _options(overrides: Sequence[str]) -> str:
+    return " ".join(f"--set {shlex.quote(override)}" for override in overrides)
 
 
 def _text(scores: dict[str, float]) -> str:
