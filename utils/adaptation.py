@@ -82,9 +82,8 @@ class AdaptationStep:
         self.segmentor, self.disc_seg, self.disc_residual = segmentor, disc_seg, disc_residual
         self.settings = settings
         self.adapt = adapt
-        self.begin = round(
-            self.beyond.begin * settings.total_iters
-        )  # iterations on the source alone
+        # iterations on the source alone
+        self.begin = round(self.beyond.begin * settings.total_iters)
         self.precision = precision
         self.run_segmentor = compiled(segmentor) if compile else segmentor
         self.average = WeightAverage(
@@ -377,7 +376,7 @@ class AdaptationStep:
         They are computed in the run's precision, and float32 at least.
         """
         with computing_in(self.precision, pairs.device):
-            logits = (network or self.run_segmentor)(pairs)
+            logits = (self.run_segmentor if network is None else network)(pairs)
         return PairLogits(*map(widened, logits))
 
     def judge(self, discriminator: nn.Module) -> Discriminator:

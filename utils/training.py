@@ -502,7 +502,7 @@ class Training:
         self, iteration: int, rule: str, network: nn.Module | None = None
     ) -> Checkpoint:
         """The segmentor, or another network, as it is now; its weights go on changing."""
-        weights = (network or self.step.segmentor).state_dict()
+        weights = (self.step.segmentor if network is None else network).state_dict()
         data = self.config.DATA
         sizes = data.pixel_size_working, data.section_thickness
         return Checkpoint(weights, iteration, self.score, rule, *sizes)
