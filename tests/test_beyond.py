@@ -1,6 +1,7 @@
 """What goes beyond the paper: self-training with a teacher, other views, flips."""
 
 import copy
+from functools import partial
 
 import cv2
 import numpy as np
@@ -149,6 +150,29 @@ def test_the_teacher_labels_the_plain_section_and_the_student_sees_the_view() ->
         )
     ]
     assert all(moved)
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"teacher": True, "strong_view": True},
+        {"soft_xor": True},
+        {"rounds": 1, "begin": 0.1, "prototypes": 0.1},
+    ],
+    ids=lambda beyond: next(iter(beyond)),
+)
+def test_compiled_networks_learn_the_same(beyond: dict) -> None:
+    reports = []
+    for compile in (lambda network: network, partial(torch.compile, backend="eager")):
+        step, data = step_of(**beyond), batch()
+        step.run_segmentor = compile(step.run_segmentor)
+        step.run_teacher = compile(step.run_teacher)
+        if "rounds" in beyond:
+            data |= {"target_masks": data["masks"]}
+            del data["views"]
+        reports.append({name: float(value) for name, value in step(2, **data).items()})
+    assert reports[0]["consistency_target"] > 0
+    assert reports[0] == pytest.approx(reports[1], rel=1e-4)
 
 
 def test_off_is_the_published_loss() -> None:
