@@ -152,6 +152,7 @@ def test_the_config_that_goes_beyond_the_paper_runs(
     assert len(shared) >= 10
     assert {k: config["TRAIN"][k] for k in shared} == {k: shipped["TRAIN"][k] for k in shared}
     assert config["TEST"].get("depth") == depth
+    assert "orthoplane" not in config["TEST"]
     assert "target labelled after 1" in check(command, volumes)
 
 

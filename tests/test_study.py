@@ -113,6 +113,7 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     assert flips["mAP"] != plain["mAP"]
     text = (study.root / "results/trial.md").read_text()
     assert "inference.py -mn trial-published-1 -c" in text
+    assert "main.py --run-name trial-published-1 -c" in text
 
 
 def test_some_sections_of_a_prediction_alone_are_scored(study: Input) -> None:

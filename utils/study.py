@@ -540,7 +540,7 @@ def _figure(lines: list[tuple[Row, str, list[dict[str, Any]]]], title: str, path
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(files) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=len(files), frameon=False, fontsize=9)
     figure.suptitle(textwrap.fill(title, 90), fontsize=10)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
