@@ -24,22 +24,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
-from dataloader.folder import section_files
-from dataloader.opening import open_volume
+from dataloader.formats.folder import section_files
+from dataloader.formats.opening import open_volume
 from dataloader.pairs import PairDataset
+from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import normalise
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
-from utils.adaptation import AdaptationStep
-from utils.command import choose_device
-from utils.config import TrainSettings
-from utils.metrics import SectionScores
+from prediction.metrics import SectionScores
+from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.windows import whole_section
+from training.adaptation import AdaptationStep
+from utils.cli import choose_device
+from utils.config.schema import TrainSettings
 from utils.paths import ROOT
-from utils.precision import choose_precision
-from utils.prediction import NetworkPredictor, predict_volume, section_pairs
-from utils.synthetic import make_volume, write_sections
-from utils.windows import whole_section
+from utils.runtime.precision import choose_precision
 
 CPU = torch.device("cpu")
 

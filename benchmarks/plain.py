@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dataloader.augment import PairAugmentation
 from loss.consistency import rampup
 from model.segmentor import Segmentor
-from utils.config import TrainSettings
+from utils.config.schema import TrainSettings
 
 
 class PlainStep:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 from utils.paths import ROOT
-from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 
 SHAPE = (16, 256, 256)
 SETTINGS = {

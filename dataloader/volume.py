@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataloader.voxel import VoxelSize
+from dataloader.formats.voxel_size import VoxelSize
 from utils.errors import UserError
 
 TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles

@@ -12,7 +12,7 @@ differs between volumes; a sharp one would teach the source's foreground.
 import torch
 from torch import Tensor
 
-from utils.distributed import Group
+from utils.runtime.distributed import Group
 
 SHARE = 0.02  # of a batch in the running means
 

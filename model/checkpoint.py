@@ -14,8 +14,8 @@ from model.published import from_published, to_published
 from model.segmentor import Segmentor
 from utils.errors import UserError
 
-# What a run keeps: what one uses, chosen without labels (utils/checkpoint_choice.py; by default it
-# is the average), the last weights, their average, and the best on validation labels.
+# What a run keeps: what one uses, chosen without labels (training/checkpoint_choice.py; by
+# default it is the average), the last weights, their average, and the best on validation labels.
 MODEL, LAST, AVERAGE = "model.ckpt", "last.ckpt", "average.ckpt"
 BEST = "best_on_target_labels.ckpt"
 TRAINING_STATE, PREVIOUS_STATE = "training_state.ckpt", "training_state.previous.ckpt"

@@ -4,11 +4,11 @@ import math
 
 import project_root  # noqa: F401
 
-from utils.command import base_parser, choose_device, folder_name, read_arguments
+from utils.cli import base_parser, choose_device, folder_name, read_arguments
 from utils.errors import run_command
-from utils.checkpoint_choice import CHOICES
+from training.checkpoint_choice import CHOICES
 from utils.paths import shown
-from utils.selection import choose, examine, keep_chosen, regret
+from training.selection import choose, examine, keep_chosen, regret
 
 
 def main() -> None:

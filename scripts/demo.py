@@ -14,16 +14,18 @@ import numpy as np
 import torch
 
 from model.checkpoint import MODEL
-from utils.command import choose_device
-from utils.config import Config, load_config
+from utils.cli import choose_device
+from utils.config.load import load_config
+from utils.config.schema import Config
 from utils.errors import run_command
-from utils.inference import Inference
-from utils.metrics import THRESHOLD, Scores
+from prediction.run import Inference
+from prediction.metrics import THRESHOLD, Scores
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
-from utils.pictures import contours, grey, side_by_side, stacked, write_picture
-from utils.run_folder import RunLog
-from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from utils.training import Training
+from prediction.pictures import contours, grey, side_by_side, stacked
+from utils.files import write_picture
+from training.run_folder import RunLog
+from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
+from training.trainer import Training
 
 SHAPE = (16, 256, 256)  # sections, height, width of each volume
 # The adversarial and consistency weights at 0 leave the supervised loss on the source alone.

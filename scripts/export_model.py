@@ -6,9 +6,9 @@ from pathlib import Path
 import project_root  # noqa: F401
 
 from model.checkpoint import MODEL
-from utils.command import folder_name
+from utils.cli import folder_name
 from utils.errors import run_command
-from utils.export import export, export_half
+from prediction.export import export, export_half
 from utils.paths import ROOT, Workspace
 
 

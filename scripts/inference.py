@@ -3,12 +3,12 @@
 import project_root  # noqa: F401
 
 from model.checkpoint import MODEL
-from utils.command import base_parser, choose_device, folder_name, read_arguments
-from utils.distributed import Group
+from utils.cli import base_parser, choose_device, folder_name, read_arguments
+from utils.runtime.distributed import Group
 from utils.errors import run_command
-from utils.inference import MEASURES, Inference
-from utils.report import require_report
-from utils.view import require_napari
+from prediction.run import MEASURES, Inference
+from prediction.report.report import require_report
+from prediction.report.view import require_napari
 
 
 def main() -> None:

@@ -3,14 +3,14 @@
 import project_root  # noqa: F401
 
 from model.checkpoint import CHOSEN_AVERAGE, MODEL
-from utils.command import base_parser, choose_device, folder_name, read_arguments
-from utils.distributed import Group
+from utils.cli import base_parser, choose_device, folder_name, read_arguments
+from utils.runtime.distributed import Group
 from utils.errors import UserError, run_command
 from utils.faults import faults_in_one_line
 from utils.paths import shown
-from utils.resources import peak_memory
-from utils.run_folder import RunLog
-from utils.training import CHECK_SETTINGS, Training, describe
+from utils.runtime.memory import peak_memory
+from training.run_folder import RunLog
+from training.trainer import CHECK_SETTINGS, Training, describe
 
 
 def main() -> None:

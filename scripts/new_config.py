@@ -6,7 +6,7 @@ from pathlib import Path
 import project_root  # noqa: F401
 
 from utils.errors import run_command
-from utils.new_config import SIZES, Answers, new_config
+from training.propose_config import SIZES, Answers, new_config
 
 
 def main() -> None:

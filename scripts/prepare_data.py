@@ -5,10 +5,10 @@ from pathlib import Path
 
 import project_root  # noqa: F401
 
-from dataloader.published_data import DATA_SETS
+from dataloader.published.catalogue import DATA_SETS
 from utils.errors import run_command
 from utils.paths import ROOT
-from utils.preparation import Preparation
+from dataloader.published.preparation import Preparation
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import torch
 from utils.errors import UserError, run_command
 from utils.optional import wanted
 from utils.paths import ROOT, Workspace, shown
-from utils.study import StudyRunner, load_study
+from training.study import StudyRunner, load_study
 
 
 def main() -> None:

@@ -24,14 +24,14 @@ import numpy as np
 import torch
 import yaml
 
-from dataloader.opening import open_volume
+from dataloader.formats.opening import open_volume
+from dataloader.synthetic import write_sections
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, segmentor_from
 from model.segmentor import Segmentor
 from tests.test_formats import FORMATS, stack
-from utils.config import load_config
+from utils.config.load import load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR
-from utils.synthetic import write_sections
 
 MEMORY = 8 * 2**30  # bytes; a length that is not believed asks for more
 LONGEST_LINE = 1000  # characters

@@ -13,7 +13,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 # Forked from a server that has imported PyTorch: a process starts in a tenth of a second.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.killing", "utils.training", "utils.inference"])
+PROCESSES.set_forkserver_preload(["tests.killing", "training.trainer", "prediction.run"])
 
 
 class Kill(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from dataloader.volume import normalise
-from utils.prediction import PairPredictor
+from prediction.predictor import PairPredictor
 
 CUBES = ("DATA.section_spacing_target=10", "DATA.pixel_size_target=10")
 PLANES = (*CUBES, "TEST.orthoplane=true")

@@ -20,7 +20,7 @@ import torch
 import yaml
 import zarr
 
-from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
+from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 
 SHAPE = (5, 48, 64)
 CONFIG = {

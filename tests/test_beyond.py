@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader.greys import grey_transfer
+from dataloader.histogram_matching import grey_transfer
 from dataloader.pairs import PairDataset, Views
 from dataloader.spectrum import amplitudes, spectrum_transfer
 from dataloader.views import draw_blocks, hide, other_microscope, strong_view
@@ -25,12 +25,12 @@ from loss.self_training import (
     xor_probability,
 )
 from model.segmentor import Segmentor
+from prediction.predictor import FlippedPredictor, NetworkPredictor
 from tests.test_properties import Sections
-from utils.adaptation import AdaptationStep
-from utils.averaging import WeightAverage, choose_decay
-from utils.config import BeyondSettings, TrainSettings
-from utils.distributed import Group
-from utils.prediction import FlippedPredictor, NetworkPredictor
+from training.adaptation import AdaptationStep
+from training.averaging import WeightAverage, choose_decay
+from utils.config.schema import BeyondSettings, TrainSettings
+from utils.runtime.distributed import Group
 
 CPU = torch.device("cpu")
 

@@ -21,18 +21,18 @@ from scipy import ndimage
 from sklearn import metrics as sk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dataloader.opening import open_volume
+from dataloader.formats.opening import open_volume
+from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 from model.checkpoint import BEST, LAST, MODEL, load_checkpoint, segmentor_from
+from prediction.predictor import NetworkPredictor
 from tests.conftest import ROOT
 from tests.plain_inference import predicted
-from utils.checkpoint_choice import chosen_by
-from utils.config import load_config
-from utils.interruption import Interrupted, StopSignal
+from training.checkpoint_choice import chosen_by
+from training.run_folder import RunLog
+from training.trainer import Training
+from utils.config.load import load_config
 from utils.paths import Workspace
-from utils.prediction import NetworkPredictor
-from utils.run_folder import RunLog
-from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from utils.training import Training
+from utils.runtime.signals import Interrupted, StopSignal
 
 SECTIONS, SIDE, ITERATIONS = 5, 64, 6
 SHAPE = (SECTIONS, SIDE, SIDE)

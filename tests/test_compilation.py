@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from model.segmentor import ConvBlock
-from utils.compilation import compiled
-from utils.config import TrainSettings
+from utils.config.schema import TrainSettings
+from utils.runtime.compilation import compiled
 
 
 def test_for_long_runs_unless_the_config_decides() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.config import Config, load_config
+from utils.config.load import load_config
+from utils.config.schema import Config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, Workspace
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prediction.orthoplane import choose_cuts, join
+from prediction.predictor import predict_volume
 from tests.test_prediction import ArrayVolume, Plain, noise
-from utils.config import Config
-from utils.cuts import choose_cuts, join
+from utils.config.schema import Config
 from utils.errors import UserError
-from utils.prediction import predict_volume
 
 DATA = {"data_dir_img": "a", "data_dir_label": "b", "data_dir_target": "c"}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.depth import over_depth
+from prediction.z_average import over_depth
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 9])

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.killing import Kill, run
 from tests.plain_inference import CUBES, PLANES, options
 from tests.test_faults import Project
-from utils.distributed import Group
+from utils.runtime.distributed import Group
 
 BATCH = ("--set", "TRAIN.batch_size=2", "--set", "TRAIN.save_freq=3")
 

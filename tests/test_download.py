@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataloader.published.download import Patience, fetch
 from tests.conftest import ROOT
 from tests.file_server import FileServer
-from utils.download import Patience, fetch
 from utils.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -174,7 +174,7 @@ def test_no_room_on_the_disc(download: Download, monkeypatch) -> None:
 KILLED = """
 import http.client, os, signal, sys
 from pathlib import Path
-from utils.download import fetch
+from dataloader.published.download import fetch
 
 read1, left = http.client.HTTPResponse.read1, [3]
 

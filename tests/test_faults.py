@@ -17,8 +17,9 @@ import pytest
 import torch
 import yaml
 
-from dataloader.opening import open_volume
+from dataloader.formats.opening import open_volume
 from dataloader.pairs import PairDataset
+from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume
 from dataloader.volume import MaskVolume
 from model.checkpoint import (
     LAST,
@@ -33,13 +34,12 @@ from model.checkpoint import (
 from model.segmentor import PairLogits
 from tests.conftest import ROOT
 from tests.test_checkpoint import Malicious
-from utils.adaptation import AdaptationStep
-from utils.config import TrainSettings
+from training.adaptation import AdaptationStep
+from training.monitor import TargetMeasures, TargetWatch, foreground
+from training.nonfinite import MOST_SKIPPED, NonFiniteWatch
+from utils.config.schema import TrainSettings
 from utils.errors import UserError
-from utils.nonfinite import MOST_SKIPPED, NonFiniteWatch
-from utils.run_lock import lock_folder
-from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume
-from utils.target_watch import TargetMeasures, TargetWatch, foreground
+from utils.runtime.lock import lock_folder
 
 SHAPE = (4, 48, 48)
 CONFIG = {
@@ -341,7 +341,7 @@ def test_two_runs_never_write_to_one_folder(project: Project) -> None:
 def test_a_lock_is_not_held_by_the_workers_of_a_killed_run(tmp_path: Path) -> None:
     child = (
         "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from utils.run_lock import lock_folder\n"
+        "from pathlib import Path; from utils.runtime.lock import lock_folder\n"
         "lock = lock_folder(Path(sys.argv[2]))\n"
         "if os.fork() == 0: print('ready', flush=True); sys.stdin.read(); os._exit(0)\n"
         "os.wait()"

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 import zarr
 
-from dataloader.opening import find_volume, open_volume
+from dataloader.formats.opening import find_volume, open_volume
+from dataloader.formats.voxel_size import VoxelSize
 from dataloader.pairs import PairDataset, pair_loader
-from dataloader.voxel import VoxelSize
 from utils.errors import UserError
 
 SHAPE = (5, 40, 48)

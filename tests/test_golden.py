@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader.folder import read_section
+from dataloader.formats.folder import read_section
+from dataloader.synthetic import write_sections
 from loss.consistency import pseudo_labels
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.published import to_published
 from model.segmentor import PairLogits, Segmentor
+from prediction.run import Inference
 from tests.golden import blobs, fill_segmentor, fill_weights
-from utils.adaptation import AdaptationStep
-from utils.config import Config, TrainSettings
-from utils.inference import Inference
+from training.adaptation import AdaptationStep
+from utils.config.schema import Config, TrainSettings
 from utils.paths import Workspace
-from utils.synthetic import write_sections
 
 TRAINING_TOLERANCE = 1e-8
 INFERENCE_TOLERANCE = 1e-4  # absolute; of probabilities and scores

@@ -14,17 +14,17 @@ from scipy.special import elliprg
 from skimage.measure import regionprops
 from skimage.morphology import local_maxima, reconstruction
 
-from dataloader.voxel import VoxelSize
-from utils.instance_scores import InstanceScorer, InstanceScores
-from utils.instance_table import (
+from dataloader.formats.voxel_size import VoxelSize
+from prediction.instances.scores import InstanceScorer, InstanceScores
+from prediction.instances.segmentation import FACES, Instances, InstanceSettings, part
+from prediction.instances.table import (
     Mitochondrion,
     columns,
     spacing,
     surface_area,
     write_table,
 )
-from utils.instances import FACES, Instances, InstanceSettings, part
-from utils.pictures import instance_colour, instances_picture
+from prediction.pictures import instance_colour, instances_picture
 
 MITOEM = VoxelSize(30, 8, 8)
 volumes = st.tuples(st.integers(1, 7), st.integers(1, 11), st.integers(1, 11))

@@ -14,8 +14,8 @@ from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from tests.golden import blobs
-from utils.adaptation import AdaptationStep
-from utils.config import TrainSettings
+from training.adaptation import AdaptationStep
+from utils.config.schema import TrainSettings
 
 SIZE = 32
 ZERO = {"weight_cross": 0, "weight_adv_spatial": 0, "weight_adv_temporal": 0}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from utils.metrics import (
+from prediction.metrics import (
     Counts,
     DiceScores,
     PooledScores,

@@ -9,11 +9,11 @@ import pytest
 import tifffile
 import yaml
 
+from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images, inspect_labels
-from dataloader.opening import open_volume
+from dataloader.synthetic import make_volume, write_sections
 from tests.conftest import Finished
 from utils.paths import CONFIG_DIR
-from utils.synthetic import make_volume, write_sections
 
 SHAPE = (8, 96, 112)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader.opening import open_volume
+from dataloader.formats.opening import open_volume
+from dataloader.loader import on_device
 from dataloader.pairs import TILE_MARGIN, PairDataset, pair_loader
-from dataloader.transfer import on_device
+from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import Volume
 from loss.supervised import inter_section_residual
 from utils.errors import UserError
-from utils.synthetic import make_volume, write_sections
 
 SECTIONS, SIDE, CROP = 6, 96, 48
 SEED = (7, 0)

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
-from dataloader.folder import section_files
-from dataloader.opening import open_volume
+from dataloader.formats.folder import section_files
+from dataloader.formats.opening import open_volume
 from dataloader.pairs import PairDataset
+from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import Volume, normalise
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
+from prediction.metrics import SectionScores
+from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.windows import whole_section
 from tests.golden import blobs
-from utils.adaptation import AdaptationStep
-from utils.config import TrainSettings
-from utils.metrics import SectionScores
-from utils.prediction import NetworkPredictor, predict_volume, section_pairs
-from utils.synthetic import make_volume, write_sections
-from utils.windows import whole_section
+from training.adaptation import AdaptationStep
+from utils.config.schema import TrainSettings
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataloader.orthogonal_slices import XZ, YZ, PaddedVolume, PlaneVolume
 from dataloader.pairs import PairDataset
-from dataloader.planes import XZ, YZ, PaddedVolume, PlaneVolume
 from tests.test_prediction import ArrayVolume, noise
-from utils.config import Config
+from training.rounds import TargetLabels
+from utils.config.schema import Config
 from utils.errors import UserError
-from utils.target_labels import TargetLabels
 
 SHAPE = (40, 48, 72)  # of a volume of cubes: less high than the crops are
 CROP = 64

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from dataloader.synthetic import make_volume
 from dataloader.volume import normalise
 from model.normalisation import norm_relu
-from utils.adaptation import AdaptationStep
-from utils.config import TrainSettings
-from utils.metrics import SectionScores
-from utils.precision import choose_precision, widened
-from utils.prediction import NetworkPredictor
-from utils.synthetic import make_volume
+from prediction.metrics import SectionScores
+from prediction.predictor import NetworkPredictor
+from training.adaptation import AdaptationStep
+from utils.config.schema import TrainSettings
+from utils.runtime.precision import choose_precision, widened
 
 CPU = torch.device("cpu")
 ITERATIONS = 120

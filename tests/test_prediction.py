@@ -9,11 +9,12 @@ import torch
 
 from dataloader.volume import Volume, normalise
 from model.segmentor import Segmentor
-from utils.config import Config
+from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.volume import choose_windows, predict_on_grid
+from prediction.windows import Windows, tiles, whole_section
+from training.validation import VALIDATION_SQUARE, Validation
+from utils.config.schema import Config
 from utils.errors import UserError
-from utils.evaluation import VALIDATION_SQUARE, Validation, choose_windows, predict_on_grid
-from utils.prediction import NetworkPredictor, predict_volume, section_pairs
-from utils.windows import Windows, tiles, whole_section
 
 
 class ArrayVolume(Volume):

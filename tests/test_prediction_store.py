@@ -6,10 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dataloader.voxel import VoxelSize
-from utils import prediction_store
-from utils.distributed import Group
-from utils.prediction_store import PredictionStore
+from dataloader.formats.voxel_size import VoxelSize
+from prediction import store
+from prediction.store import PredictionStore
+from utils.runtime.distributed import Group
 
 SHAPE = (5, 40, 30)
 ORIGIN = {"weights": 1}
@@ -28,7 +28,7 @@ def opened(folder: Path, origin: dict = ORIGIN) -> PredictionStore:
 def test_what_was_written_is_there_at_the_next_start(
     tmp_path: Path, sections, monkeypatch, largest
 ) -> None:
-    monkeypatch.setattr(prediction_store, "LARGEST_CHUNK", largest)
+    monkeypatch.setattr(store, "LARGEST_CHUNK", largest)
     first = opened(tmp_path)
     assert first.done() == set()
     for index in (3, 0):

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloader.opening import open_volume
-from dataloader.published_data import DATA_SETS, OfficialFile, PublishedData, SectionFiles
+from dataloader.formats.opening import open_volume
+from dataloader.published.catalogue import DATA_SETS, OfficialFile, PublishedData, SectionFiles
+from dataloader.published.download import Patience
+from dataloader.published.preparation import Preparation, locked
 from tests.conftest import ROOT
 from tests.file_server import FileServer
-from utils.download import Patience
 from utils.errors import UserError
-from utils.interruption import Interrupted
-from utils.preparation import Preparation, locked
+from utils.runtime.signals import Interrupted
 
 SHAPE = (20, 40, 48)
 TRAINING, TESTING, UNLABELLED = 18, 3, 4  # sections of the small MitoEM
@@ -361,7 +361,7 @@ import os, signal, sys
 from pathlib import Path
 from PIL import Image
 from tests.test_prepare_data import small
-from utils.preparation import Preparation
+from dataloader.published.preparation import Preparation
 
 name, root, given, what, number, count = sys.argv[1:]
 open_image, replace, opened = Image.open, Path.replace, []

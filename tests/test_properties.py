@@ -10,9 +10,9 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, ma
 from torch import Tensor
 
 from dataloader.volume import Volume, resample
-from utils.metrics import Counts, PooledScores, SectionScores
-from utils.prediction import predict_volume, section_pairs
-from utils.windows import Windows, tiles, whole_section
+from prediction.metrics import Counts, PooledScores, SectionScores
+from prediction.predictor import predict_volume, section_pairs
+from prediction.windows import Windows, tiles, whole_section
 
 sides = st.integers(1, 40)
 seeds = st.integers(0, 2**32 - 1)

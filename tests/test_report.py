@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
+from dataloader.synthetic import make_volume
 from dataloader.volume import Volume
-from utils.report import write_report
-from utils.synthetic import make_volume
+from prediction.report.report import write_report
 
 SECTIONS = 9
 VOID = {"meta", "img", "br"}

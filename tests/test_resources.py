@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.resources import _free_in_control_groups, available_memory
+from utils.runtime.memory import _free_in_control_groups, available_memory
 
 
 def write(folder: Path, **files: object) -> None:

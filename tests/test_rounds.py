@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from dataloader.roles import open_images
 from loss.supervised import supervised_losses
 from model.checkpoint import MODEL, TRAINING_STATE, load_checkpoint, segmentor_from
+from prediction.predictor import NetworkPredictor
 from tests.plain_inference import CUBES, options, predicted
 from tests.test_beyond import batch, step_of
 from tests.test_faults import Project
-from utils.config import load_config
+from training.rounds import round_starts
+from training.run_folder import RunLog
+from training.trainer import Training
+from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, Workspace
-from utils.prediction import NetworkPredictor
-from utils.run_folder import RunLog
-from utils.target_labels import round_starts
-from utils.training import Training
-from utils.volumes import open_images
 
 ROUNDS = (
     *("--set", "TRAIN.weight_adv_spatial=0", "--set", "TRAIN.weight_adv_temporal=0"),

@@ -12,10 +12,10 @@ from scipy.ndimage import gaussian_filter
 from model.checkpoint import MODEL, load_checkpoint
 from tests.plain_inference import options
 from tests.test_faults import Project
-from utils.checkpoint_choice import CHOICES, Source, chosen_by
-from utils.config import TrainSettings
-from utils.selection import Snapshot, choose, kept_checkpoints, regret
-from utils.target_watch import TargetMeasures, solidities
+from training.checkpoint_choice import CHOICES, Source, chosen_by
+from training.monitor import TargetMeasures, solidities
+from training.selection import Snapshot, choose, kept_checkpoints, regret
+from utils.config.schema import TrainSettings
 
 SOURCE = Source(foreground=0.06, solidity=0.9)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from dataloader.roles import as_trained, open_images, open_labels
 from model.checkpoint import MODEL, load_checkpoint, segmentor_from
-from utils.config import load_config
-from utils.evaluation import choose_pairs, choose_windows
-from utils.metrics import Counts
+from prediction.metrics import Counts
+from prediction.predictor import NetworkPredictor, predict_volume
+from prediction.volume import choose_pairs, choose_windows
+from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, ROOT, Workspace
-from utils.prediction import NetworkPredictor, predict_volume
-from utils.volumes import as_trained, open_images, open_labels
 
 SHIPPED = sorted(path.parent for path in (ROOT / "models").glob(f"*_small_plus/{MODEL}"))
 LARGEST = 4e6  # bytes

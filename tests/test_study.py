@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.test_bad_input import CONFIG, Input
-from utils.selection import read_examined
-from utils.study import STUDIES, load_study, runs_of
+from training.selection import read_examined
+from training.study import STUDIES, load_study, runs_of
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 

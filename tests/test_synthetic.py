@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
+from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 
 SHAPE = (8, 192, 192)
 

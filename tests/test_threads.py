@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.threads import ahead, behind
+from utils.runtime.threads import ahead, behind
 
 
 def test_ahead_keeps_the_order_and_works_no_further_than_its_depth() -> None:

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from dataloader.folder import natural_key, read_names
-from dataloader.opening import open_volume
+from dataloader.formats.folder import natural_key, read_names
+from dataloader.formats.opening import open_volume
 from dataloader.volume import CroppedVolume, MaskVolume, normalise, resample
 from utils.errors import UserError
 

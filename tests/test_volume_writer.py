@@ -12,10 +12,10 @@ import pytest
 import tifffile
 import zarr
 
-from dataloader.opening import open_volume
-from dataloader.voxel import VoxelSize
-from utils.view import Lazy, add_layers
-from utils.volume_writer import WRITERS, VolumeSpec
+from dataloader.formats.opening import open_volume
+from dataloader.formats.voxel_size import VoxelSize
+from dataloader.formats.writers import WRITERS, VolumeSpec
+from prediction.report.view import Lazy, add_layers
 
 SHAPE = (4, 300, 270)
 SIZE = VoxelSize(40.0, 8.0, 8.0)

@@ -6,12 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
+from dataloader.formats.voxel_size import VoxelSize
+from dataloader.roles import as_trained, at_common_size, open_images, open_labels, voxel_size
 from dataloader.thickness import sections_in
-from dataloader.voxel import VoxelSize
-from utils.config import DataSettings
+from utils.config.schema import DataSettings
 from utils.errors import UserError
 from utils.paths import Workspace
-from utils.volumes import as_trained, at_common_size, open_images, open_labels, voxel_size
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from utils.distributed import rank
-from utils.interruption import Interrupted
+from utils.runtime.distributed import rank
+from utils.runtime.signals import Interrupted
 
 
 class UserError(Exception):

@@ -9,8 +9,8 @@ from traceback import clear_frames, extract_tb
 
 import torch
 
-from utils.distributed import PeerLost
 from utils.errors import UserError
+from utils.runtime.distributed import PeerLost
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IN_WORKER = "Caught "  # how torch begins what a worker raised, with its whole traceback

@@ -1,0 +1,232 @@
+"""From a volume to the mitochondria probability of each of its sections."""
+
+from collections.abc import Container, Iterator
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloader.volume import Volume
+from loss.self_training import xor_probability
+from model.segmentor import SectionFeatures, Segmentor
+from prediction.windows import Windows
+from utils.runtime.precision import computing_in, widened
+from utils.runtime.threads import ahead
+
+
+class PairPredictor(Protocol):
+    """What predicts pairs of sections, in two steps: a section is in two pairs, encoded once."""
+
+    def encode(self, sections: Tensor) -> Any:
+        """Features of windows of one section, (windows, h, w) in [0, 1]."""
+
+    def decode(self, current: Any, auxiliary: Any) -> Tensor:
+        """From the features of both sections to their probabilities, (windows, 2, h, w)."""
+
+
+class NetworkPredictor:
+    """Softmax, channel 1, of both sections' maps.
+
+    Args:
+        segmentor: on ``device``.
+        device: to compute on.
+        precision: of the convolutions; the softmax is in float32.
+        fuse_residual: join each section's probability p with what the other section's p' and the
+            residual's r make of it, p <- (p + p' (1 - r) + r (1 - p')) / 2, as the pseudo labels
+            of ``loss.self_training``; else the residual decoder is left out.
+    """
+
+    def __init__(
+        self,
+        segmentor: Segmentor,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        fuse_residual: bool = False,
+    ) -> None:
+        self.segmentor, self.device, self.precision = segmentor, device, precision
+        self.fuse_residual = fuse_residual
+
+    @torch.inference_mode()
+    def encode(self, sections: Tensor) -> SectionFeatures:
+        with computing_in(self.precision, self.device):
+            return self.segmentor.encode_sections(sections[:, None].to(self.device))
+
+    @torch.inference_mode()
+    def decode(self, current: SectionFeatures, auxiliary: SectionFeatures) -> Tensor:
+        with computing_in(self.precision, self.device):
+            logits = self.segmentor.decode_pair(current, auxiliary, self.fuse_residual)
+        # (B, 2 sections, 2, H, W)
+        maps = torch.stack([widened(logits.current), widened(logits.auxiliary)], dim=1)
+        masks = maps.softmax(2)[:, :, 1]
+        if not self.fuse_residual:
+            return masks
+        residual = widened(logits.residual).softmax(1)[:, 1:]
+        return (masks + xor_probability(masks.flip(1), residual)) / 2
+
+
+class FlippedPredictor:
+    """The mean of a predictor over the eight flips and turns of square windows; four of others.
+
+    Args:
+        predict: the predictor.
+    """
+
+    def __init__(self, predict: PairPredictor) -> None:
+        self.predict = predict
+
+    def encode(self, sections: Tensor) -> list[tuple[bool, list[int], Any]]:
+        turns = (False, True) if sections.shape[-1] == sections.shape[-2] else (False,)
+        looks = [(turned, axes) for turned in turns for axes in ([], [-1], [-2], [-1, -2])]
+        return [
+            (turned, axes, self.predict.encode(_turned(sections, turned).flip(axes).contiguous()))
+            for turned, axes in looks
+        ]
+
+    def decode(self, current: list, auxiliary: list) -> Tensor:
+        total = 0.0
+        for (turned, axes, one), (*_, other) in zip(current, auxiliary, strict=True):
+            total = total + _turned(self.predict.decode(one, other).flip(axes), turned)
+        return total / len(current)
+
+
+def _turned(windows: Tensor, turned: bool) -> Tensor:
+    return windows.transpose(-1, -2) if turned else windows
+
+
+def section_pairs(sections: int, stride: int) -> list[tuple[int, int]]:
+    """The pairs (current, auxiliary) that show every section of a volume at least once.
+
+    All (i, i + stride), as published; where the volume is shorter than two strides, the sections
+    of the middle, which those leave out, are paired with the last one. Their order is in chains,
+    0, stride, 2 stride ..., then 1, 1 + stride ...: the auxiliary section of a pair is the current
+    one of the next, so that no more than two sections are ever held.
+
+    Raises:
+        ValueError: no pair, the stride reaches over the volume's end.
+    """
+    if sections <= stride:
+        raise ValueError(f"found {sections} sections, expected more than the stride of {stride}")
+    chains = [range(start, sections - stride, stride) for start in range(stride)]
+    pairs = [(i, i + stride) for chain in chains for i in chain]
+    return pairs + [(i, sections - 1) for i in range(sections - stride, stride)]
+
+
+def predict_volume(
+    predict: PairPredictor,
+    volume: Volume,
+    pairs: list[tuple[int, int]],
+    windows: Windows,
+    batch_size: int = 1,
+    combine: Literal["mean", "max"] = "mean",
+    sections: Container[int] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Predict sections from all the pairs they are in.
+
+    Holds two sections and reads two ahead, not the volume, if the pairs are in chains as
+    ``section_pairs`` has them.
+
+    Args:
+        predict: the network, see ``NetworkPredictor``.
+        volume: the sections.
+        pairs: see ``section_pairs``.
+        windows: see ``prediction.windows``.
+        batch_size: windows predicted at a time. The features of a section are kept for its second
+            pair where all its windows fit in.
+        combine: how a section's predictions from several pairs are joined: their mean (inference)
+            or their maximum, which above 0.5 is the OR of the argmax masks (validation). The
+            maximum is taken of whole sections only.
+        sections: indices of those to predict; None: all. Each comes out the same to the bit,
+            whichever others are predicted.
+
+    Yields:
+        (index, probability (H, W) float32 in [0, 1]) of each section when its last pair is done.
+    """
+    if sections is not None:
+        pairs = [pair for pair in pairs if any(index in sections for index in pair)]
+    last_pair = {index: n for n, pair in enumerate(pairs) for index in pair}
+    total_weight = torch.from_numpy(windows.total_weight())
+    encoder = _Encoder(predict, volume, pairs, windows, batch_size)
+    sums: dict[int, Tensor] = {}
+    seen: dict[int, int] = {}
+    for n, pair in enumerate(pairs):
+        for index, probability in zip(pair, _predict_pair(encoder, pair), strict=True):
+            if sections is not None and index not in sections:
+                continue
+            seen[index] = seen.get(index, 0) + 1
+            if index not in sums:
+                sums[index] = probability.clone()  # not a view that keeps the pair's other half
+            elif combine == "mean":
+                sums[index] += probability
+            else:
+                sums[index] = torch.maximum(sums[index], probability)
+        for index in [i for i in pair if i in sums and last_pair[i] == n]:
+            weight = total_weight * (seen.pop(index) if combine == "mean" else 1)
+            yield index, windows.unpad((sums.pop(index).cpu() / weight).numpy())
+
+
+class _Encoder:
+    """Padded sections and features of the last pair's sections, for the pair that comes next.
+
+    Sections are read ahead, in the order in which the pairs need them.
+    """
+
+    def __init__(
+        self,
+        predict: PairPredictor,
+        volume: Volume,
+        pairs: list[tuple[int, int]],
+        windows: Windows,
+        batch_size: int,
+    ) -> None:
+        self.predict, self.windows = predict, windows
+        starts = range(0, len(windows.corners), batch_size)
+        self.batches = [windows.corners[start : start + batch_size] for start in starts]
+        self.padded: dict[int, Tensor] = {}
+        self.features: dict[int, Any] = {}
+
+        def read(index: int) -> Tensor:
+            return torch.from_numpy(windows.pad(volume.scaled(index)))
+
+        held = [(), *pairs]
+        needed = (i for n, pair in enumerate(pairs) for i in pair if i not in held[n])
+        self.sections = ahead(read, needed)
+
+    def turn_to(self, pair: tuple[int, int]) -> None:
+        """Hold the sections of this pair and no others."""
+        for held in (self.padded, self.features):
+            for index in set(held) - set(pair):
+                del held[index]
+        for index in pair:
+            if index not in self.padded:
+                self.padded[index] = next(self.sections)
+
+    def __call__(self, index: int, batch: int) -> Any:
+        """Features of a section's windows of one batch."""
+        if len(self.batches) > 1:
+            return self.predict.encode(self._cut(index, batch))
+        if index not in self.features:
+            self.features[index] = self.predict.encode(self._cut(index, batch))
+        return self.features[index]
+
+    def _cut(self, index: int, batch: int) -> Tensor:
+        """A batch's windows of a section, (windows, h, w)."""
+        height, width = self.windows.size
+        padded = self.padded[index]
+        return torch.stack([padded[y : y + height, x : x + width] for y, x in self.batches[batch]])
+
+
+def _predict_pair(encoder: _Encoder, pair: tuple[int, int]) -> Tensor:
+    """Weighted sums of the windows' probabilities on the padded sections, (2, H, W)."""
+    encoder.turn_to(pair)
+    windows, total = encoder.windows, None
+    height, width = windows.size
+    for number, corners in enumerate(encoder.batches):
+        features = (encoder(index, number) for index in pair)
+        probabilities = encoder.predict.decode(*features)
+        if total is None:
+            total = torch.zeros((2, *windows.padded_shape), device=probabilities.device)
+            weight = torch.from_numpy(windows.weight).to(probabilities.device)
+        for (y, x), probability in zip(corners, probabilities, strict=True):
+            total[:, y : y + height, x : x + width] += probability * weight
+    return total

@@ -1,0 +1,79 @@
+"""``--view``: raw sections, probabilities, masks, instances and labels as layers of napari."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloader.formats.opening import open_volume
+from dataloader.formats.voxel_size import VoxelSize
+from dataloader.volume import Volume
+from prediction.metrics import THRESHOLD
+from utils.errors import UserError
+
+
+def require_napari() -> Any:
+    """The module, imported; raises UserError where it is not installed."""
+    try:
+        import napari
+    except ModuleNotFoundError:
+        raise UserError('--view: napari is not installed; pip install "napari[all]"') from None
+    return napari
+
+
+class Lazy:
+    """A volume as an array that reads its sections when they are shown."""
+
+    def __init__(self, volume: Volume, threshold: float | None = None) -> None:
+        self.volume, self.shape, self.ndim = volume, volume.shape, 3
+        self.threshold = threshold
+        self.dtype = np.dtype(np.uint8) if threshold is not None else volume.section(0).dtype
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        place = place if isinstance(place, tuple) else (place,)
+        first, *rest = (*place, *[slice(None)] * (3 - len(place)))
+        single = not isinstance(first, slice)
+        sections = [int(first)] if single else range(*first.indices(len(self.volume)))
+        shown = np.stack([self._section(index) for index in sections])[(slice(None), *rest)]
+        return shown[0] if single else shown
+
+    def __len__(self) -> int:
+        return len(self.volume)
+
+    def _section(self, index: int) -> np.ndarray:
+        section = self.volume.section(index)
+        if self.threshold is None:
+            return section
+        return (section >= self.threshold).astype(np.uint8)
+
+
+def add_layers(
+    viewer: Any,
+    raw: Volume,
+    folder: Path,
+    labels: Volume | None,
+    instances: Path | None,
+    voxel_size: VoxelSize | None,
+) -> None:
+    """Add the layers of a finished inference to a viewer, at their scale in um.
+
+    Args:
+        viewer: has ``add_image`` and ``add_labels``, as napari's.
+        raw: the sections.
+        folder: holds ``preds.hdf``.
+        labels: masks, if there are any.
+        instances: their volume, if there is one.
+        voxel_size: None: voxels are shown as cubes.
+    """
+    scale = [step / 1000 for step in voxel_size] if voxel_size else [1.0] * 3
+    probability = open_volume(folder / "preds.hdf", keep=False)
+    viewer.add_image(Lazy(raw), name="raw", scale=scale)
+    viewer.add_image(
+        Lazy(probability), name="probability", scale=scale, contrast_limits=(0, 1),
+        colormap="magma", opacity=0.4, visible=False,
+    )  # fmt: skip
+    viewer.add_labels(Lazy(probability, THRESHOLD), name="mask", scale=scale)
+    if instances is not None:
+        viewer.add_labels(Lazy(open_volume(instances, keep=False)), name="instances", scale=scale)
+    if labels is not None:
+        viewer.add_labels(Lazy(labels), name="labels", scale=scale, visible=False)

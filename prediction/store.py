@@ -1,0 +1,140 @@
+"""``preds.hdf`` while it is made: section by section, by one process or several, in several goes.
+
+All of the file's space is allotted when it is made, a page-aligned chunk for each section, so that
+writing a section changes none of the file's own structures: processes on machines that share a file
+system write theirs side by side, and a kill at any moment spoils no more than the section it hits.
+A mark with a section's checksum says that it is written.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dataloader.formats.arrays import HDF5_DATASET
+from dataloader.formats.voxel_size import VoxelSize
+from dataloader.formats.writers import describe
+from dataloader.published.volume_parts import Hdf5Part, discard, part_of, sync_file
+from utils.runtime.distributed import Group
+
+LARGEST_CHUNK = 2**30  # bytes; HDF5 allows less than 4 GiB
+ORIGIN = "origin.json"
+
+
+class PredictionStore:
+    """Probabilities (sections, H, W) float32 that are being written, beside their place.
+
+    Args:
+        path: the place.
+        shape: (sections, height, width).
+        voxel_size: None where it is not known.
+        origin: what the predictions are made from, as JSON knows it; with any other origin what is
+            there is begun anew.
+        group: the processes that write, each other sections.
+
+    Raises:
+        OSError: it cannot be written.
+        PeerLost: another process has ended.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        voxel_size: VoxelSize | None,
+        origin: dict[str, Any],
+        group: Group,
+    ) -> None:
+        self.path, self.part, self.shape = path, part_of(path), tuple(shape)
+        self.marks = path.with_name(f".{path.name}.done")
+        self.rows = max(1, min(shape[1], LARGEST_CHUNK // (4 * shape[2])))  # of a chunk
+        if group.leads and not self._goes_on(origin):
+            self._begin(voxel_size, origin)
+        group.wait()
+        with h5py.File(self.part) as file:
+            chunks = file[HDF5_DATASET].id
+            self.offsets = {
+                (index, row): chunks.get_chunk_info_by_coord((index, row, 0)).byte_offset
+                for index in range(shape[0])
+                for row in range(0, shape[1], self.rows)
+            }
+        self.file = self.part.open("r+b", buffering=0)
+
+    def _goes_on(self, origin: dict[str, Any]) -> bool:
+        try:
+            with h5py.File(self.part) as file:
+                fits = file[HDF5_DATASET].shape == self.shape
+            return fits and json.loads((self.marks / ORIGIN).read_text("utf-8")) == origin
+        except (OSError, KeyError, ValueError):
+            return False
+
+    def _begin(self, voxel_size: VoxelSize | None, origin: dict[str, Any]) -> None:
+        discard(self.marks)
+        self.marks.mkdir()
+        part = Hdf5Part(
+            self.path, self.shape, resume=False, dtype=np.float32, chunk=(self.rows, self.shape[2])
+        )
+        describe(part.dataset, voxel_size)
+        part.sync()
+        part.close()
+        self._put(
+            self.marks / ORIGIN, json.dumps(origin)
+        )  # last: from now on it can be gone on with
+
+    def done(self) -> set[int]:
+        """The sections that are written; each is read and compared to its checksum."""
+        found = set()
+        for mark in self.marks.glob("[0-9]*"):
+            index = int(mark.name)
+            if mark.read_text(encoding="utf-8") == _checksum(self.read(index)):
+                found.add(index)
+        return found
+
+    def write(self, index: int, probability: np.ndarray) -> None:
+        """Write a section (H, W) float32."""
+        probability = np.ascontiguousarray(probability, np.float32)
+        for row in range(0, self.shape[1], self.rows):
+            self.file.seek(self.offsets[index, row])
+            rest = memoryview(probability[row : row + self.rows]).cast("B")
+            while rest:  # the system may write less than it is given
+                rest = rest[self.file.write(rest) :]
+        self._put(self.marks / str(index), _checksum(probability))
+
+    def read(self, index: int) -> np.ndarray:
+        """A section (H, W) float32, whoever has written it."""
+        section = np.empty(self.shape[1:], np.float32)
+        for row in range(0, self.shape[1], self.rows):
+            self.file.seek(self.offsets[index, row])
+            self.file.readinto(memoryview(section[row : row + self.rows]).cast("B"))
+        return section
+
+    def close(self) -> None:
+        """Let go of the file; it can be gone on with."""
+        self.file.close()
+
+    def discard(self) -> None:
+        """Delete all that is written."""
+        self.close()
+        discard(self.part)
+        discard(self.marks)
+
+    def finish(self) -> None:
+        """Give the whole file its name."""
+        self.close()
+        sync_file(self.part)
+        self.part.replace(self.path)
+        discard(self.marks)
+
+    @staticmethod
+    def _put(path: Path, text: str) -> None:
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+
+
+def _checksum(section: np.ndarray) -> str:
+    return f"{zlib.crc32(section):08x}"

@@ -1,0 +1,61 @@
+"""A volume predicted as a config asks: in which windows and pairs, and on which grid."""
+
+from collections.abc import Container, Iterator
+from typing import Literal
+
+import numpy as np
+
+from dataloader.volume import Volume, resample
+from prediction.predictor import PairPredictor, predict_volume, section_pairs
+from prediction.windows import Windows, tiles, whole_section
+from utils.config.schema import Config
+from utils.errors import UserError
+
+
+def choose_windows(
+    config: Config, volume: Volume, padded_size: tuple[int, int] | None = None
+) -> Windows:
+    """The windows a config asks for: by default a folder's sections whole, HDF5 in tiles.
+
+    Args:
+        config: ``TEST`` asks.
+        volume: to cut into windows.
+        padded_size: of whole sections; None: ``TEST.padded_size``.
+
+    Raises:
+        UserError: the padded size is smaller than the sections.
+    """
+    test, shape = config.TEST, volume.shape[1:]
+    kind = test.windows
+    if kind == "auto":
+        kind = "tile" if volume.tiled else "section"
+    if kind == "tile":
+        return tiles(shape, test.tile, test.tile_step, test.tile_pad)
+    try:
+        return whole_section(shape, padded_size or test.padded_size)
+    except ValueError as error:
+        raise UserError(f"TEST.padded_size: {error}") from None
+
+
+def choose_pairs(config: Config, volume: Volume) -> list[tuple[int, int]]:
+    """The pairs of a volume at the target's stride; raises UserError where there is none."""
+    try:
+        return section_pairs(len(volume), config.DATA.target_stride)
+    except ValueError as error:
+        raise UserError(f"DATA.target_stride: {volume.path}: {error}") from None
+
+
+def predict_on_grid(
+    predict: PairPredictor,
+    volume: Volume,
+    pairs: list[tuple[int, int]],
+    windows: Windows,
+    shape: tuple[int, int],
+    batch_size: int = 1,
+    combine: Literal["mean", "max"] = "mean",
+    sections: Container[int] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """``predict_volume``, brought back from the working grid to sections of ``shape``."""
+    predicted = predict_volume(predict, volume, pairs, windows, batch_size, combine, sections)
+    for index, probability in predicted:
+        yield index, np.clip(resample(probability, shape), 0, 1)

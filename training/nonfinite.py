@@ -1,0 +1,117 @@
+"""Losses and gradients that are not finite: noticed, told where they came from, and survived.
+
+The step leaves weights and optimisers as they are in such an iteration, on the device, without
+the host's knowledge. What is kept here is read when the host waits for the device anyway.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloader.pairs import PairDataset
+from prediction.pictures import grey, side_by_side, stacked
+from utils.errors import UserError
+from utils.files import write_picture
+
+MOST_SKIPPED = 100  # iterations in a row
+MOST_SAVED = 5  # iterations of which a run leaves pictures
+
+
+class NonFiniteWatch:
+    """Stops a run, or counts what it skips.
+
+    Args:
+        rule: TRAIN.on_nan.
+        domains: the datasets by their names, to say what an iteration saw.
+        batch_size: pairs of each domain in an iteration.
+        folder: for the pairs of such an iteration: ``nonfinite-37-source.png`` and all arrays in
+            ``nonfinite-37.npz``; None: they are not written.
+    """
+
+    def __init__(
+        self,
+        rule: Literal["stop", "skip"],
+        domains: dict[str, PairDataset],
+        batch_size: int,
+        folder: Path | None,
+    ) -> None:
+        self.rule, self.domains, self.batch_size, self.folder = rule, domains, batch_size, folder
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.skipped = self.in_a_row = 0
+
+    def add(self, iteration: int, report: dict[str, Tensor]) -> None:
+        """Keep what an iteration reports; the host does not wait for it."""
+        self.pending.append((iteration, report))
+
+    def settle(self, say: Callable[[str], None]) -> None:
+        """Look at the iterations since the last time.
+
+        Args:
+            say: receives a line for each that was skipped.
+
+        Raises:
+            UserError: one is not finite and the rule is to stop, or too many were skipped.
+        """
+        if not self.pending:
+            return
+        flags = torch.stack([report["skipped"] for _, report in self.pending]).tolist()
+        pending, self.pending = self.pending, []
+        for (iteration, report), flag in zip(pending, flags, strict=True):
+            self.in_a_row = self.in_a_row + 1 if flag else 0
+            if flag:
+                self._found(iteration, report, say)
+
+    def _found(self, iteration: int, report: dict[str, Tensor], say: Callable[[str], None]) -> None:
+        values = {name: float(value) for name, value in report.items()}
+        names = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+        places, kept = self._pairs(iteration, save=self.skipped < MOST_SAVED)
+        text = f"not finite: {names}; {places}{kept}"
+        self.skipped += 1
+        if self.rule == "stop":
+            raise UserError(
+                f"iteration {iteration}: {text}; the last save is from before it, and "
+                "TRAIN.on_nan=skip with --resume leaves such iterations out"
+            )
+        say(f"skipped at {iteration}: {text} ({self.skipped} so far)")
+        if self.in_a_row >= MOST_SKIPPED:
+            raise UserError(
+                f"iteration {iteration}: {self.in_a_row} iterations in a row were skipped, as "
+                f"{text}; the data or the learning rates are at fault"
+            )
+
+    def _pairs(self, iteration: int, save: bool) -> tuple[str, str]:
+        """Where the pairs of an iteration lie, and where they can be seen."""
+        first = (iteration - 1) * self.batch_size
+        numbers = range(first, first + self.batch_size)
+        samples = {
+            name: [data[number] for number in numbers] for name, data in self.domains.items()
+        }
+        places = [
+            f"{name} {data.describe(number)}"
+            for name, data in self.domains.items()
+            for number in numbers
+        ]
+        if not save or self.folder is None:
+            return "; ".join(places), ""
+        arrays = {}
+        for name, pairs in samples.items():
+            rows = [side_by_side([grey(i) for i in sample["images"]]) for sample in pairs]
+            write_picture(self.folder / f"nonfinite-{iteration}-{name}.png", stacked(rows))
+            for key in pairs[0]:
+                arrays[f"{name}_{key}"] = np.stack([sample[key] for sample in pairs])
+        np.savez_compressed(self.folder / f"nonfinite-{iteration}.npz", **arrays)
+        return "; ".join(places), f"; seen in {self.folder}/nonfinite-{iteration}-*.png"
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts, to go on with a run."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Undo ``state_dict``; an empty dict changes nothing."""
+        self.skipped = state.get("skipped", self.skipped)
+        self.in_a_row = state.get("in_a_row", self.in_a_row)

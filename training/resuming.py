@@ -1,0 +1,73 @@
+"""What may change in the config when a run goes on."""
+
+from typing import Any
+
+from utils.config.schema import Config, Ignored
+
+# What a run leaves behind does not depend on these.
+FREE = {
+    "NAME",
+    "TRAIN.num_workers",
+    "TRAIN.if_cuda",
+    "TRAIN.display_freq",
+    "TRAIN.show_freq",
+    "TRAIN.save_freq",
+    "TRAIN.keep_checkpoints",
+    "TRAIN.on_nan",
+    "TRAIN.resume",
+    "TRAIN.model_name",
+    "TRAIN.save_path",
+}
+FREE_SECTIONS = ("TEST.", "DATA.data_dir_")  # volumes may have moved
+# With another network, or other draws, it would be another run.
+FIXED = {
+    "MODEL.width",
+    "TRAIN.random_seed",
+    "TRAIN.batch_size",
+    "DATA.input_size",
+    "DATA.source_stride",
+    "DATA.target_stride",
+    "DATA.pixel_size_source",
+    "DATA.pixel_size_target",
+    "DATA.pixel_size_working",
+    "DATA.section_spacing_source",
+    "DATA.section_spacing_target",
+    "DATA.section_thickness",
+}
+
+
+def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:
+    """What differs from the config that a run was saved with, as "key: was old, is new".
+
+    Args:
+        earlier: that config's values, by section and key; keys it lacks are not compared.
+        config: the one to go on with.
+
+    Returns:
+        Changes that make it another run, and those that are only worth a warning.
+    """
+    fixed, warned = [], []
+    for key, new in flat(config.model_dump(mode="json")).items():
+        old = flat(earlier).get(key, new)
+        if old == new or key in FREE or key.startswith(FREE_SECTIONS) or _is_ignored(key):
+            continue
+        (fixed if key in FIXED else warned).append(f"{key}: was {old}, is {new}")
+    return fixed, warned
+
+
+def flat(values: dict) -> dict[str, Any]:
+    """Values by "SECTION.key"; a value without a section by its own name."""
+    found = {}
+    for section, content in values.items():
+        if isinstance(content, dict):
+            found |= {f"{section}.{key}": value for key, value in content.items()}
+        else:
+            found[section] = content
+    return found
+
+
+def _is_ignored(key: str) -> bool:
+    section, _, name = key.partition(".")
+    field = Config.model_fields[section].annotation
+    fields = getattr(field, "model_fields", {})
+    return name in fields and fields[name].annotation is Ignored

@@ -1,0 +1,70 @@
+"""Scoring the validation volume during training."""
+
+from collections.abc import Callable
+
+from dataloader.pairs import check_same_shape
+from dataloader.volume import CroppedVolume, Volume
+from prediction.metrics import Counts, DiceScores
+from prediction.predictor import PairPredictor
+from prediction.volume import choose_pairs, choose_windows, predict_on_grid
+from prediction.windows import round_up, whole_section
+from utils.config.schema import Config
+
+VALIDATION_SQUARE = 1024  # pixels; of each section of a tiled volume
+
+
+class Validation:
+    """Scores the argmax masks of a labelled volume, OR-ed where a section is seen twice.
+
+    A folder's sections give dice and Jaccard averaged over sections; of an HDF5 volume the
+    top-left 1024 square of each section gives F1 pooled over the volume. As published.
+
+    Args:
+        config: of the run.
+        volume: sections at the working pixel size.
+        labels: masks on their own grid.
+        limit: number of pairs to score, for a quick look; None: all.
+    """
+
+    def __init__(
+        self, config: Config, volume: Volume, labels: Volume, limit: int | None = None
+    ) -> None:
+        check_same_shape(volume.original, labels)
+        self.pooled = volume.tiled
+        if self.pooled:
+            scale = volume.shape[1] / volume.original.shape[1]
+            volume = CroppedVolume(volume, round(VALIDATION_SQUARE * scale))
+            labels = CroppedVolume(labels, VALIDATION_SQUARE)
+            padded = tuple(round_up(side) for side in volume.shape[1:])
+            self.windows = whole_section(volume.shape[1:], padded)
+        else:
+            self.windows = choose_windows(config, volume)
+        self.volume, self.labels = volume, labels
+        self.pairs = choose_pairs(config, volume)[:limit]
+
+    def __call__(
+        self, predict: PairPredictor, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Scores by the names of valid.txt; the first is the one by which the best is chosen.
+
+        Args:
+            predict: the network.
+            check: called before each section is scored; may raise.
+        """
+        predictions = predict_on_grid(
+            predict,
+            self.volume,
+            self.pairs,
+            self.windows,
+            self.labels.shape[1:],
+            combine="mean" if len(self.windows.corners) > 1 else "max",
+        )
+        sections, pooled = DiceScores(), Counts(0, 0, 0, 0)
+        for index, probability in predictions:
+            check()
+            mask, label = probability > 0.5, self.labels.section(index)
+            sections.add(mask, label)
+            pooled += Counts.of(mask, label)
+        if self.pooled:
+            return {"F1": pooled.f1}
+        return sections.result()._asdict()

@@ -1,0 +1,121 @@
+"""A config from its YAML file, with overrides; what is wrong in it is answered in one line."""
+
+import difflib
+import reprlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from utils.config.schema import Config, Settings
+from utils.config.yaml_text import read_yaml
+from utils.errors import UserError
+
+
+class LoadedConfig(NamedTuple):
+    """A config and the file it came from."""
+
+    config: Config
+    path: Path
+
+
+def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConfig:
+    """Read a config and lay overrides over it.
+
+    Args:
+        name: ``vnc2lucchi1`` for that file in ``config_dir``, or a path to a YAML file.
+        overrides: ``SECTION.key=value`` each, the value in YAML.
+        config_dir: the shipped configs.
+
+    Raises:
+        UserError: no such file, unknown key, wrong type or impossible value.
+    """
+    path = _find_config(name, config_dir)
+    values = _read_yaml(path)
+    origin = {}
+    for override in overrides:
+        key, value = _parse_override(override)
+        origin[key] = f"--set {override}"
+        section, _, field = key.partition(".")
+        if field and not isinstance(values.setdefault(section, {}), dict):
+            raise UserError(f"{path}: {section}: found {values[section]!r}, expected keys under it")
+        (values[section] if field else values)[field or section] = value
+    try:
+        return LoadedConfig(Config.model_validate(values), path)
+    except ValidationError as error:
+        key, problem = _explain(error)
+        source = next((o for k, o in origin.items() if f"{k}.".startswith(f"{key}.")), path)
+        raise UserError(f"{source}: {key}: {problem}") from None
+
+
+def _find_config(name: str, config_dir: Path) -> Path:
+    candidates = [Path(name), config_dir / name, config_dir / f"{name}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    shipped = sorted(p.stem for p in config_dir.glob("*.yaml"))
+    raise UserError(
+        f"-c {name}: no such config; expected the path of a YAML file or one of "
+        f"{', '.join(shipped)}{_nearest(name, shipped)}"
+    )
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    try:
+        values = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected the sections NAME, MODEL, TRAIN, DATA, TEST")
+    for section in (values, *(v for v in values.values() if isinstance(v, dict))):
+        for key in section:
+            if not isinstance(key, str):
+                raise UserError(f"{path}: key {key!r}: found {type(key).__name__}, expected a name")
+    return {key: {} if value is None and key != "NAME" else value for key, value in values.items()}
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: expected SECTION.key=value, as TRAIN.total_iters=20")
+    try:
+        return key.strip(), read_yaml(value)
+    except ValueError:
+        raise UserError(f"--set {override}: the value is not valid YAML") from None
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """Key and problem of the first thing wrong."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if isinstance(part, str)]
+    key, kind = ".".join(place), first["type"]
+    if kind == "extra_forbidden":
+        return key, f"unknown key{_nearest(key, _all_keys())}"
+    if kind == "missing":
+        return key, "missing; expected a value"
+    if kind == "value_error":  # raised above as "field: what was found, what was expected"
+        field, _, problem = str(first["ctx"]["error"]).partition(": ")
+        place = place if place[-1:] == [field] else [*place, field]
+        return ".".join(place), problem
+    found = reprlib.repr(first["input"])  # shortened
+    return key, f"found {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _all_keys() -> list[str]:
+    keys = []
+    for section, field in Config.model_fields.items():
+        keys.append(section)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            keys += [f"{section}.{name}" for name in field.annotation.model_fields]
+    return keys
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    """A hint at the nearest valid name: by its own spelling first, then in whatever section."""
+    by_lower = {key.lower(): key for key in valid}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; the nearest is {by_lower[near[0]]}" if near else ""

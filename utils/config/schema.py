@@ -1,0 +1,339 @@
+"""The config: one typed schema with its defaults.
+
+The names of the published YAML files are kept; a field marked *published* is read so that those
+files work as they are, and has no effect here.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+
+def _parse_size(value: Any) -> Any:
+    """512, [512, 512] or "512, 512" -> (512, 512)."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value, value]
+    return value[0:1] * 2 if isinstance(value, list) and len(value) == 1 else value
+
+
+LARGEST = 2**31  # of counts; 2,000,000,000 iterations take 30 years
+PositiveInt = Annotated[int, Field(gt=0, lt=LARGEST)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]  # "": None
+COMPILATION_PAYS = {"cuda": 5000, "cpu": 500}  # iterations; before, compiling takes longer
+Precision = Literal["auto", "float32", "bfloat16"]
+Ignored = Any
+
+
+def check_run_name(name: str) -> str:
+    """A run's name is that of one folder; raises ValueError."""
+    if not name or name in (".", "..") or set(name) & set("/\\"):
+        raise ValueError(f"NAME: found {name!r}, expected the name of a folder")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(check_run_name)]
+
+
+class Settings(BaseModel):
+    """A section of the config: no unknown key, no number out of a truth value."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            numbers = (int, float, Nanometres | None)
+            if isinstance(value, bool) and field and field.annotation in numbers:
+                raise ValueError(f"{key}: found {value}, expected a number")
+        return values
+
+
+class ModelSettings(Settings):
+    """MODEL."""
+
+    # channels at full size; 64 published
+    width: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = 64
+    num_classes: Literal[2] = 2  # background and mitochondria
+    input_nc: Ignored = None  # published
+    output_nc: Ignored = None  # published
+    input_channels: Ignored = None  # published
+    level: Ignored = None  # published
+
+
+class TrainSettings(Settings):
+    """TRAIN. Defaults are the published settings."""
+
+    total_iters: PositiveInt = 200_000  # iterations of the run
+    batch_size: PositiveInt = 1  # pairs of each domain in an iteration
+    random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 555  # of weights and of every draw
+    # processes that load pairs, for each domain
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    if_cuda: bool = True  # use a GPU where there is one (--device decides otherwise)
+    precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
+    compile: Literal["auto"] | bool = "auto"  # torch.compile, which takes a minute or two; auto:
+    # for runs of 5,000 iterations or more on CUDA, of 500 or more on the CPU
+
+    learning_rate: Rate = 1e-4  # segmentor
+    learning_rate_ms: Rate = 1e-4  # discriminator of masks
+    learning_rate_mt: Rate = 1e-4  # discriminator of residuals
+    power: Weight = 0.9  # rates fall as (1 - it / total_iters)^power
+    opt_type: Literal["adam", "Adam", "ADAM"] = "adam"  # betas 0.9, 0.99
+    lr_mode: Ignored = None  # published as "fixed", though the published runs decayed, as here
+
+    weight_cross: Weight = 0.1  # of the consistency loss
+    cross_loss_target: bool = True  # consistency on the target
+    cross_loss_source: bool = False  # consistency on the source too
+    consistency_weight_rampup: bool = True  # raise weight_cross slowly ...
+    rampup_iters: PositiveInt = 50_000  # ... over these iterations
+    weight_adv_spatial: Weight = 0.001  # adversarial, masks
+    weight_adv_temporal: Weight = 0.001  # adversarial, residual
+    if_adv_weight: Literal[False] = False  # weight discrepancy: off in every published run
+    lamda_wd: Ignored = None  # published; belongs to if_adv_weight
+    loss_func: Ignored = None  # published; cross entropy throughout
+
+    # of the moving average of the weights (training/averaging.py); auto: 0.99, long runs 0.999
+    average_decay: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
+
+    # what becomes model.ckpt, without labels of the target (training/checkpoint_choice.py)
+    choose_by: Literal["last", "average", "agreement", "entropy", "foreground", "solidity"] = (
+        "average"
+    )
+
+    display_freq: PositiveInt = 100  # iterations between lines in loss.txt, means over them
+    show_freq: Annotated[int, Field(ge=0, lt=LARGEST)] = 500  # between pictures in TensorBoard; 0:
+    # none
+    valid_freq: PositiveInt = 500  # between validations
+    save_freq: PositiveInt = 500  # between checkpoints
+    on_nan: Literal["stop", "skip"] = "stop"  # at a loss or gradient that is not finite
+    keep_checkpoints: bool = False  # keep one file per save_freq, not only the last and the best
+    if_valid: bool = True  # validate where validation labels exist
+
+    resume: bool = False  # go on from models/<model_name>/training_state.ckpt
+    model_name: str | None = None  # the run to go on with; default: this one
+    save_path: Path = Path("../models")  # where runs leave their checkpoints
+    cache_path: Ignored = None  # published; pictures are in the run's log folder
+
+    @property
+    def adapts(self) -> bool:
+        """Whether anything is learned from the target."""
+        consistency = self.weight_cross if self.cross_loss_target else 0
+        return consistency > 0 or self.adversarial
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether there are discriminators."""
+        return self.weight_adv_spatial + self.weight_adv_temporal > 0
+
+    def compiles(self, device: torch.device) -> bool:
+        """Whether the networks are compiled for a device."""
+        if self.compile == "auto":
+            return self.total_iters >= COMPILATION_PAYS.get(device.type, math.inf)
+        return self.compile
+
+
+class BeyondSettings(Settings):
+    """BEYOND: what the paper does not have. All is off by default."""
+
+    teacher: bool = False  # pseudo labels by the average of the weights (TRAIN.average_decay)
+    soft_xor: bool = False  # XOR of probabilities, weighted by agreement; with teacher always so
+    sure_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each class, that counts; soft_xor
+    strong_view: bool = False  # the student sees the target with noise, blur, holes
+    hidden_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of blocks, in the student's view
+    complementary: Literal["no", "shared", "independent"] = "no"  # two views, each shows the blocks
+    # that the other hides: the same of both sections, or others; instead of hidden_fraction
+    context: Annotated[int, Field(ge=0, multiple_of=16)] = 0  # pixels round the student's crop of
+    # the target that the labeller sees besides
+    random_source: bool = False  # the source as other microscopes might show it
+    match_greys: bool = False  # the source in the target's grey levels
+    match_spectrum: bool = False  # the source as sharp and as grainy as the target
+    random_strides: bool = False  # pairs from half of the strides to twice, in either order
+    paste: bool = False  # the source's mitochondria into the student's view of the target
+    prototypes: Weight = 0.0  # of the loss that aligns the classes' mean features; rounds, with the
+    # source kept
+    residual_labels: bool = False  # the residual learns the XOR of the pseudo labels; soft_xor
+    begin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of the run in which the source
+    # alone is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
+    head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of mitochondria at which
+    # the mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
+    rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
+    # on, as inference does (training/rounds.py); 0: only crop by crop
+    orthoplane: bool = False  # rounds label by xy sections, xz and yz planes, and all three are
+    # learned from (training/rounds.py); of volumes whose voxels are near to cubes
+    keep_source: bool = True  # go on with the source beside the labelled target; rounds
+    guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of pseudo labels may
+    # differ from the source's before they do not count; 0: by any
+
+    @property
+    def self_trains(self) -> bool:
+        """Whether loss/self_training.py takes the place of loss/consistency.py on the target."""
+        return self.teacher or self.soft_xor
+
+    @property
+    def has_view(self) -> bool:
+        """Whether the student sees the target otherwise than the labeller."""
+        hides = self.hidden_fraction > 0 or self.complementary != "no"
+        return self.strong_view or self.context > 0 or hides
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BeyondSettings":
+        by_crops = self.context > 0 or self.paste or self.residual_labels
+        more = self.has_view or self.guard > 0 or by_crops
+        if more and not (self.self_trains or self.rounds):
+            raise ValueError(
+                "strong_view, context, hidden_fraction, complementary, paste, residual_labels, "
+                "guard: found one of these, expected teacher, soft_xor or rounds with it: somebody "
+                "has to label the target"
+            )
+        if self.rounds and (by_crops or self.self_trains):
+            raise ValueError(
+                "rounds: found teacher, soft_xor, context, paste or residual_labels besides, which "
+                "are for labels made crop by crop; expected one way or the other"
+            )
+        if self.rounds and not self.begin:
+            raise ValueError(
+                "rounds: found begin 0, expected more, as 0.4: somebody has to label the target"
+            )
+        if self.orthoplane and not self.rounds:
+            raise ValueError(
+                "orthoplane: found true, expected rounds with it, which label a volume"
+            )
+        if self.prototypes and not (self.rounds and self.keep_source):
+            raise ValueError(
+                f"prototypes: found {self.prototypes}, expected rounds and keep_source with it: "
+                "both domains need labels"
+            )
+        if self.complementary != "no" and self.hidden_fraction:
+            raise ValueError(
+                f"complementary: found hidden_fraction {self.hidden_fraction} besides, expected "
+                "one of the two: each complementary view hides half of the blocks"
+            )
+        if 0 < self.guard <= 1:
+            raise ValueError(f"guard: found {self.guard}, expected 0, or a factor above 1")
+        return self
+
+
+class DataSettings(Settings):
+    """DATA. Paths are under the data root; ``dataloader/formats`` says what a volume may be."""
+
+    data_dir_img: Path  # source sections
+    data_dir_label: Path  # their masks
+    data_list: OptionalPath = None  # text file: names of the sections to use, one a line
+    source_stride: PositiveInt = 1  # sections between current and auxiliary
+    input_size: Size = (512, 512)  # crop, pixels
+
+    data_dir_target: Path  # target sections, without labels
+    data_dir_target_label: OptionalPath = None  # never read in training
+    data_list_target: OptionalPath = None
+    target_stride: PositiveInt = 1
+    input_size_target: Size | None = None  # must equal input_size
+
+    data_dir_val: OptionalPath = None  # the volume that is scored
+    data_dir_val_label: OptionalPath = None  # its masks, if it has any
+    data_list_val: OptionalPath = None
+    input_size_test: Ignored = None  # published; see TEST.padded_size
+
+    pixel_size_source: Nanometres | None = None  # in-plane, nm; None: as the file says, if it does
+    pixel_size_target: Nanometres | None = None  # of target and validation
+    pixel_size_working: Nanometres | None = None  # sections are resampled to it; None: to the
+    # coarser of the two where they are known and differ
+    section_spacing_source: Nanometres | None = None  # between sections, nm; None: as the file says
+    section_spacing_target: Nanometres | None = None  # of target and validation
+    section_thickness: Nanometres | None = None  # nm: images of thinner sections are means over so
+    # much tissue (dataloader/thickness.py); None: they stay as they are
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataSettings":
+        if self.input_size[0] != self.input_size[1]:
+            raise ValueError(f"input_size: found {self.input_size}, expected a square")
+        if any(side % 16 or side < 32 for side in self.input_size):
+            raise ValueError(
+                f"input_size: found {self.input_size}, expected multiples of 16 from 32 on"
+            )
+        if self.input_size_target not in (None, self.input_size):
+            raise ValueError(
+                f"input_size_target: found {self.input_size_target}, expected {self.input_size} "
+                "as input_size: both domains share a batch"
+            )
+        return self
+
+    @property
+    def crop(self) -> int:
+        """Side of the training crops, pixels."""
+        return self.input_size[0]
+
+
+class TestSettings(Settings):
+    """TEST: how a volume is predicted."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    windows: Literal["auto", "section", "tile"] = "auto"  # auto: whole sections of a folder,
+    # tiles of an HDF5 volume
+    padded_size: Size | None = None  # whole sections are reflect-padded to it; None: a square, 48
+    # pixels or more round the longer side, multiple of 16 (1120 for Lucchi)
+    tile: Annotated[int, Field(ge=32, multiple_of=16)] = 1024  # side, pixels
+    tile_step: PositiveInt = 512  # between tiles, pixels
+    tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
+    batch_size: PositiveInt = 1  # windows predicted at a time
+    precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
+    depth: Nanometres | None = None  # nm: mean over the predictions of the sections in so much
+    # depth (prediction/z_average.py), where sections are nearer than that
+    orthoplane: bool = False  # mean over the predictions of xy sections and xz and yz planes
+    # (prediction/orthoplane.py), of volumes whose voxels are near to cubes
+    flips: bool = False  # mean over the eight flips and turns of each window, eight times the work
+    fuse_residual: bool = False  # mean with what the other section says through the residual
+    pad: Ignored = None  # published
+    model_name: str | None = None  # run whose checkpoint is used; -mn overrides
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TestSettings":
+        if self.padded_size and any(side % 16 or side < 32 for side in self.padded_size):
+            raise ValueError(
+                f"padded_size: found {self.padded_size}, expected multiples of 16 from 32 on"
+            )
+        if self.tile_step > self.tile:
+            raise ValueError(f"tile_step: found {self.tile_step}, expected at most {self.tile}")
+        return self
+
+
+class Config(Settings):
+    """A whole experiment."""
+
+    NAME: RunName  # of the run and its folders
+    MODEL: ModelSettings = ModelSettings()
+    TRAIN: TrainSettings = TrainSettings()
+    BEYOND: BeyondSettings = BeyondSettings()
+    DATA: DataSettings
+    TEST: TestSettings = TestSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.BEYOND.rounds and self.TRAIN.adversarial:
+            raise ValueError(
+                "TRAIN.weight_adv_spatial: found BEYOND.rounds besides, expected 0 for both "
+                "adversarial weights: a labelled target needs no discriminators"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """Every value in force, as YAML that ``load_config`` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
