@@ -208,7 +208,7 @@ def test_inference_of_a_real_volume(kind: str, shared: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", VOLUMES)
 def test_inference_of_a_formula_made_volume(kind: str, tmp_path: Path) -> None:
-    images, masks = moving_blobs(7, (4, 72, 96))
+    images, masks = moving_blobs(7, (4, 64, 96))
     inference = infer(
         tmp_path, kind, images, masks, padded_size=(96, 128), tile=64, tile_step=32, tile_pad=16
     )
