@@ -65,6 +65,8 @@ CONFIG = {
         "valid_freq": 3,
         "save_freq": 3,
         "num_workers": 0,
+        "precision": "float32",
+        "if_cuda": False,
         "random_seed": 2,  # its validation scores fall, so that the best is not the last
     },
     "DATA": {
@@ -76,7 +78,13 @@ CONFIG = {
         "data_dir_val": "../data/png/val",
         "data_dir_val_label": "../data/png/val_groundtruth",
     },
-    "TEST": {"padded_size": 80, "tile": 32, "tile_step": 16, "tile_pad": 16},
+    "TEST": {
+        "padded_size": 80,
+        "tile": 32,
+        "tile_step": 16,
+        "tile_pad": 16,
+        "precision": "float32",
+    },
 }
 SOURCE_ONLY = [
     part
@@ -256,7 +264,8 @@ def test_inference_prints_as_published(trained: Project) -> None:
     patterns = [
         r"cfg_file: tiny\.yaml",
         r"out_path: .*inference/tiny",
-        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: " + CHOSEN_AVERAGE,
+        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: "
+        + re.escape(f"{CHOSEN_AVERAGE}, precision: float32"),
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
         r"pairs of windows per second: \d+\.\d+",
@@ -774,7 +783,6 @@ def test_inference_without_a_checkpoint(project: Project) -> None:
     assert not (project.out / "inference").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_missing_gpu_is_a_mistake(project: Project) -> None:
     for script in ("main", "inference"):
         finished = project(script, "--device", "cuda")

@@ -25,6 +25,32 @@ def fill_segmentor(network: nn.Module) -> nn.Module:
     return fill_weights(network, "segmentor.", published_key)
 
 
+def moving_blobs(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A volume of ``blobs`` that move on from section to section.
+
+    Args:
+        seed: of the blobs.
+        shape: (sections, height, width).
+
+    Returns:
+        Sections and their masks, uint8, of 0 to 255 and of 0 and 255.
+    """
+    sections, height, width = shape
+    draw = np.random.RandomState(seed)
+    centres = draw.uniform(0.15, 0.85, (6, 2)) * (height, width)
+    radii = draw.uniform(0.06, 0.14, 6) * min(height, width)
+    velocities = draw.uniform(-2, 2, (6, 2))
+    z, y, x = np.mgrid[:sections, :height, :width].astype(float)
+    volume, mask = 0.6 + 0.1 * np.sin(0.31 * x + z) * np.cos(0.23 * y), np.zeros(shape, bool)
+    for centre, radius, velocity in zip(centres, radii, velocities, strict=True):
+        cy, cx = (centre[axis] + velocity[axis] * z for axis in (0, 1))
+        distance = np.hypot(y - cy, x - cx)
+        volume -= 0.35 * np.exp(-((distance / radius) ** 4))
+        mask |= distance < radius
+    volume = (volume - volume.min()) / (volume.max() - volume.min())
+    return np.rint(volume * 255).astype(np.uint8), mask.astype(np.uint8) * 255
+
+
 def blobs(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A pair of sections (2, size, size) float64 in [0, 1] and its masks, int64 of 0 and 1."""
     draw = np.random.RandomState(seed)
