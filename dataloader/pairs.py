@@ -1,15 +1,11 @@
 """Training pairs: two sections of a volume, cropped and augmented alike."""
 
-import atexit
-import signal
+import copy
 from collections.abc import Callable
-from functools import cache
-from multiprocessing import active_children
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dataloader.augment import PairAugmentation
 from dataloader.domain_randomisation import other_microscope
@@ -106,6 +102,12 @@ class PairDataset(Dataset):
         self.look = look
         self.cuts: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
+
+    def labelled(self, labels: Volume, cuts: tuple["PairDataset", ...] = ()) -> "PairDataset":
+        """The same pairs with labels, and with pairs of the same tissue cut otherwise."""
+        pairs = copy.copy(self)
+        pairs.labels, pairs.cuts = labels, cuts
+        return pairs
 
     def __len__(self) -> int:
         return self.length
@@ -206,57 +208,3 @@ def check_same_shape(images: Volume, labels: Volume) -> None:
             f"{labels.path}: labels of shape {labels.shape} do not fit {images.path} of shape "
             f"{images.shape} (sections, height, width)"
         )
-
-
-def pair_loader(
-    dataset: PairDataset,
-    batch_size: int,
-    workers: int,
-    pin: bool,
-    first: int = 0,
-    end: int | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-) -> DataLoader:
-    """Batches of a dataset in the order of its sample numbers.
-
-    Args:
-        dataset: the pairs.
-        batch_size: pairs in a batch; a multiple of ``ranks``.
-        workers: processes that load.
-        pin: load into pinned memory.
-        first: number of the first sample.
-        end: number of the first sample that is not wanted any more; None: all are.
-        rank: of this process.
-        ranks: processes among which each batch is split.
-    """
-    if workers:
-        _end_workers_at_exit()
-    share = batch_size // ranks
-    starts = range(first + rank * share, len(dataset) if end is None else end, batch_size)
-    return DataLoader(
-        dataset,
-        batch_sampler=[range(start, start + share) for start in starts],
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_start_worker,
-    )
-
-
-@cache
-def _end_workers_at_exit() -> None:
-    """Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one."""
-    atexit.register(_end_workers)
-
-
-def _end_workers() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes their death for a fault
-    for process in active_children():
-        process.kill()
-
-
-def _start_worker(worker: int) -> None:
-    """One OpenCV thread: workers share the cores. A signal to all is for the main process."""
-    cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

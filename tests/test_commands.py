@@ -35,7 +35,7 @@ from prediction.predictor import NetworkPredictor
 from tests.conftest import ROOT
 from tests.plain_inference import predicted
 from training.run_folder import RunLog
-from training.trainer import Training
+from training.trainer import Trainer
 from utils.config.load import load_config
 from utils.paths import Workspace
 from utils.runtime.signals import Interrupted, StopSignal
@@ -591,8 +591,8 @@ def test_draws_follow_the_seed_and_the_domain(project: Project) -> None:
     for seed in (2, 3):
         config = load_config(str(project.config), [f"TRAIN.random_seed={seed}"], Path()).config
         workspace = Workspace(project.data, project.out)
-        training = Training(config, workspace, "run", torch.device("cpu"))
-        for dataset in (training.source, training.target):
+        trainer = Trainer(config, workspace, "run", torch.device("cpu"))
+        for dataset in (trainer.source, trainer.target):
             assert len(dataset) == ITERATIONS
             draws |= {dataset[n]["images"].tobytes() for n in range(ITERATIONS)}
     assert len(draws) == 4 * ITERATIONS
@@ -684,19 +684,19 @@ def test_a_run_stopped_in_its_validation_validates_when_it_goes_on(
     project: Project, trained: Project, signal_at: int
 ) -> None:
     config = load_config(str(project.config), [], Path()).config
-    training = Training(config, Workspace(project.data, project.out), "tiny", torch.device("cpu"))
-    training.folder.create(config, overwrite=False, keep=False)
-    log = RunLog(training.folder, config)
-    validate = training.validate
+    trainer = Trainer(config, Workspace(project.data, project.out), "tiny", torch.device("cpu"))
+    trainer.folder.create(config, overwrite=False, keep=False)
+    log = RunLog(trainer.folder, config)
+    score = trainer.score
 
-    def validate_stopped(log: RunLog, iteration: int, stop: StopSignal) -> None:
+    def score_stopped(log: RunLog, iteration: int, stop: StopSignal) -> None:
         if iteration == signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        validate(log, iteration, stop)
+        score(log, iteration, stop)
 
-    training.validate = validate_stopped
+    trainer.score = score_stopped
     with pytest.raises(Interrupted, match=f"at iteration {signal_at} of 6") as caught:
-        training.run(log)
+        trainer.run(log)
     log.close()
     assert caught.value.code == 143
     assert project.lines("valid.txt") == trained.lines("valid.txt")[: signal_at // 3]

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from dataloader.formats.opening import open_volume
-from dataloader.loader import on_device
-from dataloader.pairs import TILE_MARGIN, PairDataset, pair_loader
+from dataloader.loader import load_batches
+from dataloader.pairs import TILE_MARGIN, PairDataset
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import Volume
 from loss.supervised import inter_section_residual
+from utils.config.schema import TrainSettings
 from utils.errors import UserError
+from utils.runtime.distributed import Group
 
 SECTIONS, SIDE, CROP = 6, 96, 48
 SEED = (7, 0)
@@ -133,9 +135,16 @@ def test_parts_of_masks_are_read_as_the_whole_section_is(tmp_path, tiled: bool) 
     assert max(samples[n]["masks"].mean() for n in range(30)) < 0.1
 
 
+def loaded(samples: PairDataset, batch_size: int, workers: int = 0, first: int = 0) -> list[dict]:
+    """The batches of all iterations after the first ones."""
+    train = TrainSettings(batch_size=batch_size, num_workers=workers)
+    iterations = range(first, len(samples) // batch_size)
+    return list(load_batches(samples, iterations, train, torch.device("cpu"), Group()))
+
+
 def test_residual_is_where_exactly_one_of_the_two_masks_is(volumes) -> None:
     samples = dataset(volumes, length=20)
-    loader = pair_loader(samples, batch_size=4, workers=0, pin=False)
+    loader = loaded(samples, 4)
     differing = 0
     for batch in loader:
         residual = inter_section_residual(batch["masks"])
@@ -148,9 +157,7 @@ def test_residual_is_where_exactly_one_of_the_two_masks_is(volumes) -> None:
 
 def test_number_of_workers_changes_nothing(volumes) -> None:
     samples = dataset(volumes, length=10)
-    alone, shared = (
-        list(pair_loader(samples, batch_size=2, workers=workers, pin=False)) for workers in (0, 2)
-    )
+    alone, shared = (loaded(samples, 2, workers) for workers in (0, 2))
     assert len(alone) == 5
     assert all(equal(*batches) for batches in zip(alone, shared, strict=True))
 
@@ -158,23 +165,33 @@ def test_number_of_workers_changes_nothing(volumes) -> None:
 def test_hdf5_volumes_are_read_by_workers(tiled_volumes) -> None:
     samples = dataset(tiled_volumes, length=6)
     alone = [samples[n] for n in range(6)]  # leaves the files open before the workers start
-    shared = pair_loader(samples, batch_size=1, workers=2, pin=False)
+    shared = loaded(samples, 1, workers=2)
     for sample, batch in zip(alone, shared, strict=True):
         assert equal(sample, {name: value[0].numpy() for name, value in batch.items()})
 
 
 def test_batches_reach_the_device_with_masks_as_losses_take_them(volumes) -> None:
-    loaded = pair_loader(dataset(volumes, length=6), 2, workers=0, pin=False)
-    for before, after in zip(loaded, on_device(loaded, torch.device("cpu")), strict=True):
-        assert after["masks"].dtype == torch.int64
-        assert torch.equal(after["masks"], before["masks"])
-        assert torch.equal(after["images"], before["images"])
+    samples = dataset(volumes, length=6)
+    for number, batch in enumerate(loaded(samples, 1)):
+        assert batch["masks"].dtype == torch.int64
+        np.testing.assert_array_equal(batch["masks"][0], samples[number]["masks"])
+        np.testing.assert_array_equal(batch["images"][0], samples[number]["images"])
+
+
+def test_processes_share_a_batch(volumes) -> None:
+    samples, train = dataset(volumes, length=8), TrainSettings(batch_size=4, num_workers=0)
+    parts = [
+        list(load_batches(samples, range(2), train, torch.device("cpu"), Group(rank, 2)))
+        for rank in (0, 1)
+    ]
+    for whole, *shares in zip(loaded(samples, 4), *parts, strict=True):
+        joined = {name: torch.cat([share[name] for share in shares]) for name in whole}
+        assert equal(whole, joined)
 
 
 def test_a_stream_resumes_anywhere(volumes) -> None:
     samples = dataset(volumes, length=12)
-    whole = list(pair_loader(samples, batch_size=2, workers=0, pin=False))
-    rest = list(pair_loader(samples, batch_size=2, workers=0, pin=False, first=8))
+    whole, rest = loaded(samples, 2), loaded(samples, 2, first=4)
     assert len(rest) == 2
     assert all(equal(*batches) for batches in zip(rest, islice(whole, 4, None), strict=True))
 

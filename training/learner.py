@@ -1,17 +1,29 @@
 """Networks and what makes them learn; training/steps.py has the methods that use it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from loss.adversarial import Discriminator
+from model.segmentor import PairLogits
 from training.averaging import WeightAverage, choose_decay
 from training.optimizer import build_optimizer, load_optimizer
 from utils.config.schema import TrainSettings
 from utils.runtime.distributed import Group
 
 MAX_GRAD_NORM = 1.0  # of each network
+Segment = Callable[[Tensor], PairLogits]  # pairs (B, 2, H, W) in [0, 1] -> logits
+
+
+class Networks(NamedTuple):
+    """The three networks as functions, in the run's precision and compiled where that pays."""
+
+    segmentor: Segment
+    disc_seg: Discriminator  # of the softmax maps of both masks
+    disc_residual: Discriminator  # of the residual's
 
 
 class Learner:

@@ -22,16 +22,17 @@ from utils.progress import progress
 from utils.revision import git_revision
 from utils.runtime.lock import LOCK, lock_folder
 
-# Columns of loss.txt and loss_adv.txt, and the losses of the step they hold.
+Columns = dict[str, tuple[str, ...]]
+# Columns of loss.txt and loss_adv.txt, and the losses of a step that are summed in them.
 SUPERVISED_COLUMNS = {
-    "loss_cpred": "seg_source_current",
-    "loss_apred": "seg_source_auxiliary",
-    "loss_diff": "seg_source_residual",
+    "loss_cpred": ("seg_source_current", "seg_target_current"),
+    "loss_apred": ("seg_source_auxiliary", "seg_target_auxiliary"),
+    "loss_diff": ("seg_source_residual", "seg_target_residual"),
 }
 ADAPTATION_COLUMNS = {
-    "loss_cross": "consistency_target",
-    "loss_adv_spatial": "adv_target_seg",
-    "loss_adv_temporal": "adv_target_residual",
+    "loss_cross": ("consistency_target",),
+    "loss_adv_spatial": ("adv_target_seg",),
+    "loss_adv_temporal": ("adv_target_residual",),
 }
 
 
@@ -168,10 +169,17 @@ class RunLog:
             self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
 
     def _write_losses(
-        self, file: str, tag: str, step: int, means: dict[str, float], columns: dict[str, str]
+        self,
+        file: str,
+        tag: str,
+        step: int,
+        means: dict[str, float],
+        columns: dict[str, tuple[str, ...]],
     ) -> str:
         """A line as ``step=100, loss=0.836106, loss_cpred=...``, the loss being their sum."""
-        values = {column: means.get(name, 0.0) for column, name in columns.items()}
+        values = {
+            column: sum(means.get(name, 0.0) for name in names) for column, names in columns.items()
+        }
         values = {"loss": sum(values.values()), **values}
         line = f"step={step}, " + ", ".join(f"{key}={value:.6f}" for key, value in values.items())
         self._append(file, line)

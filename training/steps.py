@@ -3,20 +3,17 @@
 Which step runs when is decided in training/rounds.py; training/learner.py updates the networks.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from loss.adversarial import Discriminator, discriminator_loss, fooling_loss
+from loss.adversarial import Discriminator, discriminator_loss, fooling_loss, probabilities
 from loss.consistency import consistency_loss, rampup
 from loss.supervised import supervised_losses
 from model.segmentor import PairLogits
-from training.learner import Learner
+from training.learner import Learner, Networks, Segment
 from utils.config.schema import TrainSettings
-
-Segment = Callable[[Tensor], PairLogits]  # pairs (B, 2, H, W) in [0, 1] -> logits
 
 
 class SupervisedStep:
@@ -24,7 +21,7 @@ class SupervisedStep:
 
     Args:
         segment: the segmentor, in the run's precision.
-        learner: holds its weights.
+        learner: updates it.
         domain: ``source`` or ``target``, in the names of the losses.
     """
 
@@ -54,27 +51,20 @@ class DaIscStep:
     Source: Huang et al., MICCAI 2022.
 
     Args:
-        segment: the segmentor, in the run's precision.
-        disc_seg: discriminator of the two masks' softmax maps.
-        disc_residual: discriminator of the residual's softmax map.
-        learner: holds the weights of the three.
+        networks: in the run's precision.
+        learner: updates them.
         train: weights of the losses, ramp of the consistency's.
-        begin: iterations before the first of these; the ramp starts after them.
+        begin: number of iterations before the first of these; the ramp starts there.
     """
 
     def __init__(
-        self,
-        segment: Segment,
-        disc_seg: Discriminator,
-        disc_residual: Discriminator,
-        learner: Learner,
-        train: TrainSettings,
-        begin: int = 0,
+        self, networks: Networks, learner: Learner, train: TrainSettings, begin: int = 0
     ) -> None:
-        self.segment, self.learner, self.train, self.begin = segment, learner, train, begin
+        self.segment, self.learner, self.train = networks.segmentor, learner, train
+        self.begin = begin
         alignments = (
-            Alignment("seg", disc_seg, slice(0, 2), train.weight_adv_spatial),
-            Alignment("residual", disc_residual, slice(2, 3), train.weight_adv_temporal),
+            Alignment("seg", networks.disc_seg, slice(0, 2), train.weight_adv_spatial),
+            Alignment("residual", networks.disc_residual, slice(2, 3), train.weight_adv_temporal),
         )
         self.alignments = [alignment for alignment in alignments if alignment.weight]
 
@@ -122,8 +112,3 @@ class DaIscStep:
         if not self.train.consistency_weight_rampup:
             return self.train.weight_cross
         return self.train.weight_cross * rampup(iteration - self.begin, self.train.rampup_iters)
-
-
-def probabilities(logits: tuple[Tensor, ...]) -> list[Tensor]:
-    """Softmax maps (B, 2, H, W) of logits."""
-    return [maps.softmax(1) for maps in logits]

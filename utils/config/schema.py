@@ -132,9 +132,9 @@ class TrainSettings(Settings):
 
     @property
     def adapts(self) -> bool:
-        """Whether anything is learned from the target."""
-        consistency = self.weight_cross if self.cross_loss_target else 0
-        return consistency > 0 or self.adversarial
+        """Whether any loss besides the supervised ones has a weight."""
+        consistency = self.cross_loss_target or self.cross_loss_source
+        return (consistency and self.weight_cross > 0) or self.adversarial
 
     @property
     def adversarial(self) -> bool:
@@ -158,10 +158,9 @@ class BeyondSettings(Settings):
     head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of mitochondria at which
     # the mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
     rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
-    # on, as inference does (training/rounds.py); 0: never
+    # on, as inference does, and then learned from alone (training/rounds.py); 0: never
     orthoplane: bool = False  # rounds label by xy sections, xz and yz planes, and all three are
     # learned from (training/rounds.py); of volumes whose voxels are near to cubes
-    keep_source: bool = True  # go on with the source beside the labelled target; rounds
     guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of a round's labels
     # may differ from the source's before they do not count; 0: by any; rounds
 
@@ -284,17 +283,12 @@ class Config(Settings):
                 "TRAIN.weight_adv_spatial: found BEYOND.rounds besides, expected 0 for both "
                 "adversarial weights: a labelled target needs no discriminators"
             )
-        if not self.TRAIN.adapts:
-            key, found = "weight_cross", f"{self.TRAIN.weight_cross:g}"
-            if not self.TRAIN.cross_loss_target:
-                key, found = "cross_loss_target", "false"
-            raise ValueError(
-                f"TRAIN.{key}: found {found} and BEYOND.rounds {self.BEYOND.rounds}, expected "
-                "a weight_cross above 0 and cross_loss_target true, by which the labelled target "
-                "is learned from; for the source alone set BEYOND.rounds, guard to 0 and "
-                "orthoplane to false"
-            )
         return self
+
+    @property
+    def begin(self) -> int:
+        """Number of iterations on the source alone at the start of the run."""
+        return round(self.BEYOND.begin * self.TRAIN.total_iters)
 
     def to_yaml(self) -> str:
         """Every value in force, as YAML that ``load_config`` reads."""
