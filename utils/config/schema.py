@@ -35,7 +35,6 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
-OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]  # "": None
 COMPILATION_PAYS = {"cuda": 5000, "cpu": 500}  # iterations; before, compiling takes longer
 Precision = Literal["auto", "float32", "bfloat16"]
 Ignored = Any
@@ -52,9 +51,23 @@ RunName = Annotated[str, AfterValidator(check_run_name)]
 
 
 class Settings(BaseModel):
-    """A section of the config: no unknown key, no number out of a truth value."""
+    """A section of the config: no unknown key, no number out of a truth value.
+
+    An empty text is as no value at all, as in the published files.
+    """
 
     model_config = ConfigDict(extra="forbid", validate_default=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        empty = {k for k, v in values.items() if isinstance(v, str) and not v.strip()}
+        for key in sorted(empty & cls.model_fields.keys()):
+            if cls.model_fields[key].is_required():
+                raise ValueError(f"{key}: found {values[key]!r}, expected a value")
+        return {k: v for k, v in values.items() if k not in empty or k not in cls.model_fields}
 
     @model_validator(mode="before")
     @classmethod
@@ -236,19 +249,19 @@ class DataSettings(Settings):
 
     data_dir_img: Path  # source sections
     data_dir_label: Path  # their masks
-    data_list: OptionalPath = None  # text file: names of the sections to use, one a line
+    data_list: Path | None = None  # text file: names of the sections to use, one a line
     source_stride: PositiveInt = 1  # sections between current and auxiliary
     input_size: Size = (512, 512)  # crop, pixels
 
     data_dir_target: Path  # target sections, without labels
-    data_dir_target_label: OptionalPath = None  # never read in training
-    data_list_target: OptionalPath = None
+    data_dir_target_label: Path | None = None  # never read in training
+    data_list_target: Path | None = None
     target_stride: PositiveInt = 1
     input_size_target: Size | None = None  # must equal input_size
 
-    data_dir_val: OptionalPath = None  # the volume that is scored
-    data_dir_val_label: OptionalPath = None  # its masks, if it has any
-    data_list_val: OptionalPath = None
+    data_dir_val: Path | None = None  # the volume that is scored
+    data_dir_val_label: Path | None = None  # its masks, if it has any
+    data_list_val: Path | None = None
     input_size_test: Ignored = None  # published; see TEST.padded_size
 
     pixel_size_source: Nanometres | None = None  # in-plane, nm; None: as the file says, if it does
