@@ -119,6 +119,7 @@ def test_the_published_settings_are_shipped() -> None:
         rates = (train.learning_rate, train.learning_rate_ms, train.learning_rate_mt)
         assert rates == (1e-4, 1e-4, 1e-4)
         assert (train.batch_size, train.random_seed) == (1, 555)
+        assert (config.tile, config.tile_step, config.TEST.tile_pad) == (1024, 512, 256)
 
 
 @pytest.mark.parametrize("size", ["512", "[512, 512]", "[512]", "'512'", "'512, 512'"])

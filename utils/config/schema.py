@@ -262,7 +262,8 @@ class DataSettings(Settings):
     data_dir_val: Path | None = None  # the volume that is scored
     data_dir_val_label: Path | None = None  # its masks, if it has any
     data_list_val: Path | None = None
-    input_size_test: Ignored = None  # published; see TEST.padded_size
+    # of HDF5 volumes, pixels: side of a tile in inference, and of the square that training scores
+    input_size_test: Size = (1024, 1024)
 
     pixel_size_source: Nanometres | None = None  # in-plane, nm; None: as the file says, if it does
     pixel_size_target: Nanometres | None = None  # of target and validation
@@ -303,8 +304,9 @@ class TestSettings(Settings):
     # tiles of an HDF5 volume
     padded_size: Size | None = None  # whole sections are reflect-padded to it; None: a square, 48
     # pixels or more round the longer side, multiple of 16 (1120 for Lucchi)
-    tile: Annotated[int, Field(ge=32, multiple_of=16)] = 1024  # side, pixels
-    tile_step: PositiveInt = 512  # between tiles, pixels
+    # side of the tiles, pixels; None: DATA.input_size_test
+    tile: Annotated[int, Field(ge=32, multiple_of=16)] | None = None
+    tile_step: PositiveInt | None = None  # between tiles, pixels; None: half a tile
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
     batch_size: PositiveInt = 1  # windows predicted at a time
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
@@ -323,8 +325,6 @@ class TestSettings(Settings):
             raise ValueError(
                 f"padded_size: found {self.padded_size}, expected multiples of 16 from 32 on"
             )
-        if self.tile_step > self.tile:
-            raise ValueError(f"tile_step: found {self.tile_step}, expected at most {self.tile}")
         return self
 
 
@@ -345,7 +345,22 @@ class Config(Settings):
                 "TRAIN.weight_adv_spatial: found BEYOND.rounds besides, expected 0 for both "
                 "adversarial weights: a labelled target needs no discriminators"
             )
+        if self.TEST.tile_step and self.TEST.tile_step > self.tile:
+            raise ValueError(
+                f"TEST.tile_step: found {self.TEST.tile_step}, expected at most {self.tile}, the "
+                "side of a tile"
+            )
         return self
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles of an HDF5 volume, pixels."""
+        return self.TEST.tile or self.DATA.input_size_test[0]
+
+    @property
+    def tile_step(self) -> int:
+        """Between the tiles of an HDF5 volume, pixels."""
+        return self.TEST.tile_step or self.tile // 2
 
     def to_yaml(self) -> str:
         """Every value in force, as YAML that ``load_config`` reads."""
