@@ -440,7 +440,7 @@ class Inference:
             "revision": git_revision(),
             "torch": torch.__version__,
             "device": str(self.device),
-            "precision": str(self.precision).removeprefix("torch."),
+            "precision": _name(self.precision),
             "checkpoint": str(self.checkpoint_path),
             "iteration": self.checkpoint.iteration,
             "chosen_by": self.checkpoint.chosen_by,
@@ -469,7 +469,7 @@ class Inference:
         self.say(f"out_path: {shown(self.out)}")
         self.say(
             f"checkpoint: {shown(self.checkpoint_path)}, iteration {self.checkpoint.iteration}, "
-            f"chosen by: {self.checkpoint.chosen_by}"
+            f"chosen by: {self.checkpoint.chosen_by}, precision: {_name(self.precision)}"
         )
         if self.raw.tiled:
             self._say_tiles()
@@ -513,6 +513,11 @@ class Inference:
 
 def _nothing(*_: object) -> None:
     """What processes but the first derive from a section."""
+
+
+def _name(precision: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(precision).removeprefix("torch.")
 
 
 def _cell(value: object) -> object:

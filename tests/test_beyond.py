@@ -116,7 +116,11 @@ def test_average_of_weights_is_as_defined() -> None:
 def step_of(**beyond) -> AdaptationStep:
     torch.manual_seed(0)
     settings = TrainSettings(
-        total_iters=10, weight_adv_spatial=0, weight_adv_temporal=0, consistency_weight_rampup=False
+        total_iters=10,
+        weight_adv_spatial=0,
+        weight_adv_temporal=0,
+        consistency_weight_rampup=False,
+        precision="float32",
     )
     return AdaptationStep.build(settings, 2, CPU, BeyondSettings(**beyond))
 
@@ -229,7 +233,7 @@ def test_samples_have_views_of_their_own() -> None:
 
 def test_the_source_alone_is_learned_before_the_begin() -> None:
     torch.manual_seed(0)
-    settings = TrainSettings(total_iters=10, rampup_iters=4)
+    settings = TrainSettings(total_iters=10, rampup_iters=4, precision="float32")
     step = AdaptationStep.build(settings, 2, CPU, BeyondSettings(begin=0.3))
     data, before = batch(), copy.deepcopy(step.disc_seg.state_dict())
     del data["views"]

@@ -59,6 +59,8 @@ CONFIG = {
         "valid_freq": 3,
         "save_freq": 3,
         "num_workers": 0,
+        "precision": "float32",
+        "if_cuda": False,
         "random_seed": 2,  # its validation scores fall, so that the best is not the last
     },
     "DATA": {
@@ -70,7 +72,13 @@ CONFIG = {
         "data_dir_val": "../data/png/val",
         "data_dir_val_label": "../data/png/val_groundtruth",
     },
-    "TEST": {"padded_size": 80, "tile": 32, "tile_step": 16, "tile_pad": 16},
+    "TEST": {
+        "padded_size": 80,
+        "tile": 32,
+        "tile_step": 16,
+        "tile_pad": 16,
+        "precision": "float32",
+    },
 }
 SOURCE_ONLY = [
     part
@@ -250,7 +258,8 @@ def test_inference_prints_as_published(trained: Project) -> None:
     patterns = [
         r"cfg_file: tiny\.yaml",
         r"out_path: .*inference/tiny",
-        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: " + chosen_by("average"),
+        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: "
+        + re.escape(f"{chosen_by('average')}, precision: float32"),
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
         r"pairs of windows per second: \d+\.\d+",
@@ -768,7 +777,6 @@ def test_inference_without_a_checkpoint(project: Project) -> None:
     assert not (project.out / "inference").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_missing_gpu_is_a_mistake(project: Project) -> None:
     for script in ("main", "inference"):
         finished = project(script, "--device", "cuda")

@@ -53,7 +53,10 @@ CONFIG = {
         "valid_freq": 3,
         "save_freq": 2,
         "num_workers": 0,
+        "precision": "float32",
+        "if_cuda": False,
     },
+    "TEST": {"precision": "float32"},
     "DATA": {
         "data_dir_img": "source.hdf",
         "data_dir_label": "source_groundtruth.hdf",
@@ -232,7 +235,7 @@ def test_files_beside_the_state_are_restored_from_it(resumable: Project) -> None
 
 
 def other_width() -> dict:
-    step = AdaptationStep.build(TrainSettings(), 4, torch.device("cpu"))
+    step = AdaptationStep.build(TrainSettings(precision="float32"), 4, torch.device("cpu"))
     return step.state_dict()
 
 
@@ -479,7 +482,9 @@ def test_skipped_iterations_change_nothing_but_the_count(project: Project) -> No
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_skipped_leaves_everything_as_it_was(where: str, value: float) -> None:
     torch.manual_seed(0)
-    step = AdaptationStep.build(TrainSettings(total_iters=10), 2, torch.device("cpu"))
+    step = AdaptationStep.build(
+        TrainSettings(total_iters=10, precision="float32"), 2, torch.device("cpu")
+    )
     source, target = torch.rand(1, 2, 32, 32), torch.rand(1, 2, 32, 32)
     masks = torch.randint(0, 2, (1, 2, 32, 32))
     assert step(1, source, masks, target)["skipped"] == 0

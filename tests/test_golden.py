@@ -180,7 +180,7 @@ def test_inference(kind: str, shared: Path, tmp_path: Path) -> None:
             **dict.fromkeys(("data_dir_label", "data_dir_val_label"), "masks"),
             "target_stride": STRIDES[kind],
         },
-        TEST={"tile": 512, "tile_step": 256, "tile_pad": 256},
+        TEST={"tile": 512, "tile_step": 256, "tile_pad": 256, "precision": "float32"},
     )
     workspace = Workspace(data=tmp_path, out=tmp_path)
     inference = Inference(config, workspace, "golden", "model.ckpt", torch.device("cpu"))
