@@ -579,6 +579,24 @@ def test_training_repeats_with_its_seed(project: Project, trained: Project) -> N
         assert one != other
 
 
+def test_a_drawn_seed_is_logged_kept_and_repeats_the_run(project: Project) -> None:
+    drawn = ("--set", "TRAIN.random_seed=-1")
+    assert stopped(project, "step=2,", signal.SIGTERM, *drawn)[0] == 128 + signal.SIGTERM
+    project.run("main", *drawn, "--resume")
+    resolved = yaml.safe_load((project.out / "logs/tiny/resolved.yaml").read_text())
+    seed = resolved["TRAIN"]["random_seed"]
+    log = (project.out / "logs/tiny/train.log").read_text()
+    assert re.findall(r"random seed: (-?\d+)", log) == [str(seed)] * 2
+
+    project.run("main", "--run-name", "given", "--set", f"TRAIN.random_seed={seed}")
+    assert project.lines("loss.txt", "given") == project.lines("loss.txt")
+    for name, value in project.weights("given").items():
+        assert torch.equal(value, project.weights()[name])
+    project.run("main", "--run-name", "other", *drawn)
+    other = yaml.safe_load((project.out / "logs/other/resolved.yaml").read_text())
+    assert other["TRAIN"]["random_seed"] not in (seed, -1)
+
+
 def test_draws_follow_the_seed_and_the_domain(project: Project) -> None:
     write_config(project.config, DATA={"data_dir_target": "png/source", "source_stride": 2})
     draws = set()

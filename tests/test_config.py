@@ -236,7 +236,7 @@ def test_wrong_type_names_key_and_value(load, override: str) -> None:
         "TRAIN.display_freq=0",
         "TRAIN.rampup_iters=0",
         "TRAIN.num_workers=-1",
-        "TRAIN.random_seed=-1",
+        "TRAIN.random_seed=-2",
         "TRAIN.learning_rate=0",
         "TRAIN.learning_rate=.nan",
         "TRAIN.weight_cross=-0.1",

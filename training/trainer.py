@@ -48,7 +48,7 @@ from training.adaptation import AdaptationStep
 from training.checkpoint_choice import LOOKS, RULES, CheckpointChoice, TargetLook, chosen_by
 from training.monitor import TargetWatch, foreground
 from training.nonfinite import NonFiniteWatch
-from training.resuming import changes
+from training.resuming import changes, with_seed
 from training.rounds import TargetLabels, round_starts
 from training.run_folder import RunFolder, RunLog
 from training.validation import Validation
@@ -104,7 +104,13 @@ class Training:
                 f"TRAIN.batch_size: found {config.TRAIN.batch_size}, expected a multiple of the "
                 f"{self.group.size} processes that share it"
             )
-        config = config.model_copy(update={"DATA": at_common_size(workspace, config.DATA)})
+        earlier = workspace.models(config.TRAIN.save_path, config.TRAIN.model_name or run)
+        config = config.model_copy(
+            update={
+                "TRAIN": with_seed(config.TRAIN, earlier, self.group),
+                "DATA": at_common_size(workspace, config.DATA),
+            }
+        )
         self.config, self.device = config, device
         self.crop = config.DATA.crop
         if check and device.type == "cpu":
@@ -517,7 +523,8 @@ def _kept(checkpoint: Checkpoint) -> Checkpoint:
 
 def describe(training: Training) -> list[str]:
     """What a run is about to do, a line each."""
-    config, lines = training.config, []
+    config = training.config
+    lines = [f"random seed: {config.TRAIN.random_seed}"]
     for role, dataset in (("source", training.source), ("target", training.target)):
         lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.stride}")
     sizes = {

@@ -97,7 +97,8 @@ class TrainSettings(Settings):
 
     total_iters: PositiveInt = 200_000  # iterations of the run
     batch_size: PositiveInt = 1  # pairs of each domain in an iteration
-    random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 555  # of weights and of every draw
+    # of weights and of every draw; -1: draw one, which resolved.yaml then holds
+    random_seed: Annotated[int, Field(ge=-1, lt=2**32)] = 555
     # processes that load pairs, for each domain
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 2
     if_cuda: bool = True  # use a GPU where there is one (--device decides otherwise)
