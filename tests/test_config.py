@@ -207,7 +207,7 @@ def test_unknown_key_in_the_file_names_the_file(load) -> None:
         "TRAIN.total_iters=",
         "TRAIN.learning_rate=true",
         "TRAIN.if_valid=perhaps",
-        "TRAIN.opt_type=sgd",
+        "TRAIN.opt_type=rmsprop",
         "TRAIN.if_adv_weight=true",
         "MODEL.num_classes=3",
         "DATA.data_dir_img=3",

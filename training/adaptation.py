@@ -22,12 +22,12 @@ from loss.supervised import SUPERVISED, supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
 from training.averaging import WeightAverage, choose_decay
+from training.optimizer import build_optimizer, load_optimizer
 from utils.config.schema import BeyondSettings, TrainSettings
 from utils.runtime.compilation import compiled
 from utils.runtime.distributed import Group
 from utils.runtime.precision import choose_precision, computing_in, widened
 
-ADAM_BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
 
 
@@ -110,8 +110,8 @@ class AdaptationStep:
             self.networks[f"disc_{name}"] = alignment.discriminator
             self.base_rates[f"disc_{name}"] = alignment.learning_rate
         self.optimizers = {
-            name: torch.optim.Adam(
-                net.parameters(), lr=self.base_rates[name], betas=ADAM_BETAS, fused=True
+            name: build_optimizer(
+                settings.opt_type if net is segmentor else "adam", net, self.base_rates[name]
             )
             for name, net in self.networks.items()
         }
@@ -417,10 +417,15 @@ class AdaptationStep:
         }
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
-        """Undo ``state_dict``; raises KeyError or RuntimeError where the networks differ."""
+        """Undo ``state_dict``.
+
+        Raises:
+            KeyError, RuntimeError: the networks differ.
+            ValueError: the optimisers do.
+        """
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
+            load_optimizer(self.optimizers[name], state["optimizers"][name])
         self.average.network.load_state_dict(state.get("average", state["networks"]["segmentor"]))
         self.guard.means.copy_(state.get("guard", self.guard.means))
 

@@ -28,6 +28,7 @@ FIXED = {
     "MODEL.width",
     "TRAIN.random_seed",
     "TRAIN.batch_size",
+    "TRAIN.opt_type",
     "DATA.input_size",
     "DATA.source_stride",
     "DATA.target_stride",

@@ -36,6 +36,10 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
 COMPILATION_PAYS = {"cuda": 5000, "cpu": 500}  # iterations; before, compiling takes longer
+Optimiser = Annotated[
+    Literal["adam", "sgd"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
 Precision = Literal["auto", "float32", "bfloat16"]
 Ignored = Any
 
@@ -110,7 +114,9 @@ class TrainSettings(Settings):
     learning_rate_ms: Rate = 1e-4  # discriminator of masks
     learning_rate_mt: Rate = 1e-4  # discriminator of residuals
     power: Weight = 0.9  # rates fall as (1 - it / total_iters)^power
-    opt_type: Literal["adam", "Adam", "ADAM"] = "adam"  # betas 0.9, 0.99
+    # of the segmentor; adam: betas 0.9, 0.99; sgd: momentum 0.9, weight decay 0.0005. The
+    # discriminators' is Adam
+    opt_type: Optimiser = "adam"
     lr_mode: Ignored = None  # published as "fixed", though the published runs decayed, as here
 
     weight_cross: Weight = 0.1  # of the consistency loss
