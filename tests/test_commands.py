@@ -217,6 +217,9 @@ def test_run_folder_holds_config_revision_and_log(trained: Project) -> None:
         assert line in log
         assert line in trained.training_output
     assert re.search(r"target: .*png/target, 5 sections of 64 x 64, stride 2", log)
+    rates = re.findall(r"step=\d+, loss=.*, lr=(\d\.\d{8}), elapsed=\d\d:\d\d\n +adaptation", log)
+    expected = [1e-2 * (1 - it / ITERATIONS) ** 0.9 for it in (2, 4, 6)]
+    assert [float(rate) for rate in rates] == pytest.approx(expected, abs=1e-8)
 
 
 def test_tensorboard_holds_the_published_scalars(trained: Project) -> None:
@@ -260,13 +263,16 @@ def test_inference_prints_as_published(trained: Project) -> None:
         r"out_path: .*inference/tiny",
         r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: "
         + re.escape(f"{chosen_by('average')}, precision: float32"),
+        r"iters: 6",
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
         r"pairs of windows per second: \d+\.\d+",
+        r"Load .*png/val_groundtruth",
         r"Measure on mAP, F1, MCC, and IoU\.\.\.",
         SCORES_LINE,
         r"Measurement time \(s\): \d+\.\d+",
         r"map: per section, .*; sections: \d+, without mitochondria: \d+, with none predicted: \d+",
+        r"Show\.\.\.",
         r"peak memory: \d+\.\d GB",
         r"Done",
     ]
@@ -302,6 +308,9 @@ def test_pictures_and_masks_of_sections(trained: Project) -> None:
         np.testing.assert_array_equal(mask, (probability[index] >= 0.5) * 255)
         picture = cv2.imread(str(folder / "seg_img" / name), cv2.IMREAD_UNCHANGED)
         assert picture.shape == (SIDE, SIDE, 3)
+        section = cv2.imread(str(trained.data / "png/val" / name), cv2.IMREAD_UNCHANGED)
+        plain = np.ptp(picture, axis=-1) == 0  # no contour there
+        np.testing.assert_array_equal(picture[plain][:, 0], section[plain])
         red += np.all(picture == (0, 0, 255), axis=-1).sum()  # OpenCV reads BGR
         if mask.any():
             assert np.all(picture == (0, 255, 0), axis=-1).any()
@@ -421,10 +430,16 @@ def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_
     pooled = project.run("inference", "-mm", "map_3d").splitlines()[-5]
     assert numbers(pooled) == pytest.approx(sklearn_scores(probability, label), abs=1e-4)
 
-    output = project.run("inference", "-mm", "dice", "--checkpoint", LAST).splitlines()
+    output = project.run("inference", "-mm", "dice").splitlines()
     assert "Measure on dice and Jaccard..." in output
-    # The same number as in training: the same windows, the same masks.
-    assert numbers(output[-5]) == pytest.approx(numbers(trained.lines("valid.txt")[-1]), abs=1e-4)
+    np.testing.assert_array_equal(project.predictions(), probability)
+    masks, truths = (array.reshape(SECTIONS, -1) > 0 for array in (probability >= 0.5, label))
+    found = [
+        (sk.f1_score(truth, mask), sk.jaccard_score(truth, mask))
+        for mask, truth in zip(masks, truths, strict=True)
+    ]
+    assert re.fullmatch(rf"dice={NUMBER}, jac={NUMBER}", output[-5])
+    assert numbers(output[-5]) == pytest.approx(np.mean(found, axis=0), abs=1e-6)
 
     output = project.run("inference", "--checkpoint", BEST)
     assert "chosen by: best-on-target-labels" in output
