@@ -109,14 +109,11 @@ class Inference:
             segmentor.to(device, memory_format=torch.channels_last),
             device,
             choose_precision(config.TEST.precision, device),
-            config.TEST.fuse_residual,
         )
         self.device, self.precision = device, self.predictor.precision
         if config.TEST.flips:
             self.predictor = FlippedPredictor(self.predictor)
-        data = as_trained(
-            config.DATA, self.checkpoint.pixel_size, self.checkpoint.section_thickness
-        )
+        data = as_trained(config.DATA, self.checkpoint.pixel_size)
         self.volume: Volume = open_images(workspace, data, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
         self.voxel_size = voxel_size(data, self.raw)
@@ -252,7 +249,6 @@ class Inference:
             "shape": [*self.raw.shape, *cut.volume.shape],
             "windows": zlib.crc32(repr(windows).encode()),
             "flips": self.config.TEST.flips,
-            "fuse_residual": self.config.TEST.fuse_residual,
             "batch_size": self.config.TEST.batch_size,
             "precision": str(self.precision),
             "device": self.device.type,

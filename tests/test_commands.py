@@ -23,11 +23,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dataloader.formats.opening import open_volume
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from model.checkpoint import BEST, LAST, MODEL, load_checkpoint, segmentor_from
+from model.checkpoint import (
+    BEST,
+    CHOSEN_AVERAGE,
+    LAST,
+    MODEL,
+    load_checkpoint,
+    segmentor_from,
+)
 from prediction.predictor import NetworkPredictor
 from tests.conftest import ROOT
 from tests.plain_inference import predicted
-from training.checkpoint_choice import chosen_by
 from training.run_folder import RunLog
 from training.trainer import Training
 from utils.config.load import load_config
@@ -262,7 +268,7 @@ def test_inference_prints_as_published(trained: Project) -> None:
         r"cfg_file: tiny\.yaml",
         r"out_path: .*inference/tiny",
         r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: "
-        + re.escape(f"{chosen_by('average')}, precision: float32"),
+        + re.escape(f"{CHOSEN_AVERAGE}, precision: float32"),
         r"iters: 6",
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
@@ -294,7 +300,7 @@ def test_scores_are_sklearns_of_the_predictions(trained: Project) -> None:
     assert numbers(scores) == pytest.approx(expected, abs=1e-4)
     assert notes in trained.inference_output
     assert notes.startswith("map: per section, averaged over sections; sections: ")
-    assert origin == f"checkpoint=model.ckpt, iteration=6, chosen by: {chosen_by('average')}"
+    assert origin == f"checkpoint=model.ckpt, iteration=6, chosen by: {CHOSEN_AVERAGE}"
 
 
 def test_pictures_and_masks_of_sections(trained: Project) -> None:
@@ -330,7 +336,7 @@ def test_tables_and_summary_of_an_inference(trained: Project) -> None:
         )
         assert float(row["foreground_label"]) == pytest.approx(label.mean(), abs=1e-6)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["chosen_by"] == chosen_by("average")
+    assert summary["chosen_by"] == CHOSEN_AVERAGE
     assert summary["volume"]["shape"] == list(SHAPE)
     assert summary["volume"]["voxel_size_nm"] is None
     assert summary["scores"]["F1"] == pytest.approx(

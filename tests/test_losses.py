@@ -13,7 +13,7 @@ from loss.consistency import consistency_loss, pseudo_labels, rampup
 from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
-from tests.golden import blobs
+from tests.golden.formula import blobs
 from training.adaptation import AdaptationStep
 from utils.config.schema import TrainSettings
 
