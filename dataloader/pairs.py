@@ -2,6 +2,7 @@
 
 import atexit
 import signal
+import warnings
 from collections.abc import Callable
 from functools import cache
 from multiprocessing import active_children
@@ -248,7 +249,7 @@ def pair_loader(
         ranks: processes among which each batch is split.
     """
     if workers:
-        _end_workers_at_exit()
+        _expect_workers()
     share = batch_size // ranks
     starts = range(first + rank * share, len(dataset) if end is None else end, batch_size)
     return DataLoader(
@@ -261,9 +262,11 @@ def pair_loader(
 
 
 @cache
-def _end_workers_at_exit() -> None:
-    """Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one."""
+def _expect_workers() -> None:
+    # Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one
     atexit.register(_end_workers)
+    # of torch, where there are more than cores: the published files ask for four
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 def _end_workers() -> None:
