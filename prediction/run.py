@@ -453,10 +453,12 @@ class Inference:
             f"checkpoint: {shown(self.checkpoint_path)}, iteration {self.checkpoint.iteration}, "
             f"chosen by: {self.checkpoint.chosen_by}, precision: {_name(self.precision)}"
         )
-        self.say(f"iters: {self.checkpoint.iteration}")
+        windows = len(self.windows.corners) * len(self.pairs)
         if self.raw.tiled:
-            self._say_tiles()
+            self._say_tiles(windows)
         self.say("Begin inference...")
+        if self.raw.tiled:
+            self.say(f"the number of sub-volume: {windows}")
         begin = time.perf_counter()
         self.predict()
         if not self.group.leads:
@@ -470,7 +472,6 @@ class Inference:
             self.say(f"No labels ({path or 'DATA.data_dir_val_label is not set'}): not scored")
         else:
             names = "dice and Jaccard" if measure == "dice" else "mAP, F1, MCC, and IoU"
-            self.say(f"Load {shown(self.labels.path)}")
             self.say(f"Measure on {names}...")
             begin = time.perf_counter()
             self.say(str(self.measure(measure)))
@@ -487,13 +488,15 @@ class Inference:
         self.write_summary()
         self.say(peak_memory(self.device))
 
-    def _say_tiles(self) -> None:
+    def _say_tiles(self, windows: int) -> None:
         (top, bottom), (left, right) = self.windows.padding
         sections, height, width = self.volume.shape
         self.say(f"Load {shown(self.raw.path)}")
         self.say(f"raw shape: {self.raw.shape}")
         self.say(f"padded raw shape: {(sections, height + top + bottom, width + left + right)}")
-        self.say(f"the number of sub-volume: {len(self.windows.corners) * len(self.pairs)}")
+        self.say(f"iters: {windows}")
+        if self.labels is not None:
+            self.say(f"Load {shown(self.labels.path)}")
 
 
 def _nothing(*_: object) -> None:

@@ -182,12 +182,28 @@ def test_the_published_mitoem_files_train_and_predict(run, name: str) -> None:
     assert re.search(r"model-2, F1=", (run.out / "logs" / name / "valid.txt").read_text())
     output = run("inference_mito", name, "-mn", name, "-sw").out
     target = "human" if name == "mitor2h" else "rat"
-    assert re.search(rf"\nLoad .*Mito/{target}/testing\.hdf\nraw shape: \(3, 64, 64\)\n", output)
-    assert "\npadded raw shape: (3, 576, 576)\n" in output
-    # of 128 pixels every 64 in 576: 8 x 8 tiles of 2 pairs
-    assert "\nthe number of sub-volume: 128\n" in output
-    assert re.search(rf"\nLoad .*Mito/{target}/testing_groundtruth\.hdf\nMeasure on ", output)
-    assert "\nmap_2d: per section" in output
+    lines = [
+        rf"cfg_file: {name}\.yaml",
+        rf"out_path: .*inference/{name}",
+        r"checkpoint: .*",
+        rf"Load .*Mito/{target}/testing\.hdf",
+        r"raw shape: \(3, 64, 64\)",
+        r"padded raw shape: \(3, 576, 576\)",
+        r"iters: 128",  # of 128 pixels every 64 in 576: 8 x 8 tiles of 2 pairs
+        rf"Load .*Mito/{target}/testing_groundtruth\.hdf",
+        r"Begin inference\.\.\.",
+        r"the number of sub-volume: 128",
+        r"Prediction time \(s\): .*",
+        r"pairs of windows per second: .*",
+        r"Measure on mAP, F1, MCC, and IoU\.\.\.",
+        r"mAP=\d\.\d{4}, F1=\d\.\d{4}, MCC=-?\d\.\d{4}, IoU=\d\.\d{4}",
+        r"Measurement time \(s\): .*",
+        r"map_2d: per section, .*",
+        r"Show\.\.\.",
+        r"peak memory: .*",
+        r"Done",
+    ]
+    assert re.fullmatch("\n".join(lines) + "\n", output)
     with h5py.File(run.out / "inference" / name / "preds.hdf") as file:
         assert file["main"].shape == (3, SIDE, SIDE)
         assert file["main"].dtype == np.float32
