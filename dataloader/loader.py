@@ -2,6 +2,7 @@
 
 import atexit
 import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from multiprocessing import active_children
@@ -36,7 +37,7 @@ def load_batches(
         group: the processes that share a batch.
     """
     if train.num_workers:
-        _end_workers_at_exit()
+        _expect_workers()
     share = train.batch_size // group.size
     starts = (iteration * train.batch_size + group.rank * share for iteration in iterations)
     loader = DataLoader(
@@ -94,9 +95,11 @@ def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Ba
 
 
 @cache
-def _end_workers_at_exit() -> None:
-    """Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one."""
+def _expect_workers() -> None:
+    # Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one
     atexit.register(_end_workers)
+    # of torch, where there are more than cores: the published files ask for four
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 def _end_workers() -> None:

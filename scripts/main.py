@@ -17,6 +17,9 @@ from training.trainer import CHECK_SETTINGS, Trainer
 def main() -> None:
     """Read the arguments, build the run, run it."""
     parser = base_parser(__doc__)
+    parser.add_argument(
+        "-m", "--mode", default="train", help="train, as the published commands have it"
+    )
     parser.add_argument("--run-name", help="name of the run's folders (default: the config's NAME)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     parser.add_argument(
@@ -28,6 +31,8 @@ def main() -> None:
         help="two iterations, a validation on two sections, a picture and a checkpoint",
     )
     args = parser.parse_args()
+    if args.mode != "train":
+        raise UserError(f"-m {args.mode}: expected train; inference.py predicts and scores")
     if args.resume and (args.overwrite or args.check):
         raise UserError("--resume: goes on with a run, which --overwrite and --check do not")
 

@@ -305,6 +305,10 @@ def test_another_run_is_not_resumed_in_this_ones_folder(resumable: Project) -> N
     error = resumable.fail(*RESUME, "--set", "TRAIN.batch_size=2", "--set", "TRAIN.random_seed=1")
     assert "TRAIN.batch_size: was 1, is 2; TRAIN.random_seed: was 555, is 1" in error
     assert "MODEL.width: was 2, is 4" in resumable.fail(*RESUME, "--set", "MODEL.width=4")
+    sgd = ("--set", "TRAIN.opt_type=sgd")
+    assert "TRAIN.opt_type: was adam, is sgd" in resumable.fail(*RESUME, *sgd)
+    other = ("--run-name", "other", "--set", "TRAIN.model_name=tiny")
+    assert "of another optimiser" in resumable.fail(*RESUME, *sgd, *other)
     assert (resumable.models / TRAINING_STATE).read_bytes() == before
 
 
@@ -516,11 +520,15 @@ def test_skipped_iterations_change_nothing_but_the_count(project: Project) -> No
     assert load_file(project.models / TRAINING_STATE)["nonfinite"]["skipped"] == 5
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 @pytest.mark.parametrize("where", ["source", "target"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_step_that_is_skipped_leaves_everything_as_it_was(where: str, value: float) -> None:
+def test_a_step_that_is_skipped_leaves_everything_as_it_was(
+    where: str, value: float, optimiser: str
+) -> None:
     torch.manual_seed(0)
-    made = build_learning(config_of(total_iters=10), torch.device("cpu"))
+    settings = config_of(total_iters=10, opt_type=optimiser)
+    made = build_learning(settings, torch.device("cpu"))
     step, learner = made.steps.adapt, made.learner
     source, target = torch.rand(1, 2, 32, 32), torch.rand(1, 2, 32, 32)
     masks = torch.randint(0, 2, (1, 2, 32, 32))

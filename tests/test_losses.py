@@ -289,6 +289,24 @@ def test_gradients_are_clipped_for_each_network_by_itself() -> None:
         assert report["grad_norm_segmentor"] > 1 > report["grad_norm_disc_seg"]
 
 
+@pytest.mark.parametrize("skips_first", [False, True])
+def test_sgd_of_the_segmentor_is_as_published(skips_first: bool) -> None:
+    made = learning(opt_type="sgd")
+    if skips_first:
+        source, masks, target = batch(1)
+        assert made.steps.adapt(1, source * float("nan"), masks, target)["skipped"] == 1
+    velocity = [torch.zeros_like(p) for p in segmentor(made).parameters()]
+    for iteration in (2, 3, 4):
+        before = copy.deepcopy(list(segmentor(made).parameters()))
+        made.steps.adapt(iteration, *batch(iteration))
+        rate = 1e-2 * (1 - iteration / 20) ** 0.9
+        parameters = list(segmentor(made).parameters())
+        for n, (old, new) in enumerate(zip(before, parameters, strict=True)):
+            velocity[n] = 0.9 * velocity[n] + new.grad + 0.0005 * old  # the gradient is clipped
+            torch.testing.assert_close(new, old - rate * velocity[n], rtol=1e-12, atol=1e-14)
+    assert isinstance(made.learner.optimizers["disc_seg"], torch.optim.Adam)
+
+
 def test_learning_rates_fall_from_their_own_base() -> None:
     rates = {"learning_rate": 1e-3, "learning_rate_ms": 2e-3, "learning_rate_mt": 3e-3}
     learner = learning(**rates, total_iters=10).learner
@@ -301,11 +319,13 @@ def test_learning_rates_fall_from_their_own_base() -> None:
     assert set(learner.learning_rates.values()) == {0}
 
 
-def test_a_resumed_learner_is_the_same() -> None:
-    whole, first = learning(), learning()
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_resumed_learner_is_the_same(optimiser: str) -> None:
+    whole, first = learning(opt_type=optimiser), learning(opt_type=optimiser)
     run(whole, 2)
     run(first, 2)
-    second = learning([Segmentor(2).double(), *(build_discriminator(2).double() for _ in "ab")])
+    nets = [Segmentor(2).double(), *(build_discriminator(2).double() for _ in "ab")]
+    second = learning(nets, opt_type=optimiser)
     second.learner.load_state_dict(copy.deepcopy(first.learner.state_dict()))
     for made in (whole, second):
         for iteration in (3, 4):

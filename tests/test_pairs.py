@@ -1,5 +1,6 @@
 """Training pairs: stride, crops, masks, and draws that depend on seed and number alone."""
 
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -90,9 +91,7 @@ def test_pairs_are_a_stride_apart_and_all_are_drawn(tmp_path, stride: int, tiled
     assert set(drawn) == {(k, k + stride) for k in range(SECTIONS - stride)}
 
 
-@pytest.mark.parametrize("kind", ["volumes", "tiled_volumes"])
-def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -> None:
-    volumes = request.getfixturevalue(kind)
+def test_samples_are_crops_of_the_section_by_its_own_range(volumes) -> None:
     samples = dataset(volumes, length=40)
     whole = [volumes[0].section(i).astype(float) for i in range(SECTIONS)]
     whole = [(s - s.min()) / (s.max() - s.min()) for s in whole]
@@ -118,6 +117,56 @@ def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -
             found += 1
     # Three in four are not augmented.
     assert 0.6 < found / len(samples) < 0.9
+
+
+def place(samples: PairDataset, number: int) -> tuple[int, int, int, int, int]:
+    """Current section, first row, end of rows, first column, end of columns of a sample."""
+    found = re.search(
+        r"sections (\d+) .*rows (\d+) to (\d+), columns (\d+) to (\d+)", samples.describe(number)
+    )
+    k, top, bottom, left, right = map(int, found.groups())
+    return k, top, bottom + 1, left, right + 1
+
+
+def test_samples_of_a_tiled_volume_are_scaled_by_the_range_of_what_is_round_them(
+    tiled_volumes,
+) -> None:
+    images, labels = tiled_volumes
+    samples, found = dataset(tiled_volumes, length=40), 0
+    for n in range(len(samples)):
+        if samples.describe(n).endswith("augmented"):
+            continue
+        k, top, end, left, right = place(samples, n)
+        assert (end - top, right - left) == (CROP, CROP)
+        rows = slice(top - TILE_MARGIN, end + TILE_MARGIN)
+        columns = slice(left - TILE_MARGIN, right + TILE_MARGIN)
+        for role, index in enumerate((k, k + 2)):
+            around = images.section(index)[rows, columns].astype(float)
+            assert around.shape == (CROP + 2 * TILE_MARGIN,) * 2
+            scaled = (around - around.min()) / (around.max() - around.min())
+            inner = slice(TILE_MARGIN, TILE_MARGIN + CROP)
+            np.testing.assert_allclose(samples[n]["images"][role], scaled[inner, inner], atol=1e-6)
+            mask = labels.section(index)[top:end, left:right]
+            np.testing.assert_array_equal(samples[n]["masks"][role], mask)
+        found += 1
+    assert 0.6 < found / len(samples) < 0.9
+
+
+def test_a_bright_spot_far_away_darkens_no_sample_of_a_tiled_volume(tmp_path) -> None:
+    side = CROP + 2 * TILE_MARGIN
+    array = np.random.default_rng(0).integers(50, 100, (3, side + 40, side + 40), np.uint8)
+    array[:, 0, 0] = 255
+    samples = dataset((hdf5(tmp_path / "v.h5", array), None), length=60)
+    means = {True: [], False: []}  # with and without augmentation
+    for n in range(len(samples)):
+        augmented = samples.describe(n).endswith("augmented")
+        _, top, _, left, _ = place(samples, n)
+        corner = (top, left) if augmented else (top - TILE_MARGIN, left - TILE_MARGIN)
+        if corner != (0, 0):
+            means[augmented].append(samples[n]["images"].mean())
+    assert len(means[True]) > 5
+    assert np.mean(means[True]) == pytest.approx(0.5, abs=0.1)
+    assert means[False] == pytest.approx([0.5] * len(means[False]), abs=0.05)
 
 
 @pytest.mark.parametrize("tiled", [False, True])
@@ -211,30 +260,24 @@ def test_without_labels_there_are_no_masks_and_the_same_images(volumes) -> None:
 
 
 def test_tiles_are_cut_at_the_centre_of_a_larger_window(tmp_path) -> None:
-    # A pixel tells its own place: one volume holds y, the other x.
-    side, length = 2 * TILE_MARGIN + CROP + 20, 60
-    place = np.tile(np.arange(side, dtype=np.uint16), (3, side, 1))
-    columns = dataset((hdf5(tmp_path / "x.h5", place), None), 1, length=length)
-    rows = dataset((hdf5(tmp_path / "y.h5", place.swapaxes(1, 2)), None), 1, length=length)
-    starts = []
+    # A pixel tells its place in the window by whose range it is scaled: y or x, from 0 to 1.
+    window = 2 * TILE_MARGIN + CROP
+    side, length = window + 20, 60
+    ramp = np.tile(np.arange(side, dtype=np.uint16), (3, side, 1))
+    columns = dataset((hdf5(tmp_path / "x.h5", ramp), None), 1, length=length)
+    rows = dataset((hdf5(tmp_path / "y.h5", ramp.swapaxes(1, 2)), None), 1, length=length)
+    corners = []
     for n in range(length):
-        x, y = (s[n]["images"][0] * (side - 1) for s in (columns, rows))
-        if np.allclose(np.diff(x, axis=1), 1, atol=1e-3) and np.ptp(x, axis=0).max() < 1e-3:
-            starts.append((round(float(y[0, 0])), round(float(x[0, 0]))))
-    assert len(starts) > 30
-    starts = np.array(starts)
-    # The window's corner is 0 to 20, its margin TILE_MARGIN.
-    assert starts.min() >= TILE_MARGIN
-    assert starts.max() <= TILE_MARGIN + 20
-    assert (np.ptp(starts, axis=0) >= 15).all()
-
-
-def test_tiled_sections_are_scaled_by_the_whole_section(tmp_path) -> None:
-    volume = np.full((2, 300, 300), 50, np.uint8)
-    volume[:, 0, 0], volume[:, -1, -1] = 0, 200
-    samples = dataset((hdf5(tmp_path / "v.h5", volume), None), 1, length=12)
-    values = [float(np.median(samples[n]["images"])) for n in range(12)]
-    assert np.median(values) == 0.25
+        if not columns.describe(n).endswith("augmented"):
+            x, y = (s[n]["images"][0] * (window - 1) for s in (columns, rows))
+            np.testing.assert_allclose(x[0], TILE_MARGIN + np.arange(CROP), atol=1e-3)
+            np.testing.assert_allclose(y[:, 0], TILE_MARGIN + np.arange(CROP), atol=1e-3)
+            _, top, _, left, _ = place(columns, n)
+            corners.append((top - TILE_MARGIN, left - TILE_MARGIN))
+    assert len(corners) > 30
+    assert np.min(corners) >= 0
+    assert np.max(corners) <= 20
+    assert (np.ptp(corners, axis=0) >= 15).all()
 
 
 def test_tiled_volume_smaller_than_crop_and_margin_still_works(tmp_path) -> None:

@@ -9,7 +9,8 @@ from utils.paths import shown
 
 def describe(trainer: Trainer) -> list[str]:
     """What a run is about to do, a line each."""
-    config, lines = trainer.config, []
+    config = trainer.config
+    lines = [f"random seed: {config.TRAIN.random_seed}"]
     for role, dataset in (("source", trainer.source), ("target", trainer.target)):
         lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.stride}")
     sizes = {

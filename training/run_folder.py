@@ -165,16 +165,15 @@ class RunLog:
             self.events.add_scalar(f"learning_rate/{name}", rate, step)
         self.events.flush()  # for those who watch
         self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
-        if self.bar.disable:  # no terminal: plain lines
-            self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
+        elapsed = tqdm.format_interval(time.perf_counter() - self.begin)
+        self.logger.log(
+            logging.INFO if self.bar.disable else logging.DEBUG,  # the terminal has the bar
+            f"{line}, lr={rates['segmentor']:.8f}, elapsed={elapsed}\n"
+            f"    adaptation: {line_adv.split(', ', 1)[1]}",
+        )
 
     def _write_losses(
-        self,
-        file: str,
-        tag: str,
-        step: int,
-        means: dict[str, float],
-        columns: dict[str, tuple[str, ...]],
+        self, file: str, tag: str, step: int, means: dict[str, float], columns: Columns
     ) -> str:
         """A line as ``step=100, loss=0.836106, loss_cpred=...``, the loss being their sum."""
         values = {
@@ -260,13 +259,16 @@ def _iteration(line: str) -> int:
 
 
 def _text_logger(path: Path) -> logging.Logger:
+    """A logger of all lines to a file, and of those from INFO on to the terminal."""
     logger = logging.getLogger(str(path))
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     to_file = _Strict(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(to_file)
-    logger.addHandler(_Lenient(sys.stdout))
+    to_terminal = _Lenient(sys.stdout)
+    to_terminal.setLevel(logging.INFO)
+    logger.addHandler(to_terminal)
     return logger
 
 

@@ -8,20 +8,41 @@ from torch import nn
 from dataloader.histogram_matching import grey_transfer
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.pairs import Look, PairDataset, check_crop_fits, check_same_shape
-from dataloader.roles import open_images, open_labels
+from dataloader.roles import at_common_size, open_images, open_labels
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from training.learner import Learner, Networks
+from training.resuming import with_seed
 from training.steps import DaIscStep, SupervisedStep
 from training.validation import Validation
 from utils.config.schema import Config
-from utils.errors import warn
+from utils.errors import UserError, warn
 from utils.paths import Workspace, shown
 from utils.runtime.compilation import compiled
 from utils.runtime.distributed import Group
 from utils.runtime.precision import choose_precision, in_precision
 
 SEEDS = {"source": 0, "target": 1}  # tell the draws of the domains apart
+
+
+def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Config:
+    """A config with what is known only when a run starts: its seed and working pixel size.
+
+    Raises:
+        UserError: the processes cannot share a batch evenly, or a volume cannot be read.
+    """
+    train = config.TRAIN
+    if train.batch_size % group.size:
+        raise UserError(
+            f"TRAIN.batch_size: found {train.batch_size}, expected a multiple of the "
+            f"{group.size} processes that share it"
+        )
+    earlier = workspace.models(train.save_path, train.model_name or run)
+    changes = {
+        "TRAIN": with_seed(train, earlier, group),
+        "DATA": at_common_size(workspace, config.DATA),
+    }
+    return config.model_copy(update=changes)
 
 
 class Steps(NamedTuple):

@@ -9,18 +9,16 @@ from torch import Tensor
 
 from dataloader.loader import load_batches
 from dataloader.pairs import PairDataset
-from dataloader.roles import at_common_size
 from prediction.predictor import NetworkPredictor
 from training.monitor import TargetWatch
 from training.nonfinite import NonFiniteWatch
 from training.preview import preview
 from training.rounds import Phase, TargetLabels, phases
 from training.run_folder import RunFolder, RunLog
-from training.setup import build_learning, open_pairs, open_validation, source_look
+from training.setup import build_learning, open_pairs, open_validation, settle, source_look
 from training.state import Checkpoints, read_state, unfit, write_state
 from training.steps import DaIscStep, SupervisedStep
 from utils.config.schema import Config
-from utils.errors import UserError
 from utils.files import write_picture
 from utils.paths import Workspace
 from utils.runtime.distributed import Group
@@ -71,9 +69,7 @@ class Trainer:
         group: Group | None = None,
     ) -> None:
         self.group, self.device = group or Group(), device
-        check_batch_size(config, self.group)
-        config = config.model_copy(update={"DATA": at_common_size(workspace, config.DATA)})
-        self.config = config
+        self.config = config = settle(config, workspace, run, self.group)
         self.crop = config.DATA.crop
         if check and device.type == "cpu":
             self.crop = min(self.crop, CHECK_CROP_ON_CPU)
@@ -292,12 +288,3 @@ class Trainer:
 def tensors(batch: Batch) -> list[Tensor]:
     """Images and masks of each domain, in the order in which steps take them."""
     return [part[key] for part in batch.values() for key in ("images", "masks") if key in part]
-
-
-def check_batch_size(config: Config, group: Group) -> None:
-    """Demand a batch that the processes can share evenly; raises UserError."""
-    if config.TRAIN.batch_size % group.size:
-        raise UserError(
-            f"TRAIN.batch_size: found {config.TRAIN.batch_size}, expected a multiple of the "
-            f"{group.size} processes that share it"
-        )
