@@ -168,7 +168,7 @@ class RunLog:
         elapsed = tqdm.format_interval(time.perf_counter() - self.begin)
         self.logger.log(
             logging.INFO if self.bar.disable else logging.DEBUG,  # the terminal has the bar
-            f"{line}, lr={rates['segmentor']:.8f}, elapsed={elapsed}\n"
+            f"{line}, lr={rates['segmentor']:.3e}, elapsed={elapsed}\n"
             f"    adaptation: {line_adv.split(', ', 1)[1]}",
         )
 
