@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dataloader.formats.arrays import HDF5_DATASET
+from dataloader.formats.hdf5 import HDF5_DATASET
 from dataloader.formats.opening import open_volume
 from dataloader.orthogonal_slices import PaddedVolume, PlaneVolume, scratch_array
 from dataloader.pairs import PairDataset
