@@ -131,7 +131,7 @@ def describe_volume(
 
 
 def contact_sheet(volume: Volume) -> np.ndarray:
-    """Evenly spaced sections in a picture (H, W, 3) uint8; masks in red, what is ignored in grey."""
+    """Evenly spaced sections in a picture (H, W, 3) uint8; masks red, what is ignored grey."""
     height, width = volume.shape[1:]
     scale = SHEET_SIDE / max(height, width)
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))

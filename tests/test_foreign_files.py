@@ -178,7 +178,7 @@ AXES: dict[str, Callable[[Path], Path]] = {
         root(p / "b.zarr"), ome_zarr(p / "b.zarr" / "em" / "fibsem", V, space("zyx"))
     ),
     "the images below a group": lambda p: below(
-        root(p / "b.zarr"), ome_zarr(p / "b.zarr" / "em" / "fibsem", V, space("zyx")).parent
+        root(p / "b.zarr"), ome_zarr(root(p / "b.zarr" / "em") / "s", V, space("zyx")).parent
     ),
     "a level of an image in a store": lambda p: below(
         root(p / "b.zarr"), ome_zarr(p / "b.zarr" / "em", V.T, space("xyz")) / "0"
