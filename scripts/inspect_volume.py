@@ -7,7 +7,7 @@ from pathlib import Path
 import project_root  # noqa: F401
 
 from dataloader.description import contact_sheet, describe_volume
-from dataloader.formats.opening import open_volume
+from dataloader.formats.opening import is_section_folder, open_volume
 from utils.errors import UserError, run_command, writing_to
 from utils.files import write_picture
 from utils.paths import shown
@@ -34,6 +34,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.list and not args.list.is_file():
         raise UserError(f"--list {args.list}: no such file")
+    if args.list and not is_section_folder(args.volume):
+        raise UserError(f"--list: found {args.volume}, which is no folder of sections")
     facts = describe_volume(args.volume, args.list, args.labels, means=args.json)
     print(json.dumps(facts.as_json()) if args.json else facts.as_text())
     if args.picture:

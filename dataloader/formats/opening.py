@@ -74,14 +74,19 @@ def find_volume(path: Path) -> Place | None:
     return None
 
 
+def is_section_folder(path: Path) -> bool:
+    """Whether the volume at a path is a folder of sections, and not a file or a Zarr store."""
+    return path.is_dir() and not is_zarr(path)
+
+
 def _open(place: Place, list_file: Path | None) -> Volume:
     path, dataset = place
-    if path.is_dir():
-        if is_zarr(path):
-            return ZarrVolume(path, dataset)
+    if is_section_folder(path):
         if not section_files(path):
             _refuse_foreign(path)
         return FolderVolume(path, read_names(list_file))
+    if path.is_dir():
+        return ZarrVolume(path, dataset)
     if is_image(path) and not dataset:
         return ImageVolume(path)
     kind = reader_of(path)
