@@ -8,7 +8,7 @@ import project_root  # noqa: F401
 
 from dataloader.description import contact_sheet, describe_volume
 from dataloader.formats.opening import is_section_folder, open_volume
-from utils.errors import UserError, run_command, writing_to
+from utils.errors import UserError, collected_warnings, run_command, writing_to
 from utils.files import write_picture
 from utils.paths import shown
 
@@ -39,8 +39,8 @@ def main() -> None:
     facts = describe_volume(args.volume, args.list, args.labels, means=args.json)
     print(json.dumps(facts.as_json()) if args.json else facts.as_text())
     if args.picture:
-        volume = open_volume(args.volume, args.list, masks=args.labels, keep=False)
-        with writing_to(args.picture.parent):
+        with collected_warnings(), writing_to(args.picture.parent):  # all are told by now
+            volume = open_volume(args.volume, args.list, masks=args.labels, keep=False)
             args.picture.parent.mkdir(parents=True, exist_ok=True)
             write_picture(args.picture, contact_sheet(volume))
         if not args.json:

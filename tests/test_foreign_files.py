@@ -18,8 +18,11 @@ from PIL import Image
 
 from dataloader.description import describe_volume
 from dataloader.formats.opening import open_volume
+from dataloader.formats.voxel_size import nanometres
+from dataloader.roles import at_common_size, open_images, open_labels, pixel_size, voxel_size
+from utils.config.schema import DataSettings
 from utils.errors import UserError, collected_warnings
-from utils.paths import ROOT
+from utils.paths import ROOT, Workspace
 
 Z, Y, X = np.meshgrid(np.arange(5), np.arange(24), np.arange(32), indexing="ij")
 VOLUME = ((40 * Z + 3 * Y + X) % 251).astype(np.uint8)
@@ -343,7 +346,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"found 3 channels, expected one; convert it to grey",
     ),
     "two images": (lambda p: two(p / "b.zarr"), r"which of its images 0, 1\? Write b\.zarr:0"),
-    "a palette of colours": (lambda p: palette(p / "s"), r"0\.png: found 3 channels"),
+    "a palette of colours": (lambda p: palette(p / "s"), r"0\.png: found a palette of colours"),
     "a filter": (lambda p: filtered(p / "v.h5"), r"filter 32019.*pip install hdf5plugin"),
     "N5": (lambda p: in_folder(p / "v.n5", attributes__json='{"n5": "2.0.0"}'), "an N5 store"),
     "N5 by its content": (
@@ -488,6 +491,26 @@ def test_voxel_sizes(tmp_path: Path, name: str) -> None:
         assert side == pytest.approx(size, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("spellings", "expected"),
+    [
+        (("nm", "NM", " nanometer", "Nanometers", "nanometre", "nanometres", b"nm", "nm\0"), 1),
+        (("um", "µm", "μm", "\\u00B5m", "micron", "Microns", "micrometer", "micrometres", "Âµm"),
+         1e3),
+        (("Å", "\N{ANGSTROM SIGN}", "A", "angstrom", "Angstroms", "Ångström"), 0.1),
+        (("mm", "millimeter"), 1e6),
+        (("pm", "picometer"), 1e-3),
+        (("m", "meter", "metres"), 1e9),
+        (("cm", "centimeter"), 1e7),
+        (("inch", "inches", "in"), 2.54e7),
+        (("", None, "pixel", "px", "a.u.", "second", "kilometer parsec"), None),
+    ],
+)  # fmt: skip
+def test_units_in_any_spelling(spellings: tuple, expected: float | None) -> None:
+    for spelling in spellings:
+        assert nanometres(spelling) == (expected and pytest.approx(expected)), spelling
+
+
 IMPLAUSIBLE: dict[str, tuple[Callable[[Path], Path], str, tuple | None]] = {
     "MRC's default": (
         lambda p: mrc(p / "v.mrc", V.astype(np.int16), (1, 1, 1)), "0.1 nm", None,
@@ -538,7 +561,7 @@ VALUES: dict[str, tuple[np.ndarray, dict, np.ndarray]] = {
     str(np.dtype(kind)): ((V.astype(float) * factor).astype(kind), {"photometric": "minisblack"},
                           (V.astype(float) * factor).astype(kind))
     for kind, factor in {
-        np.int8: 0.5, np.int16: -7, np.uint32: 1e7, np.int32: -1e7, np.uint64: 1e16,
+        np.int8: 0.5, np.int16: -7, np.uint32: 1e7, np.int32: -8e6, np.uint64: 1e16,
         np.int64: -1e15, np.float16: 0.25, np.float64: 1e-7, np.uint16: 200, bool: 1,
         ">u2": 200, ">f4": 0.5,
     }.items()
@@ -688,10 +711,6 @@ def test_chunks_that_a_shard_lacks_are_counted(tmp_path: Path) -> None:
 
 
 def test_pixels_that_are_not_square_come_back_on_their_own_grid(tmp_path: Path) -> None:
-    from dataloader.roles import at_common_size, open_images, open_labels, pixel_size, voxel_size
-    from utils.config.schema import DataSettings
-    from utils.paths import Workspace
-
     hdf5(tmp_path / "v.h5", V, resolution=[40, 16, 4])
     hdf5(tmp_path / "l.h5", (V > 100).astype(np.uint8))
     workspace = Workspace(tmp_path, tmp_path)
@@ -724,7 +743,9 @@ def test_inspect_volume_speaks_to_programs_and_people(tmp_path: Path) -> None:
     assert facts["dtype"] == "uint8"
     assert facts["voxel_size_nm"] == [40, 4, 4]
     assert facts["section_means"] == pytest.approx(V.mean((1, 2)).tolist())
-    text = inspect(path, "--picture", tmp_path / "sheet.png").stdout
+    spoken = inspect(path, "--picture", tmp_path / "sheet.png")
+    assert not spoken.stderr
+    text = spoken.stdout
     assert "40 x 4 x 4 nm (z, y, x)" in text
     assert max(len(line) for line in text.splitlines()[1:-1]) <= 80
     with Image.open(tmp_path / "sheet.png") as sheet:

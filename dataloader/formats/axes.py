@@ -24,6 +24,10 @@ RENAME = (
     "metadata={'axes': 'ZYX'})"
 )
 GREY = "convert it to grey (Fiji: Image > Type > 8-bit)"
+COLOURS = (
+    "found a palette of colours, expected grey values; convert images to grey (Fiji: Image > Type "
+    "> 8-bit), save labels without a palette"
+)
 
 
 def axis_name(name: Any) -> str:

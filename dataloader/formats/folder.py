@@ -11,8 +11,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from dataloader.formats.axes import GREY
-from dataloader.formats.base import VolumeWriter
+from dataloader.formats.axes import COLOURS, GREY
+from dataloader.formats.base import VolumeWriter, line
 from dataloader.formats.natural_order import natural_order
 from dataloader.formats.tiff import TIFF_SUFFIXES, check_one_channel, shown
 from dataloader.volume import Volume
@@ -115,8 +115,8 @@ def read_names(list_file: Path | None) -> list[str] | None:
         raise UserError(
             f"{list_file}: not UTF-8 text; expected section names, a line each"
         ) from None
-    lines = (line.strip() for line in text.splitlines())
-    names = [PureWindowsPath(line).name for line in lines if line]
+    lines = (text_line.strip() for text_line in text.splitlines())
+    names = [PureWindowsPath(named).name for named in lines if named]
     if not names:
         raise UserError(f"{list_file}: empty; expected the names of sections, one a line")
     return names
@@ -159,6 +159,8 @@ def _blamed(file: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Pillow and tifffile raise many kinds for a broken file
+        if "imagecodecs" in str(error):
+            raise UserError(f"{file}: {line(error)}; pip install imagecodecs") from None
         reason = "no such file" if isinstance(error, FileNotFoundError) else "broken or no image"
         raise UserError(f"{file}: {reason}; expected a grey section") from None
 
@@ -177,8 +179,10 @@ def _page(file: Path) -> Iterator[tifffile.TiffPage]:
 def _image(file: Path) -> Iterator[Image.Image]:
     """A grey image of another format."""
     with _blamed(file), Image.open(file) as image:
-        if image.mode != "P" or not _grey_palette(image):
+        if image.mode != "P":
             check_grey(file, image)
+        elif not _grey_palette(image):
+            raise UserError(f"{file}: {COLOURS}")
         _check_single(file, getattr(image, "n_frames", 1))
         yield image
 

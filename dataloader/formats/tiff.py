@@ -1,6 +1,7 @@
 """TIFF: stacks of pages, OME-TIFF, ImageJ's, and the values of a page."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from dataloader.formats.axes import GREY, RENAME, axis_name, section_axis
+from dataloader.formats.axes import COLOURS, GREY, RENAME, axis_name, section_axis
 from dataloader.formats.base import ArrayVolume, VolumeWriter
 from dataloader.formats.voxel_size import PIXEL_RANGE, VoxelSize, in_nanometres
 from utils.errors import UserError
@@ -18,6 +19,7 @@ MOST_COLOURS = 4  # channels of a picture, with how opaque it is
 OME_UNIT = "µm"  # where OME-XML says none, by its schema
 IMAGEJ_TAG_UNITS = {2: "inch", 3: "cm"}  # of the tag ResolutionUnit
 
+warnings.filterwarnings("ignore", message=".*reading array from closed file")  # it opens it
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is said in one line
 
 
@@ -129,10 +131,7 @@ def shown(page: tifffile.TiffPage, where: Path | str) -> Callable[[np.ndarray], 
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         colours = page.colormap
         if colours is None or (colours != colours[0]).any():
-            raise UserError(
-                f"{where}: found a palette of colours, expected grey values; convert images to "
-                "grey (Fiji: Image > Type > 8-bit), save labels without a palette"
-            )
+            raise UserError(f"{where}: {COLOURS}")
         greys = colours[0] if colours.max() < 256 else colours[0] >> 8
         table = greys.astype(np.uint8)
         return lambda values: table[values]

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -16,9 +17,12 @@ from dataloader.formats.voxel_size import VoxelSize, from_attributes, in_nanomet
 from utils.errors import UserError, warn
 from utils.optional import wanted
 
+# a store may have other files in it, bioformats2raw's OME-XML, say
+warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # files that make a folder a Zarr store
 LEVELS = 4  # at most, of an OME-Zarr's pyramid
 SMALLEST_LEVEL = 128  # pixels, of the shorter side
+MOST_NAMES = 20  # of images, in a message
 UNNAMED = "tczyx"  # the axes of OME-Zarr 0.1 and 0.2
 CHUNK_KEY = re.compile(r"(?:c[./])?(\d+(?:[./]\d+)*)")
 MOST_SHARDS = 10_000  # whose indices are read to count their chunks
@@ -99,9 +103,10 @@ class ZarrVolume(ArrayVolume):
                 images[name] = {f"{name}/{level}": found for level, found in levels.items()}
         if len(images) > 1:
             first = self.path.name + (f":{self.dataset}/" if self.dataset else ":")
+            more = f" and {len(images) - MOST_NAMES} more" if len(images) > MOST_NAMES else ""
             raise UserError(
-                f"{self.path}: which of its images {', '.join(images)}? Write "
-                f"{first}{next(iter(images))}, say"
+                f"{self.path}: which of its images {', '.join([*images][:MOST_NAMES])}{more}? "
+                f"Write {first}{next(iter(images))}, say"
             )
         return next(iter(images.values()), {})
 
