@@ -89,3 +89,8 @@ def test_resampled_masks_keep_what_is_ignored() -> None:
     large = resample_mask(mask, (80, 120))
     assert (large == IGNORE).mean() == pytest.approx(1 / 3, abs=0.01)
     assert (large == 1).mean() == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_what_is_known_decides_in_a_resampled_mask() -> None:
+    mask = np.tile(np.array([1, 1, 0, IGNORE, IGNORE], np.uint8), (10, 2))
+    assert resample_mask(mask, (2, 2)).tolist() == [[1, 1], [1, 1]]
