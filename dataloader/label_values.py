@@ -3,12 +3,10 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 IGNORE = 255  # in masks of 0 and 1
 CLASSES = 8  # no more values than that may be classes instead of instance numbers
-PIECES = 3  # separate pieces that a class has in a section, on the average; an object has fewer
 SIDE = 1024  # pixels of a section's sides that are looked at, evenly spaced
 
 
@@ -54,14 +52,10 @@ def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeanin
         threshold: of 8-bit labels, see ``dataloader.volume.label_threshold``.
     """
     found: set[int | float] = set()
-    pieces: list[int] = []
     dtype = np.dtype(np.uint8)
     for section in sections:
         dtype = section.dtype
-        values = _values(section)
-        found |= set(values)
-        if dtype.kind != "f" and 2 <= len(found - {0}) <= CLASSES:
-            pieces += [_pieces(section, value) for value in values if value]
+        found |= set(_values(section))
     ignore = _ignored(dtype, found - {0})
     if ignore:
         threshold = 0
@@ -69,12 +63,14 @@ def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeanin
     kind = "instances" if len(values) > 1 and not threshold else "mask"
     notes = []
     if seen := [value for value in ignore if value in found]:
-        notes.append(f"label {' and '.join(f'{value:g}' for value in seen)} is taken as ignored")
-    if kind == "instances" and pieces and np.mean(pieces) > PIECES and len(values) <= CLASSES:
-        names = ", ".join(f"{value:g}" for value in values)
-        notes.append(f"labels {names} look like classes; all of them count as mitochondria")
+        notes.append(f"label {' and '.join(map(_text, seen))} is taken as ignored")
+    if kind == "instances" and len(values) <= CLASSES:
+        names = ", ".join(map(_text, values))
+        notes.append(f"labels {names} are merged: as classes or instances, all are mitochondria")
     if found and 0 not in found and len(values) > 1:
-        notes.append(f"no label is 0, the background; all from {values[0]:g} on are mitochondria")
+        notes.append(
+            f"no label is 0, the background; all from {_text(values[0])} on are mitochondria"
+        )
     return LabelMeaning(threshold, ignore, kind, values, tuple(notes))
 
 
@@ -107,6 +103,6 @@ def _values(section: np.ndarray) -> list[int | float]:
     return np.unique(part).tolist()
 
 
-def _pieces(section: np.ndarray, value: float) -> int:
-    """Connected pieces of one value."""
-    return cv2.connectedComponents((section == value).astype(np.uint8))[0] - 1
+def _text(value: float) -> str:
+    """A number with all its digits where it is a whole one."""
+    return str(int(value)) if value == int(value) else f"{value:g}"

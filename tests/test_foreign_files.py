@@ -183,6 +183,7 @@ AXES: dict[str, Callable[[Path], Path]] = {
     "the images below a group": lambda p: below(
         root(p / "b.zarr"), ome_zarr(root(p / "b.zarr" / "em") / "s", V, space("zyx")).parent
     ),
+    "a level of an image, by its path": lambda p: ome_zarr(p / "v.zarr", V.T, space("xyz")) / "0",
     "a level of an image in a store": lambda p: below(
         root(p / "b.zarr"), ome_zarr(p / "b.zarr" / "em", V.T, space("xyz")) / "0"
     ),
