@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 import torch
 
-from dataloader.formats.arrays import HDF5_DATASET
+from dataloader.formats.base import VolumeSpec, VolumeWriter
+from dataloader.formats.hdf5 import HDF5_DATASET
 from dataloader.formats.opening import open_volume
-from dataloader.formats.writers import WRITERS, VolumeSpec, VolumeWriter
+from dataloader.formats.registry import WRITERS
 from dataloader.pairs import check_same_shape
 from dataloader.roles import as_trained, open_images, open_labels, voxel_size
 from dataloader.volume import Volume, resample
@@ -67,7 +68,6 @@ SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 PREDICTIONS = "preds.hdf"
 MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
 OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
-INSTANCE_SAMPLE = 16  # sections that tell whether labels number the mitochondria
 
 
 class Inference:
@@ -80,7 +80,7 @@ class Inference:
         checkpoint_file: in that folder.
         device: to predict on.
         say: receives the lines for the user.
-        format: of masks, probabilities and instances, see ``dataloader.formats.writers``; None: the
+        format: of masks, probabilities and instances, see ``dataloader.formats``; None: the
             volume's own.
         group: the processes among which the sections are shared; the first does all else.
 
@@ -392,14 +392,9 @@ class Inference:
 
     def instance_labels(self) -> Volume | None:
         """The labels, if they number the mitochondria; None for masks."""
-        if self.labels is None or self.labels.threshold > 0:
+        if self.labels is None or self.labels.meaning.kind == "mask":
             return None
-        numbered = self.labels.volume
-        step = max(1, len(numbered) // INSTANCE_SAMPLE)
-        values: set[float] = set()
-        for index in range(0, len(numbered), step):
-            values |= set(np.unique(numbered.section(index)).tolist())
-        return numbered if len(values - {0}) > 1 else None
+        return self.labels.volume
 
     def write_summary(self) -> None:
         """Write ``scores.csv``, a row for each section, and ``summary.json``, what was run."""
