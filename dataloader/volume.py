@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dataloader.fingerprint import fingerprint
 from dataloader.formats.voxel_size import VoxelSize
 from utils.errors import UserError
 
@@ -56,6 +57,15 @@ class Volume(ABC):
     def names(self) -> list[str]:
         """File names for the sections."""
         return [f"{index:04d}.png" for index in range(len(self))]
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files it is read from, and folders of which all files are."""
+        return [self.path]
+
+    def fingerprint(self) -> str:
+        """Another one when a file that it is read from is; see ``dataloader.fingerprint``."""
+        return fingerprint(self.sources)
 
     @abstractmethod
     def section(self, index: int) -> np.ndarray:
@@ -113,6 +123,10 @@ class DerivedVolume(Volume):
     @property
     def names(self) -> list[str]:
         return self.volume.names
+
+    @property
+    def sources(self) -> list[Path]:
+        return self.volume.sources
 
     def close(self) -> None:
         self.volume.close()

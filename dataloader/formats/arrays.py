@@ -22,6 +22,7 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 MRC_SUFFIXES = (".mrc", ".rec", ".map", ".st")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # files that make a folder a Zarr store
+ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # of a group
 SPACE = "zyx"
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is said in one line
@@ -136,6 +137,16 @@ class Hdf5Volume(ArrayVolume):
                 return _voxel_size(attributes[name], [unit] * 3)
         return None
 
+    @property
+    def sources(self) -> list[Path]:
+        """The file, and those in which HDF5 keeps an array that is external or virtual."""
+        array = self.array
+        own = Path(array.file.filename)  # another than the path's where a link leads there
+        parts = [name for name, *_ in array.external or ()]
+        parts += [part.file_name for part in array.virtual_sources()] if array.is_virtual else []
+        others = [own, *(own.parent / name for name in parts if name != ".")]
+        return list(dict.fromkeys([self.path, *(file for file in others if file.is_file())]))
+
     def close(self) -> None:
         if self._array is not None and self._process == os.getpid():
             self._array.file.close()
@@ -153,6 +164,13 @@ class TiffVolume(ArrayVolume):
 
     def _open(self) -> "_Pages":
         return _Pages(self.path)
+
+    @property
+    def sources(self) -> list[Path]:
+        """The file, and the others of an OME-TIFF of several."""
+        pages = (page for page in self.array.pages if page is not None)
+        others = (Path(page.parent.filehandle.path) for page in pages)
+        return list(dict.fromkeys([self.path, *others]))
 
     def _read_voxel_size(self) -> VoxelSize | None:
         file = self.array.file
@@ -218,6 +236,16 @@ class ZarrVolume(ArrayVolume):
         if self._image is None:
             return node
         return _Spatial(node, [axis["name"] for axis in self._image[0]])
+
+    @property
+    def sources(self) -> list[Path]:
+        """The array's folder, and the metadata above it: others of the store do not count."""
+        array = self.path / (self.dataset or "")
+        if not array.is_dir():
+            return [self.path]
+        folders = [folder for folder in array.parents if folder.is_relative_to(self.path)]
+        metadata = (folder / name for folder in folders for name in ZARR_METADATA)
+        return [*(file for file in metadata if file.is_file()), array]
 
     def _choose(self, zarr: Any, group: Any) -> Any:
         images = _ome_images(group)

@@ -53,6 +53,10 @@ class FolderVolume(Volume):
     def names(self) -> list[str]:
         return [file.name for file in self.files]
 
+    @property
+    def sources(self) -> list[Path]:
+        return self.files
+
     def section(self, index: int) -> np.ndarray:
         return read_section(self.files[index])
 

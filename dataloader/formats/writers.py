@@ -57,7 +57,12 @@ class VolumeWriter(ABC):
 
     def __init__(self, folder: Path, stem: str, spec: VolumeSpec) -> None:
         self.path, self.spec = folder / f"{stem}{self.suffix}", spec
-        self.part = folder / f".{stem}.part{self.suffix}"
+        self.part = self.part_of(folder, stem)
+
+    @classmethod
+    def part_of(cls, folder: Path, stem: str) -> Path:
+        """Where it is until it is whole."""
+        return folder / f".{stem}.part{cls.suffix}"
 
     def __enter__(self) -> Self:
         discard(self.part)
@@ -67,10 +72,14 @@ class VolumeWriter(ABC):
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.close()
         if kind is None:
-            discard(self.path)
-            self.part.replace(self.path)
+            self.place()
         else:
             discard(self.part)
+
+    def place(self) -> None:
+        """Move the whole file to its place."""
+        discard(self.path)
+        self.part.replace(self.path)
 
     @abstractmethod
     def open(self) -> None:
@@ -92,6 +101,13 @@ class FolderWriter(VolumeWriter):
 
     def open(self) -> None:
         self.part.mkdir(parents=True)
+
+    def place(self) -> None:
+        """Move the sections to their place; what is there by other names stays."""
+        self.path.mkdir(exist_ok=True)
+        for section in self.part.iterdir():
+            section.replace(self.path / section.name)
+        self.part.rmdir()
 
     def write(self, index: int, section: np.ndarray) -> None:
         name = self.part / self.spec.names[index]

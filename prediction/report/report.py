@@ -15,11 +15,12 @@ import numpy as np
 from dataloader.formats.opening import open_volume
 from dataloader.volume import Volume, resample
 from prediction.metrics import THRESHOLD
+from prediction.outputs import REPORT
 from prediction.pictures import contours, grey, instances_picture
 from utils.optional import wanted
 
 PURPOSE = "for --report"
-REPORT, TEMPLATE = "report.html", "report.html.j2"
+TEMPLATE = "report.html.j2"
 GALLERY, GALLERY_SIDE = 6, 560  # sections shown large, and pixels of their longer side
 GALLERY_PART = 1120  # pixels; of larger sections the middle is shown
 SHEET, SHEET_SIDE, SHEET_COLUMNS = 24, 200, 6  # sections of the contact sheet
