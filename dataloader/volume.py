@@ -124,9 +124,8 @@ class DerivedVolume(Volume):
     def names(self) -> list[str]:
         return self.volume.names
 
-    @property
-    def sources(self) -> list[Path]:
-        return self.volume.sources
+    def fingerprint(self) -> str:
+        return self.volume.fingerprint()
 
     def close(self) -> None:
         self.volume.close()

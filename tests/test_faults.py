@@ -39,8 +39,11 @@ from tests.test_checkpoint import Malicious
 from training.adaptation import AdaptationStep
 from training.monitor import TargetMeasures, TargetWatch, foreground
 from training.nonfinite import MOST_SKIPPED, NonFiniteWatch
+from training.run_folder import RunFolder, RunLog
+from utils.config.load import load_config
 from utils.config.schema import TrainSettings
 from utils.errors import UserError
+from utils.paths import CONFIG_DIR, Workspace
 from utils.runtime.lock import lock_folder
 
 SHAPE = (4, 48, 48)
@@ -144,6 +147,8 @@ def half_way(command, tmp_path_factory) -> Project:
 def resumable(half_way: Project, project: Project) -> Project:
     for folder in ("models", "logs"):
         shutil.copytree(half_way.root / folder, project.root / folder)
+    for path in half_way.root.glob("*.hdf"):
+        shutil.copy2(path, project.root)  # with its time
     return project
 
 
@@ -318,12 +323,26 @@ def test_changes_of_the_schedule_are_warned_of_and_others_pass(resumable: Projec
     assert "warning: TRAIN.weight_cross: was 0.1, is 0.2; " in output
 
 
+@pytest.mark.parametrize("name", ["source", "source_groundtruth", "target"])
+def test_volumes_that_have_changed_are_warned_of(resumable: Project, name: str) -> None:
+    path = resumable.root / f"{name}.hdf"
+    volume = open_volume(path, keep=False)
+    sections = np.stack([volume.section(k) for k in range(SHAPE[0])])
+    volume.close()
+    resumable.write(path.name, sections[::-1])  # as many bytes
+    key = {"source": "img", "source_groundtruth": "label", "target": "target"}[name]
+    output = resumable.train(*RESUME)
+    assert output.count("warning: ") == 2  # and TRAIN.total_iters
+    assert f"warning: DATA.data_dir_{key}: its files have changed (names, sizes or " in output
+
+
 def test_states_of_before_these_fields_resume(resumable: Project) -> None:
     path = resumable.models / TRAINING_STATE
     state = load_file(path)
-    for key in ("config", "best", "nonfinite", "collapsed"):
+    for key in ("config", "best", "nonfinite", "collapsed", "volumes"):
         del state[key]
     state["log"]["sums"].pop("skipped", None)
+    state["log"] = {"sums": state["log"]["sums"], "count": 0}
     torch.save(state | {"best_score": None}, path)
     assert "warning: " not in resumable.train(*RESUME)
 
@@ -515,6 +534,29 @@ def test_skipped_iterations_change_nothing_but_the_count(project: Project) -> No
         assert f"({iteration - 1} so far)" in output
     assert "nan" not in (project.logs / "loss.txt").read_text()
     assert load_file(project.models / TRAINING_STATE)["nonfinite"]["skipped"] == 5
+
+
+def test_a_term_s_mean_is_over_the_iterations_that_have_it(project: Project) -> None:
+    config = load_config(str(project.root / "tiny.yaml"), ["TRAIN.display_freq=4"], CONFIG_DIR)
+    folder = RunFolder(Workspace(project.root, project.root), config.config, "tiny")
+    folder.create(config.config, overwrite=False, keep=False)
+    log = RunLog(folder, config.config)
+    for iteration, (supervised, consistency, skipped) in enumerate(
+        [(1.0, None, 0), (2.0, None, 0), (3.0, 0.1, 0), (100.0, 100.0, 1)], start=1
+    ):
+        report = {"seg_source_current": torch.tensor(supervised), "skipped": torch.tensor(skipped)}
+        if consistency:
+            report["consistency_target"] = torch.tensor(consistency)
+        log.add(iteration, report, {})
+        if iteration == 2:  # as a resumed run goes on
+            state = log.state_dict()
+            log.close()
+            log = RunLog(folder, config.config, 2)
+            log.load_state_dict(state)
+    log.close()
+    folder.release()
+    assert "loss_cpred=2.000000" in (folder.logs / "loss.txt").read_text()
+    assert "loss_cross=0.100000" in (folder.logs / "loss_adv.txt").read_text()
 
 
 @pytest.mark.parametrize("where", ["source", "target"])

@@ -118,7 +118,7 @@ class RunLog:
         self.total = config.TRAIN.total_iters
         self.display_freq = config.TRAIN.display_freq
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, Tensor] = {}  # iterations in each sum
         for file in TEXT_FILES:
             drop_lines_after(self.folder / file, start)
         self.events = EventFile(self.folder, start)
@@ -136,23 +136,25 @@ class RunLog:
     def add(self, iteration: int, report: dict[str, Tensor], rates: dict[str, float]) -> None:
         """Take in the scalars of an iteration; every ``display_freq``-th, write their means.
 
-        Skipped iterations do not enter the means.
+        A scalar's mean is over the iterations that have it. Skipped ones do not enter the means.
         """
         values = torch.stack([value.float() for value in report.values()])
-        kept = torch.where(report["skipped"] > 0, 0, values).unbind()
-        report = dict(zip(report, kept, strict=True)) | {"skipped": report["skipped"]}
-        for name, value in report.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
+        skipped = report["skipped"].float()
+        kept = dict(zip(report, torch.where(skipped > 0, 0, values).unbind(), strict=True))
+        for name, value in (kept | {"skipped": skipped}).items():
+            self.sums[name] = self.sums.get(name, 0) + value
+            self.counts[name] = self.counts.get(name, 0) + (1 - skipped)
         self.done += 1
         self.bar.update()
         if iteration % self.display_freq == 0 or iteration == self.total:
-            sums = torch.stack([value.float() for value in self.sums.values()])
-            means = sums / (self.count - self.sums["skipped"])
-            means = dict(zip(self.sums, means.tolist(), strict=True))
+            sums, counts = (
+                torch.stack([value.to(skipped.device) for value in part.values()])
+                for part in (self.sums, self.counts)
+            )
+            means = dict(zip(self.sums, (sums / counts).tolist(), strict=True))
             means["skipped"] = float(self.sums["skipped"])  # their number
             self._write(iteration, means, rates)
-            self.sums, self.count = {}, 0
+            self.sums, self.counts = {}, {}
 
     def _write(self, step: int, means: dict[str, float], rates: dict[str, float]) -> None:
         line = self._write_losses("loss.txt", "loss_supervised", step, means, SUPERVISED_COLUMNS)
@@ -200,11 +202,13 @@ class RunLog:
 
     def state_dict(self) -> dict:
         """What was taken in since the last line, to go on with a run."""
-        return {"sums": self.sums, "count": self.count}
+        return {"sums": self.sums, "counts": self.counts}
 
     def load_state_dict(self, state: dict) -> None:
         """Undo ``state_dict``; an empty dict changes nothing."""
-        self.sums, self.count = state.get("sums", self.sums), state.get("count", self.count)
+        self.sums = state.get("sums", self.sums)
+        count = state.get("count", 0) - self.sums.get("skipped", torch.zeros(()))  # before counts
+        self.counts = state.get("counts", dict.fromkeys(self.sums, count))
 
     @property
     def speed(self) -> float:
@@ -246,9 +250,13 @@ def drop_lines_after(path: Path, iteration: int) -> None:
 
 
 def _iteration(line: str) -> int:
-    """The iteration a line of a log is of; 0 if of none."""
+    """The iteration a line of a log is of; 0 if of none.
+
+    What is done after an iteration, once its state is saved, is of the next.
+    """
     found = re.search(r"(?:step=|model-|\b\w+ at )(\d+)", line)
-    return int(found[1]) if found else 0
+    after = re.search(r"\blabelled after (\d+)", line)
+    return int(found[1]) if found else int(after[1]) + 1 if after else 0
 
 
 def _text_logger(path: Path) -> logging.Logger:

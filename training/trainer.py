@@ -44,7 +44,7 @@ from prediction.predictor import NetworkPredictor
 from training.adaptation import AdaptationStep
 from training.monitor import TargetWatch, foreground
 from training.nonfinite import NonFiniteWatch
-from training.resuming import changes
+from training.resuming import changed_volumes, changes
 from training.rounds import TargetLabels, round_starts
 from training.run_folder import RunFolder, RunLog
 from training.validation import Validation
@@ -120,6 +120,7 @@ class Training:
             limit = CHECK_PAIRS if check else None
             target = self.target.images
             self.target_labels = TargetLabels(config, target, self.folder.models, limit)
+        self.fingerprints = self._fingerprints()
         self.start = 0
         self.score: float | None = None  # of the last validation
         self.best: Checkpoint | None = None
@@ -243,15 +244,20 @@ class Training:
             network = self.step.average.network
             predict = NetworkPredictor(network, self.device, self.step.precision)
             alone = self.group.size == 1  # others could not be told to stop while they wait
-            labels.make(iteration, predict, stop.check if alone else lambda: None)
+            if iteration >= self.start:  # else they have been learned from
+                changed = labels.make(iteration, predict, stop.check if alone else lambda: None)
+                if changed:
+                    file = labels.file(iteration).name
+                    log.info(f"{file}: made anew ({', '.join(changed)} changed)")
         self.group.wait()
         masks = labels.open(iteration)
+        check_same_shape(self.target.images, masks)
         found, expected = foreground(masks), self.target_watch.source_foreground
         limit = self.config.BEYOND.guard
         sound = not limit or labels.partial or expected / limit < found < expected * limit
         self.target.labels = masks if sound else None
         self.target.cuts = labels.plane_pairs(self.target, masks) if sound else ()
-        if self.group.leads:
+        if self.group.leads and iteration >= self.start:  # else it has been said
             end = "; not used (BEYOND.guard)" if not sound else ""
             if sound and not self.config.BEYOND.keep_source:
                 end = "; from here on it alone is learned from"
@@ -292,6 +298,7 @@ class Training:
             self._save_weights(iteration, f"-{iteration:06d}")
         state = {
             "config": self.config.model_dump(mode="json"),
+            "volumes": self.fingerprints,
             "iteration": iteration,
             "score": self.score,
             "best": self.best and self.best._asdict(),
@@ -402,6 +409,18 @@ class Training:
             return None
         return Validation(self.config, open_images(workspace, data, "val"), labels, limit)
 
+    def _fingerprints(self) -> dict[str, str]:
+        """Of the files of all volumes, by the keys of the config."""
+        volumes = {
+            "data_dir_img": self.source.images,
+            "data_dir_label": self.source.labels,
+            "data_dir_target": self.target.images,
+        }
+        if self.validation:
+            volumes["data_dir_val"] = self.validation.volume
+            volumes["data_dir_val_label"] = self.validation.labels
+        return {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}
+
     def _nonfinite_watch(self) -> NonFiniteWatch:
         train = self.config.TRAIN
         domains = {"source": self.source} | ({"target": self.target} if self.step.adapt else {})
@@ -414,6 +433,7 @@ class Training:
         self.warnings += [warning] if warning else []
         try:
             self._compare_config(state.get("config", {}), path, same_run=run == self.folder.name)
+            self._warn_of(changed_volumes(state.get("volumes", {}), self.fingerprints))
             for network in state["networks"].values():
                 check_finite(path, network)
             self.step.load_state_dict(state)
@@ -439,9 +459,11 @@ class Training:
                 f"{path}: the run was begun with another config ({'; '.join(fixed)}); give that "
                 "config, or --run-name NAME for a new run"
             )
+        self._warn_of([*fixed, *warned])
+
+    def _warn_of(self, found: list[str]) -> None:
         self.warnings += [
-            f"{change}; from here on it is not the run that was begun"
-            for change in (*fixed, *warned)
+            f"{change}; from here on it is not the run that was begun" for change in found
         ]
 
     @staticmethod

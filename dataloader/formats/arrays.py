@@ -76,6 +76,14 @@ class ArrayVolume(Volume):
     def close(self) -> None:
         self._array = None
 
+    def fingerprint(self) -> str:
+        opened = self._array is not None
+        try:
+            return super().fingerprint()
+        finally:
+            if not opened:
+                self.close()
+
     def section(self, index: int) -> np.ndarray:
         return self._read(index, slice(None), slice(None))
 
