@@ -22,16 +22,17 @@ from utils.progress import progress
 from utils.revision import git_revision
 from utils.runtime.lock import LOCK, lock_folder
 
-# Columns of loss.txt and loss_adv.txt, and the losses of the step they hold.
+Columns = dict[str, tuple[str, ...]]
+# Columns of loss.txt and loss_adv.txt, and the losses they hold, of which an iteration has one.
 SUPERVISED_COLUMNS = {
-    "loss_cpred": "seg_source_current",
-    "loss_apred": "seg_source_auxiliary",
-    "loss_diff": "seg_source_residual",
+    "loss_cpred": ("seg_source_current", "seg_target_current"),
+    "loss_apred": ("seg_source_auxiliary", "seg_target_auxiliary"),
+    "loss_diff": ("seg_source_residual", "seg_target_residual"),
 }
 ADAPTATION_COLUMNS = {
-    "loss_cross": "consistency_target",
-    "loss_adv_spatial": "adv_target_seg",
-    "loss_adv_temporal": "adv_target_residual",
+    "loss_cross": ("consistency_target",),
+    "loss_adv_spatial": ("adv_target_seg",),
+    "loss_adv_temporal": ("adv_target_residual",),
 }
 
 
@@ -147,33 +148,43 @@ class RunLog:
         self.done += 1
         self.bar.update()
         if iteration % self.display_freq == 0 or iteration == self.total:
-            sums, counts = (
-                torch.stack([value.to(skipped.device) for value in part.values()])
-                for part in (self.sums, self.counts)
-            )
-            means = dict(zip(self.sums, (sums / counts).tolist(), strict=True))
-            means["skipped"] = float(self.sums["skipped"])  # their number
-            self._write(iteration, means, rates)
+            self._write(iteration, self._means(skipped.device), rates)
             self.sums, self.counts = {}, {}
+
+    def _means(self, device: torch.device) -> dict[str, float]:
+        """Means of the scalars and of the text files' columns; ``skipped`` is a number."""
+        held = {name: (name,) for name in self.sums} | SUPERVISED_COLUMNS | ADAPTATION_COLUMNS
+        held = {key: [n for n in names if n in self.sums] for key, names in held.items()}
+        held = {key: names for key, names in held.items() if names}
+        sums, counts = (
+            torch.stack([sum(part[n].to(device) for n in names) for names in held.values()])
+            for part in (self.sums, self.counts)
+        )
+        means = dict(zip(held, (sums / counts).tolist(), strict=True))
+        return means | {"skipped": float(self.sums["skipped"])}
 
     def _write(self, step: int, means: dict[str, float], rates: dict[str, float]) -> None:
         line = self._write_losses("loss.txt", "loss_supervised", step, means, SUPERVISED_COLUMNS)
         line_adv = self._write_losses("loss_adv.txt", "loss_adv", step, means, ADAPTATION_COLUMNS)
-        for name, mean in means.items():
+        for name in self.sums:
             group = "disc" if name.startswith("disc_accuracy") else "terms"
-            self.events.add_scalar(f"{group}/{name}", mean, step)
+            self.events.add_scalar(f"{group}/{name}", means[name], step)
         for name, rate in rates.items():
             self.events.add_scalar(f"learning_rate/{name}", rate, step)
         self.events.flush()  # for those who watch
         self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
-        if self.bar.disable:  # no terminal: plain lines
-            self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
+        elapsed = tqdm.format_interval(time.perf_counter() - self.begin)
+        self.logger.log(
+            logging.INFO if self.bar.disable else logging.DEBUG,  # the terminal has the bar
+            f"{line}, lr={rates['segmentor']:.3e}, elapsed={elapsed}\n"
+            f"    adaptation: {line_adv.split(', ', 1)[1]}",
+        )
 
     def _write_losses(
-        self, file: str, tag: str, step: int, means: dict[str, float], columns: dict[str, str]
+        self, file: str, tag: str, step: int, means: dict[str, float], columns: Columns
     ) -> str:
         """A line as ``step=100, loss=0.836106, loss_cpred=...``, the loss being their sum."""
-        values = {column: means.get(name, 0.0) for column, name in columns.items()}
+        values = {column: means.get(column, 0.0) for column in columns}
         values = {"loss": sum(values.values()), **values}
         line = f"step={step}, " + ", ".join(f"{key}={value:.6f}" for key, value in values.items())
         self._append(file, line)
@@ -260,13 +271,16 @@ def _iteration(line: str) -> int:
 
 
 def _text_logger(path: Path) -> logging.Logger:
+    """A logger of all lines to a file, and of those from INFO on to the terminal."""
     logger = logging.getLogger(str(path))
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     to_file = _Strict(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(to_file)
-    logger.addHandler(_Lenient(sys.stdout))
+    to_terminal = _Lenient(sys.stdout)
+    to_terminal.setLevel(logging.INFO)
+    logger.addHandler(to_terminal)
     return logger
 
 
