@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dataloader.histogram_matching import grey_transfer
-from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
 from dataloader.pairs import Look, PairDataset, check_crop_fits, check_same_shape
 from dataloader.roles import at_common_size, open_images, open_labels
 from model.discriminator import build_discriminator
@@ -133,12 +133,12 @@ def open_pairs(
     data, train = config.DATA, config.TRAIN
     images = open_images(workspace, data, domain)
     check_crop_fits(images, data.crop)  # also where this run's crops are smaller
-    findings = [(images, inspect_images(images))]
+    findings = [(images, inspect_images(images, START_SAMPLE))]
     labels, stride = None, data.target_stride
     if domain == "source":
         labels, stride = open_labels(workspace, data, "source"), data.source_stride
         check_same_shape(images, labels)
-        findings.append((labels, inspect_labels(images, labels)))
+        findings.append((labels, inspect_labels(images, labels, START_SAMPLE)))
     for volume, found in findings:
         for line in found.warnings():
             warn(f"{shown(volume.path)}: {line}")
