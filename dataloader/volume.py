@@ -14,6 +14,7 @@ from utils.errors import UserError
 TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles
 LABEL_SAMPLE = 32  # sections that tell how a label volume is written
 LABEL_NOISE = 30  # grey values by which the black and white of 8-bit masks may be off
+NUMBERED = 0.5  # share of pixels with equal neighbours: about 0 in noise and edges, 0.9 in numbers
 
 
 class Volume(ABC):
@@ -257,16 +258,23 @@ def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None
 def label_threshold(volume: Volume) -> int:
     """The value above which 8-bit labels are foreground: 127 where they are 0/255, else 0.
 
-    They are taken as 0/255, with grey edges or the noise of JPEG, if more pixels are bright than
-    between bright and dark; else every value but 0 is foreground. Evenly spaced sections are
-    looked at.
+    They are taken as 0/255 if more pixels are bright than between bright and dark, and if what is
+    neither bright nor the section's black is noise of JPEG or grey edges, whose neighbours differ:
+    most pixels of a number are inside an area of it. Evenly spaced sections are looked at.
     """
     step = max(1, len(volume) // LABEL_SAMPLE)
-    counts = np.zeros(256, np.int64)
+    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
+    counts, other, inside = np.zeros(256, np.int64), 0, 0
     for index in range(0, len(volume), step):
         section = volume.section(index)
         if section.dtype != np.uint8:
             return 0
-        counts += np.bincount(section.ravel(), minlength=256)
-    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
-    return 127 if counts[bright + 1 :].sum() > counts[dark : bright + 1].sum() else 0
+        own = np.bincount(section.ravel(), minlength=256)
+        counts += own
+        rest = (section <= bright) & (section != own[:dark].argmax())
+        around = np.ones((3, 3), np.uint8)
+        even = cv2.erode(section, around) == cv2.dilate(section, around)
+        other += np.count_nonzero(rest)
+        inside += np.count_nonzero(rest & even)
+    outnumbered = counts[bright + 1 :].sum() > counts[dark : bright + 1].sum()
+    return 127 if outnumbered and inside <= NUMBERED * other else 0
