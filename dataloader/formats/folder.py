@@ -62,6 +62,10 @@ class FolderVolume(Volume):
     def names(self) -> list[str]:
         return [file.name for file in self.files]
 
+    @property
+    def sources(self) -> list[Path]:
+        return self.files
+
     def section(self, index: int) -> np.ndarray:
         return read_section(self.files[index])
 
@@ -81,6 +85,13 @@ class FolderWriter(VolumeWriter):
 
     def open(self) -> None:
         self.part.mkdir(parents=True)
+
+    def place(self) -> None:
+        """Move the sections to their place; what is there by other names stays."""
+        self.path.mkdir(exist_ok=True)
+        for section in self.part.iterdir():
+            section.replace(self.path / section.name)
+        self.part.rmdir()
 
     def write(self, index: int, section: np.ndarray) -> None:
         name = self.part / self.spec.names[index]
