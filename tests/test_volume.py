@@ -190,7 +190,7 @@ def discs(numbers: list[int]) -> np.ndarray:
     return section
 
 
-NUMBERS = ([1, 255], [3, 240, 255, 230], [100, 250], [29, 226], [7, 8, 254, 255, 253], [200, 255])
+NUMBERS = ([3, 240, 255, 230], [100, 250], [29, 226], [7, 8, 254, 255, 253], [200, 255])
 
 
 @pytest.mark.parametrize("numbers", NUMBERS, ids=str)
