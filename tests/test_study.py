@@ -208,7 +208,7 @@ def test_shipped_studies_are_sound(path: Path) -> None:
 def test_the_documents_results_are_those_gathered_and_their_links_hold(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs/results", tmp_path / "results")
     text = gather(tmp_path / "results").read_text(encoding="utf-8")
-    assert text == (ROOT / "docs/RESULTS.md").read_text(encoding="utf-8")
+    assert text == (ROOT / "docs/results.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     assert "results/removed_options.csv" in links
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
