@@ -7,12 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dataloader.fingerprint import fingerprint
 from dataloader.formats.voxel_size import VoxelSize
-from utils.errors import UserError
+from dataloader.label_values import IGNORE, LabelMeaning, label_meaning
+from utils.errors import UserError, warn
 
 TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles
 LABEL_SAMPLE = 32  # sections that tell how a label volume is written
 LABEL_NOISE = 30  # grey values by which the black and white of 8-bit masks may be off
+NUMBERED = 0.5  # share of pixels with equal neighbours: about 0 in noise and edges, 0.9 in numbers
 
 
 class Volume(ABC):
@@ -56,6 +59,15 @@ class Volume(ABC):
     def names(self) -> list[str]:
         """File names for the sections."""
         return [f"{index:04d}.png" for index in range(len(self))]
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files it is read from, and folders of which all files are."""
+        return [self.path]
+
+    def fingerprint(self) -> str:
+        """Another one when a file that it is read from is; see ``dataloader.fingerprint``."""
+        return fingerprint(self.sources)
 
     @abstractmethod
     def section(self, index: int) -> np.ndarray:
@@ -118,6 +130,9 @@ class DerivedVolume(Volume):
     def names(self) -> list[str]:
         return self.volume.names
 
+    def fingerprint(self) -> str:
+        return self.volume.fingerprint()
+
     def close(self) -> None:
         self.volume.close()
 
@@ -139,50 +154,53 @@ class KeptVolume(DerivedVolume):
 
 
 class MaskVolume(DerivedVolume):
-    """Labels as masks, uint8 of 0 and 1.
+    """Labels as masks, uint8: 0 background, 1 mitochondria, 255 (``IGNORE``) neither of the two.
 
-    Values of more than 8 bits, and of less than 0, are instance numbers, all of them foreground.
-    8-bit labels hold 0 and one other value; or 0 and 255 with grey edges, which are cut at half;
-    or instance numbers: ``label_threshold`` tells which from a sample of the sections.
+    A sample of the sections tells what the values mean (``dataloader.label_values``).
     """
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(volume, volume.shape)
-        self._threshold: int | None = None
+        self._meaning: LabelMeaning | None = None
 
     @property
-    def threshold(self) -> int:
-        """What is above it is foreground."""
-        if self._threshold is None:
-            self._threshold = label_threshold(self.volume)
-        return self._threshold
+    def meaning(self) -> LabelMeaning:
+        """What the values of the labels mean; warns of what a person should know."""
+        if self._meaning is None:
+            step = max(1, len(self) // LABEL_SAMPLE)
+            sample = (self.volume.section(index) for index in range(0, len(self), step))
+            self._meaning = label_meaning(sample, label_threshold(self.volume))
+            for note in self._meaning.notes:
+                warn(f"{self.where}: {note}")
+        return self._meaning
 
     def section(self, index: int) -> np.ndarray:
-        return self._binary(index, self.volume.section(index))
+        return self._mask(index, self.volume.section(index))
 
     def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return self._binary(index, self.volume.crop(index, y, x, height, width))
+        return self._mask(index, self.volume.crop(index, y, x, height, width))
 
-    def _binary(self, index: int, labels: np.ndarray) -> np.ndarray:
+    def _mask(self, index: int, labels: np.ndarray) -> np.ndarray:
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise UserError(
                 f"{self.path}: section {index} of the labels holds NaN or infinite values, "
                 "expected 0 for background and other numbers for mitochondria"
             )
-        foreground = labels > self.threshold if labels.dtype == np.uint8 else labels != 0
-        return foreground.astype(np.uint8)
+        return self.meaning.mask(labels)
 
 
 class ResampledVolume(DerivedVolume):
     """Another volume at another pixel size.
 
     Args:
-        volume: the volume on its own grid; masks of 0 and 1 stay so.
-        scale: new pixels per old pixel; below 1 shrinks.
+        volume: the volume on its own grid; masks stay masks.
+        scale: new pixels per old pixel, or per old pixel along (y, x); below 1 shrinks.
     """
 
-    def __init__(self, volume: Volume, scale: float) -> None:
-        height, width = (max(1, round(side * scale)) for side in volume.shape[1:])
+    def __init__(self, volume: Volume, scale: float | tuple[float, float]) -> None:
+        scales = np.broadcast_to(scale, 2).tolist()
+        sides = zip(volume.shape[1:], scales, strict=True)
+        height, width = (max(1, round(side * factor)) for side, factor in sides)
         super().__init__(volume, (len(volume), height, width))
         self.kept = False
 
@@ -211,7 +229,7 @@ class CroppedVolume(DerivedVolume):
 
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bring an image (H, W) to another shape: area means when it shrinks, else linear.
+    """Bring an image (H, W) to another shape: area means where it shrinks, else linear.
 
     The type stays, but those that OpenCV does not resize become float32 or float64.
     """
@@ -221,14 +239,27 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         image = image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)
     elif image.dtype == np.float16:
         image = image.astype(np.float32)
-    shrinks = shape[0] < image.shape[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (shape[1], shape[0]), interpolation=interpolation)
+    smaller = tuple(min(sides) for sides in zip(shape, image.shape, strict=True))
+    if smaller != image.shape:
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if smaller != tuple(shape):
+        image = cv2.resize(image, tuple(shape)[::-1], interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def resample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bring a mask (H, W) of 0 and 1 to another shape, uint8 of 0 and 1: what half of is 1."""
-    return (resample(mask.astype(np.float32), shape) >= 0.5).astype(np.uint8)
+    """Bring a mask (H, W) to another shape, uint8: what half of is 1 is 1.
+
+    What half of is ``IGNORE`` is ignored; of the others the pixels that are known decide.
+    """
+    ignored = mask == IGNORE
+    foreground = resample((mask == 1).astype(np.float32), shape)
+    if not ignored.any():
+        return (foreground >= 0.5).astype(np.uint8)
+    unknown = resample(ignored.astype(np.float32), shape)
+    resampled = (foreground >= 0.5 * (1 - unknown)).astype(np.uint8)
+    resampled[unknown >= 0.5] = IGNORE
+    return resampled
 
 
 def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None) -> np.ndarray:
@@ -244,16 +275,23 @@ def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None
 def label_threshold(volume: Volume) -> int:
     """The value above which 8-bit labels are foreground: 127 where they are 0/255, else 0.
 
-    They are taken as 0/255, with grey edges or the noise of JPEG, if more pixels are bright than
-    between bright and dark; else every value but 0 is foreground. Evenly spaced sections are
-    looked at.
+    They are taken as 0/255 if more pixels are bright than between bright and dark, and if what is
+    neither bright nor the section's black is noise of JPEG or grey edges, whose neighbours differ:
+    most pixels of a number are inside an area of it. Evenly spaced sections are looked at.
     """
     step = max(1, len(volume) // LABEL_SAMPLE)
-    counts = np.zeros(256, np.int64)
+    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
+    counts, other, inside = np.zeros(256, np.int64), 0, 0
     for index in range(0, len(volume), step):
         section = volume.section(index)
         if section.dtype != np.uint8:
             return 0
-        counts += np.bincount(section.ravel(), minlength=256)
-    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
-    return 127 if counts[bright + 1 :].sum() > counts[dark : bright + 1].sum() else 0
+        own = np.bincount(section.ravel(), minlength=256)
+        counts += own
+        rest = (section <= bright) & (section != own[:dark].argmax())
+        around = np.ones((3, 3), np.uint8)
+        even = cv2.erode(section, around) == cv2.dilate(section, around)
+        other += np.count_nonzero(rest)
+        inside += np.count_nonzero(rest & even)
+    outnumbered = counts[bright + 1 :].sum() > counts[dark : bright + 1].sum()
+    return 127 if outnumbered and inside <= NUMBERED * other else 0
