@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dataloader.fingerprint import fingerprint
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.label_values import IGNORE, LabelMeaning, label_meaning
 from utils.errors import UserError, warn
@@ -14,6 +15,7 @@ from utils.errors import UserError, warn
 TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles
 LABEL_SAMPLE = 32  # sections that tell how a label volume is written
 LABEL_NOISE = 30  # grey values by which the black and white of 8-bit masks may be off
+NUMBERED = 0.5  # share of pixels with equal neighbours: about 0 in noise and edges, 0.9 in numbers
 
 
 class Volume(ABC):
@@ -57,6 +59,15 @@ class Volume(ABC):
     def names(self) -> list[str]:
         """File names for the sections."""
         return [f"{index:04d}.png" for index in range(len(self))]
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files it is read from, and folders of which all files are."""
+        return [self.path]
+
+    def fingerprint(self) -> str:
+        """Another one when a file that it is read from is; see ``dataloader.fingerprint``."""
+        return fingerprint(self.sources)
 
     @abstractmethod
     def section(self, index: int) -> np.ndarray:
@@ -118,6 +129,9 @@ class DerivedVolume(Volume):
     @property
     def names(self) -> list[str]:
         return self.volume.names
+
+    def fingerprint(self) -> str:
+        return self.volume.fingerprint()
 
     def close(self) -> None:
         self.volume.close()
@@ -261,16 +275,23 @@ def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None
 def label_threshold(volume: Volume) -> int:
     """The value above which 8-bit labels are foreground: 127 where they are 0/255, else 0.
 
-    They are taken as 0/255, with grey edges or the noise of JPEG, if more pixels are bright than
-    between bright and dark; else every value but 0 is foreground. Evenly spaced sections are
-    looked at.
+    They are taken as 0/255 if more pixels are bright than between bright and dark, and if what is
+    neither bright nor the section's black is noise of JPEG or grey edges, whose neighbours differ:
+    most pixels of a number are inside an area of it. Evenly spaced sections are looked at.
     """
     step = max(1, len(volume) // LABEL_SAMPLE)
-    counts = np.zeros(256, np.int64)
+    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
+    counts, other, inside = np.zeros(256, np.int64), 0, 0
     for index in range(0, len(volume), step):
         section = volume.section(index)
         if section.dtype != np.uint8:
             return 0
-        counts += np.bincount(section.ravel(), minlength=256)
-    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
-    return 127 if counts[bright + 1 :].sum() > counts[dark : bright + 1].sum() else 0
+        own = np.bincount(section.ravel(), minlength=256)
+        counts += own
+        rest = (section <= bright) & (section != own[:dark].argmax())
+        around = np.ones((3, 3), np.uint8)
+        even = cv2.erode(section, around) == cv2.dilate(section, around)
+        other += np.count_nonzero(rest)
+        inside += np.count_nonzero(rest & even)
+    outnumbered = counts[bright + 1 :].sum() > counts[dark : bright + 1].sum()
+    return 127 if outnumbered and inside <= NUMBERED * other else 0

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any, NamedTuple
 
-import torch
 from pydantic import Field, ValidationError
 
 from model.checkpoint import (
@@ -30,12 +29,14 @@ from model.checkpoint import (
     TRAINING_STATE,
     load_state,
 )
-from prediction.run import MEASURES, SECTIONS, SUMMARY
+from prediction.outputs import SECTIONS, SUMMARY
+from prediction.run import MEASURES
 from utils.config.load import load_config
 from utils.config.schema import Settings
 from utils.config.yaml_text import read_yaml
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace, shown
+from utils.runtime.gpus import GpuPool
 
 STUDIES = CONFIG_DIR / "studies"
 SCORES = ("mAP", "F1", "MCC", "IoU")
@@ -224,6 +225,7 @@ class StudyRunner:
         self.outputs = workspace.out / "studies" / name  # what the commands print
         self.children: set[subprocess.Popen] = set()
         self.stopping = threading.Event()
+        self.gpus = GpuPool()
 
     def __call__(self) -> list[str]:
         """Train and score what is not done; returns what failed, a line each."""
@@ -290,15 +292,13 @@ class StudyRunner:
     def _call(self, run: Run, script: str, *more: str) -> int:
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        if torch.cuda.is_available():
-            gpu = self.runs.index(run) % torch.cuda.device_count()
-            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-        with (self.outputs / f"{run.name}.log").open("a", encoding="utf-8") as log:
+        output = self.outputs / f"{run.name}.log"
+        with self.gpus.taken() as gpu, output.open("a", encoding="utf-8") as log:
             child = subprocess.Popen(
                 run.command(script, self.workspace, *more),
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=environment | gpu,
                 start_new_session=True,  # Ctrl-C is for us; we pass it on
             )
             self.children.add(child)

@@ -63,6 +63,10 @@ class FolderVolume(Volume):
     def names(self) -> list[str]:
         return [file.name for file in self.files]
 
+    @property
+    def sources(self) -> list[Path]:
+        return self.files
+
     def section(self, index: int) -> np.ndarray:
         return read_section(self.files[index])
 
@@ -89,6 +93,13 @@ class FolderWriter(VolumeWriter):
             tifffile.imwrite(name.with_suffix(".tif"), section, compression="zlib")
         else:
             write_picture(name, section)
+
+    def place(self) -> None:
+        """Move the sections to their place; what is there by other names stays."""
+        self.path.mkdir(exist_ok=True)
+        for section in self.part.iterdir():
+            section.replace(self.path / section.name)
+        self.part.rmdir()
 
     def close(self) -> None:
         pass

@@ -20,6 +20,7 @@ from utils.optional import wanted
 # a store may have other files in it, bioformats2raw's OME-XML, say
 warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # files that make a folder a Zarr store
+ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # of a group
 LEVELS = 4  # at most, of an OME-Zarr's pyramid
 SMALLEST_LEVEL = 128  # pixels, of the shorter side
 MOST_NAMES = 20  # of images, in a message
@@ -63,6 +64,16 @@ class ZarrVolume(ArrayVolume):
         if np.dtype(node.dtype).kind not in "uifb":
             raise UserError(f"{self.where}: found type {node.dtype}, expected grey values")
         return Stack(node, self._axes(node), self.where)
+
+    @property
+    def sources(self) -> list[Path]:
+        """The array's folder, and the metadata above it: others of the store do not count."""
+        array = self.path / (self.dataset or "")
+        if not array.is_dir():
+            return [self.path]
+        folders = [folder for folder in array.parents if folder.is_relative_to(self.path)]
+        metadata = (folder / name for folder in folders for name in ZARR_METADATA)
+        return [*(file for file in metadata if file.is_file()), array]
 
     def _choose(self, zarr: Any, group: Any) -> Any:
         """The array of a group."""
