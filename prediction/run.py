@@ -139,8 +139,6 @@ class Inference:
         self.rows: dict[int, dict[str, float]] = {}  # of scores.csv, by section
         self.summary: dict[str, Any] = {}
         self.instances: Path | None = None  # their volume, once they were looked for
-        stems = [Path(name).stem for name in self.raw.names]
-        self.stems_differ = len(set(stems)) == len(stems)
 
     def probability(self, index: int) -> np.ndarray:
         """A section's mitochondria probability (H, W) float32, from ``preds.hdf``."""
@@ -372,9 +370,8 @@ class Inference:
         self.say(f"report: {shown(path)}")
 
     def picture_name(self, index: int) -> str:
-        """The file name of a section's mask or picture: its own stem, if no other has the same."""
-        name = self.raw.names[index]
-        return f"{Path(name).stem if self.stems_differ else name}.png"
+        """The file name of a section's mask or picture."""
+        return f"{Path(self.raw.names[index]).stem}.png"
 
     def find_instances(self) -> None:
         """Write the mitochondria as objects, ``objects.csv`` of their measures, and score them."""

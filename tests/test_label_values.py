@@ -46,11 +46,19 @@ def masks_of(path: Path, labels: np.ndarray):
     ],
 )
 def test_values(tmp_path: Path, values: list, dtype: type, expected: list, kind: str) -> None:
-    labels = np.array([[values], [values]], dtype)
-    masks = masks_of(tmp_path / "l.h5", labels)
-    assert masks.section(1).tolist() == [expected]
+    section = np.array(values, dtype).repeat(8)[None].repeat(8, axis=0)
+    masks = masks_of(tmp_path / "l.h5", np.stack([section, section]))
+    assert masks.section(1)[4, 4::8].tolist() == expected
     assert masks.section(1).dtype == np.uint8
     assert masks.meaning.kind == kind
+
+
+def test_noise_beside_0_and_255_is_no_class(tmp_path: Path) -> None:
+    labels = np.zeros((2, 32, 32), np.uint8)
+    labels[:, 8:24, 8:24] = 255
+    labels[:, 7, 8:24:2], labels[:, 7, 9:24:2] = 1, 2
+    masks = masks_of(tmp_path / "l.h5", labels)
+    np.testing.assert_array_equal(masks.section(0), labels[0] == 255)
 
 
 def test_what_is_ignored_is_said(tmp_path: Path, capsys) -> None:

@@ -20,7 +20,7 @@ from utils.optional import wanted
 # a store may have other files in it, bioformats2raw's OME-XML, say
 warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # files that make a folder a Zarr store
-METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # of a group
+ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # of a group
 LEVELS = 4  # at most, of an OME-Zarr's pyramid
 SMALLEST_LEVEL = 128  # pixels, of the shorter side
 MOST_NAMES = 20  # of images, in a message
@@ -72,7 +72,7 @@ class ZarrVolume(ArrayVolume):
         if not array.is_dir():
             return [self.path]
         folders = [folder for folder in array.parents if folder.is_relative_to(self.path)]
-        metadata = (folder / name for folder in folders for name in METADATA)
+        metadata = (folder / name for folder in folders for name in ZARR_METADATA)
         return [*(file for file in metadata if file.is_file()), array]
 
     def _choose(self, zarr: Any, group: Any) -> Any:
