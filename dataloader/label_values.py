@@ -56,7 +56,7 @@ def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeanin
     for section in sections:
         dtype = section.dtype
         found |= set(_values(section))
-    ignore = _ignored(dtype, found - {0})
+    ignore = _ignored(dtype, found - {0}, background=0 in found)
     if ignore:
         threshold = 0
     values = tuple(sorted(value for value in found - {0, *ignore} if value == value))
@@ -74,7 +74,7 @@ def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeanin
     return LabelMeaning(threshold, ignore, kind, values, tuple(notes))
 
 
-def _ignored(dtype: np.dtype, found: set[int | float]) -> tuple[int | float, ...]:
+def _ignored(dtype: np.dtype, found: set[int | float], background: bool) -> tuple[int | float, ...]:
     """The values to ignore in labels of a type; ``found`` are those of a sample, without 0."""
     ignored: list[int | float] = []
     if dtype.kind in "if" and not (dtype == np.int8 and found == {-1}):  # 255 of a mask as int8
@@ -89,7 +89,8 @@ def _ignored(dtype: np.dtype, found: set[int | float]) -> tuple[int | float, ...
     numbered = below == set(range(1, len(below) + 1))  # 1, 2, 3 ... without gaps
     masks = below == {1} and dtype not in (bool, np.int8)  # 255 may be where nobody has looked
     classes = dtype == np.uint8 and 255 in found and numbered and 0 < len(below) < 128
-    if masks or classes:
+    noisy = 255 in found and not background  # 0/255 whose black is 1, as lossy files have it
+    if (masks or classes) and not noisy:
         ignored.append(255)
     return tuple(ignored)
 

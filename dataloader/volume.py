@@ -1,12 +1,14 @@
 """What a volume is: grey sections of one shape, read when they are needed."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from dataloader.area_means import AreaMeans, resizable
 from dataloader.fingerprint import fingerprint
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.label_values import IGNORE, LabelMeaning, label_meaning
@@ -206,10 +208,24 @@ class ResampledVolume(DerivedVolume):
 
     @lru_cache(maxsize=16)  # noqa: B019 - a volume lives as long as the run
     def section(self, index: int) -> np.ndarray:
-        section = self.volume.section(index)
+        fit = resample_mask if isinstance(self.volume, MaskVolume) else resample
+        return fit(self.volume.section(index), self.shape[1:])
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        whole, shape = self.volume.shape[1:], self.shape[1:]
+        height, width = min(height, shape[0] - y), min(width, shape[1] - x)
+        shrinks = shape[0] <= whole[0] and shape[1] <= whole[1]
+        if not shrinks or (height, width) == shape:
+            return super().crop(index, y, x, height, width)
+        means = AreaMeans(whole, shape)
+        part = self.volume.crop(index, *means.source(y, x, height, width))
+
+        def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+            return means(image, y, x, *shape)
+
         if isinstance(self.volume, MaskVolume):
-            return resample_mask(section, self.shape[1:])
-        return resample(section, self.shape[1:])
+            return resample_mask(part, (height, width), fit)
+        return fit(part, (height, width))
 
 
 class CroppedVolume(DerivedVolume):
@@ -235,28 +251,30 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     if image.shape == tuple(shape):
         return image
-    if image.dtype.kind in "iub" and image.dtype not in (np.uint8, np.uint16, np.int16):
-        image = image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)
-    elif image.dtype == np.float16:
-        image = image.astype(np.float32)
+    image = resizable(image)
     smaller = tuple(min(sides) for sides in zip(shape, image.shape, strict=True))
     if smaller != image.shape:
-        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+        image = AreaMeans(image.shape, smaller)(image, 0, 0, *smaller)
     if smaller != tuple(shape):
         image = cv2.resize(image, tuple(shape)[::-1], interpolation=cv2.INTER_LINEAR)
     return image
 
 
-def resample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def resample_mask(
+    mask: np.ndarray,
+    shape: tuple[int, int],
+    fit: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resample,
+) -> np.ndarray:
     """Bring a mask (H, W) to another shape, uint8: what half of is 1 is 1.
 
     What half of is ``IGNORE`` is ignored; of the others the pixels that are known decide.
+    ``fit`` brings an image to the shape.
     """
     ignored = mask == IGNORE
-    foreground = resample((mask == 1).astype(np.float32), shape)
+    foreground = fit((mask == 1).astype(np.float32), shape)
     if not ignored.any():
         return (foreground >= 0.5).astype(np.uint8)
-    unknown = resample(ignored.astype(np.float32), shape)
+    unknown = fit(ignored.astype(np.float32), shape)
     resampled = (foreground >= 0.5 * (1 - unknown)).astype(np.uint8)
     resampled[unknown >= 0.5] = IGNORE
     return resampled

@@ -11,7 +11,14 @@ import pytest
 from dataloader.formats.folder import read_names
 from dataloader.formats.natural_order import natural_order
 from dataloader.formats.opening import open_volume
-from dataloader.volume import CroppedVolume, MaskVolume, normalise, resample
+from dataloader.volume import (
+    CroppedVolume,
+    MaskVolume,
+    ResampledVolume,
+    Volume,
+    normalise,
+    resample,
+)
 from utils.errors import UserError
 
 
@@ -134,6 +141,63 @@ def test_resampling_takes_area_means(tmp_path: Path, stack: np.ndarray, tiled: b
     assert volume.original.shape == stack.shape
     np.testing.assert_array_equal(volume.original.section(1), stack[1])
     assert open_volume(path, scale=1.0).original.shape == stack.shape
+
+
+def areas(row: np.ndarray, new: int) -> np.ndarray:
+    """Means of a row of pixels over so many parts of equal length, by its integral."""
+    integral = np.concatenate([[0], np.cumsum(row)])
+    edges = np.interp(np.linspace(0, len(row), new + 1), np.arange(len(row) + 1), integral)
+    return np.diff(edges) * new / len(row)
+
+
+@pytest.mark.parametrize("side", [(61, 45), (120, 90), (7, 200)])
+@pytest.mark.parametrize("factor", [0.97, 0.577, 0.5, 1 / 3, 0.21])
+def test_shrinking_takes_the_mean_of_the_area_that_a_pixel_covers(side, factor: float) -> None:
+    rng = np.random.default_rng(0)
+    rows, columns = (rng.random(length) for length in side)
+    shape = tuple(max(1, round(length * factor)) for length in side)
+    image = np.outer(rows, columns)
+    expected = np.outer(areas(rows, shape[0]), areas(columns, shape[1]))
+    np.testing.assert_allclose(resample(image, shape), expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32])
+@pytest.mark.parametrize("scale", [0.97, 0.577, 0.5, 1 / 3, 0.21])
+def test_a_crop_of_a_resampled_volume_is_that_of_its_sections(tmp_path, scale, dtype) -> None:
+    rng = np.random.default_rng(0)
+    volume = rng.integers(0, 120, (2, 122, 90)).astype(dtype)
+    images = open_volume(write_hdf5(tmp_path / "i.h5", volume), scale=scale, keep=False)
+    labels = write_hdf5(tmp_path / "l.h5", (volume > 60).astype(np.uint8))
+    masks = open_volume(labels, scale=scale, masks=True, keep=False)
+    _, height, width = images.shape
+    for resampled in (images, masks):
+        whole = resampled.section(1)
+        corners = rng.integers(0, (height, width), (40, 2))
+        for (y, x), (h, w) in zip(corners, rng.integers(1, (height, width), (40, 2)), strict=True):
+            part = resampled.crop(1, y, x, h, w)
+            assert part.dtype == whole.dtype
+            np.testing.assert_array_equal(part, whole[y : y + h, x : x + w])
+
+
+class Half(Volume):
+    """A volume of which no whole section can be had."""
+
+    path = Path("half")
+
+    def section(self, index: int) -> np.ndarray:
+        raise AssertionError("a whole section was read")
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        assert height * width < 0.3 * self.shape[1] * self.shape[2]
+        return np.full((height, width), 7, np.uint8)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.577])
+def test_a_crop_of_a_resampled_volume_reads_no_more_than_it_covers(scale: float) -> None:
+    volume = ResampledVolume(Half((1, 400, 300)), scale)
+    _, height, width = volume.shape
+    part = volume.crop(0, height // 2, width // 2, height, width)
+    np.testing.assert_array_equal(part, np.full((height - height // 2, width - width // 2), 7))
 
 
 @pytest.mark.parametrize("scale", [0.46, 0.5, 1.7])

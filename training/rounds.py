@@ -202,11 +202,7 @@ class TargetLabels:
         Args:
             target: the pairs without labels.
             masks: the labels of a round.
-
-        Raises:
-            UserError: they are of another shape, as the target is another.
         """
-        check_same_shape(target.images, masks)
         planes = tuple(self._pairs_of(cut, target, masks) for cut in self.cuts[1:])
         return target.labelled(masks, planes)
 
@@ -224,8 +220,10 @@ class TargetLabels:
         )
 
     def open(self, iteration: int) -> Volume:
-        """The masks made after an iteration."""
-        return open_volume(self.file(iteration), masks=True)
+        """The masks made after an iteration; raises UserError if the target's shape is another."""
+        masks = open_volume(self.file(iteration), masks=True)
+        check_same_shape(self.target, masks)
+        return masks
 
 
 def _changed(path: Path, made_from: dict[str, Any]) -> list[str]:
