@@ -101,13 +101,6 @@ class FolderWriter(VolumeWriter):
         else:
             write_picture(name, section)
 
-    def place(self) -> None:
-        """Move the sections to their place; what is there by other names stays."""
-        self.path.mkdir(exist_ok=True)
-        for section in self.part.iterdir():
-            section.replace(self.path / section.name)
-        self.part.rmdir()
-
     def close(self) -> None:
         pass
 
