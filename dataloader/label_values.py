@@ -56,7 +56,7 @@ def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeanin
     for section in sections:
         dtype = section.dtype
         found |= set(_values(section))
-    ignore = _ignored(dtype, found - {0}, noisy=threshold > 0)
+    ignore = _ignored(dtype, found, noisy=threshold > 0)
     if ignore:
         threshold = 0
     values = tuple(sorted(value for value in found - {0, *ignore} if value == value))
@@ -79,10 +79,11 @@ def _ignored(dtype: np.dtype, found: set[int | float], noisy: bool) -> tuple[int
 
     Args:
         dtype: the type.
-        found: the values of a sample, without 0.
+        found: the values of a sample.
         noisy: the low values are the noise of a mask of 0 and 255.
     """
     ignored: list[int | float] = []
+    background, found = 0 in found, found - {0}
     if dtype.kind in "if" and not (dtype == np.int8 and found == {-1}):  # 255 of a mask as int8
         ignored.append(-1)
     if dtype.kind == "u" and dtype.itemsize > 1:
@@ -93,7 +94,8 @@ def _ignored(dtype: np.dtype, found: set[int | float], noisy: bool) -> tuple[int
             ignored.append(largest)
     below = found - {255, *ignored}
     numbered = below == set(range(1, len(below) + 1))  # 1, 2, 3 ... without gaps
-    masks = below == {1} and dtype not in (bool, np.int8)  # 255 may be where nobody has looked
+    # 255 may be where nobody has looked; 1 without a 0 is the black of a lossy file
+    masks = below == {1} and background and dtype not in (bool, np.int8)
     classes = dtype == np.uint8 and 255 in found and numbered and 0 < len(below) < 128
     if masks or (classes and not noisy):
         ignored.append(255)
