@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dataloader.blank import fill_blank
 from dataloader.formats.voxel_size import VoxelSize
 from utils.errors import UserError
 
@@ -65,6 +66,22 @@ class Volume(ABC):
         """A part (height, width) of a section, its corner at (y, x); cut off at the border."""
         return self.section(index)[y : y + height, x : x + width]
 
+    def blank(self, index: int) -> np.ndarray | None:
+        """Where a section is blank (``dataloader.blank``), bool (H, W); None: nowhere."""
+        return None
+
+    def own_blank(self, index: int) -> np.ndarray | None:
+        """``blank`` on the volume's own grid, before any resampling."""
+        return None
+
+    def blank_crop(
+        self, index: int, y: int, x: int, height: int, width: int
+    ) -> np.ndarray | None:
+        """Where a ``crop`` is blank; None: nowhere."""
+        blank = self.blank(index)
+        part = None if blank is None else blank[y : y + height, x : x + width]
+        return part if part is not None and part.any() else None
+
     def grey_range(self, index: int) -> tuple[float, float]:
         """Least and largest value of a section; raises UserError if they are not finite."""
         if index not in self._grey_ranges:
@@ -114,6 +131,12 @@ class DerivedVolume(Volume):
     def names(self) -> list[str]:
         return self.volume.names
 
+    def blank(self, index: int) -> np.ndarray | None:
+        return self.volume.blank(index)
+
+    def own_blank(self, index: int) -> np.ndarray | None:
+        return self.volume.own_blank(index)
+
     def close(self) -> None:
         self.volume.close()
 
@@ -132,6 +155,12 @@ class KeptVolume(DerivedVolume):
 
     def section(self, index: int) -> np.ndarray:
         return self.sections[index]
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        part = super().crop(index, y, x, height, width)
+        blank = self.blank_crop(index, y, x, height, width) if self.tiled else None
+        # filled by what the crop shows, as where the volume is not kept
+        return part if blank is None else fill_blank(part, blank)
 
 
 class MaskVolume(DerivedVolume):
@@ -189,6 +218,10 @@ class ResampledVolume(DerivedVolume):
             return resample_mask(section, self.shape[1:])
         return resample(section, self.shape[1:])
 
+    def blank(self, index: int) -> np.ndarray | None:
+        blank = self.volume.blank(index)
+        return None if blank is None else resample_mask(blank, self.shape[1:]) > 0
+
 
 class CroppedVolume(DerivedVolume):
     """The top-left square of each section of another volume."""
@@ -204,6 +237,11 @@ class CroppedVolume(DerivedVolume):
 
     def section(self, index: int) -> np.ndarray:
         return self.volume.crop(index, 0, 0, self.side, self.side)
+
+    def blank(self, index: int) -> np.ndarray | None:
+        return self.volume.blank_crop(index, 0, 0, self.side, self.side)
+
+    own_blank = blank
 
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
