@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataloader.pairs import Transfer
 from dataloader.volume import Volume
 
 RANKS = 257
@@ -29,18 +28,13 @@ class GreyTransfer(NamedTuple):
         return np.interp(image, self.source, self.target).astype(np.float32)
 
 
-def grey_transfer(source: Volume, target: Volume, first: Transfer = np.asarray) -> GreyTransfer:
-    """What makes the source as bright as the target; reads some sections of both.
-
-    Args:
-        source, target: the volumes.
-        first: what is done to the source's sections before.
-    """
-    return GreyTransfer(grey_ranks(source, first), grey_ranks(target))
+def grey_transfer(source: Volume, target: Volume) -> GreyTransfer:
+    """What makes the source as bright as the target; reads some sections of both."""
+    return GreyTransfer(grey_ranks(source), grey_ranks(target))
 
 
-def grey_ranks(volume: Volume, first: Transfer = np.asarray) -> np.ndarray:
+def grey_ranks(volume: Volume) -> np.ndarray:
     """The greys at ``RANKS`` evenly spaced ranks of a volume, darkest to brightest, float64."""
     places = np.linspace(0, len(volume) - 1, min(LOOKED_AT, len(volume))).round().astype(int)
     ranks = np.linspace(0, 1, RANKS)
-    return np.mean([np.quantile(first(volume.scaled(int(k))), ranks) for k in places], axis=0)
+    return np.mean([np.quantile(volume.scaled(int(k)), ranks) for k in places], axis=0)

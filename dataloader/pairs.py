@@ -12,13 +12,13 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dataloader.augment import PairAugmentation
-from dataloader.views import draw_blocks, hide, other_microscope, strong_view
+from dataloader.domain_randomisation import other_microscope
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
-PLAIN, LOOK, CUT = 1, 2, 3  # tell the draws of plain pairs, of views and of cuts from those of
+PLAIN, LOOK, CUT = 1, 2, 3  # tell the draws of plain pairs, of looks and of cuts from those of
 # samples
 
 
@@ -43,34 +43,20 @@ class Draw(NamedTuple):
     augmented: bool
 
 
-class Views(NamedTuple):
-    """How samples look besides, see ``dataloader.views``.
+class Look(NamedTuple):
+    """How samples of a volume look otherwise than the volume.
 
     Attributes:
-        strong: samples have ``views`` too, of noise, blur and holes.
-        hidden_fraction: of blocks that ``views`` do not show.
-        complementary: "shared" or "independent": two views, each shows the blocks that the other
-            hides; the same of both sections, or others.
-        random: ``images`` are as other microscopes might show them.
-        transfers: what is done to each section, one after the other, to look like another volume.
-        strides: pairs are from half the stride to twice the stride apart, in either order.
-        margin: pixels round ``views`` that ``images`` show besides.
+        random: as other microscopes might show them (``dataloader.domain_randomisation``); of
+            labelled volumes.
+        transfer: what is done to each section to look like another volume.
     """
 
-    strong: bool = False
-    hidden_fraction: float = 0.0
-    complementary: str = "no"
     random: bool = False
-    transfers: tuple[Transfer, ...] = ()
-    strides: bool = False
-    margin: int = 0
+    transfer: Transfer | None = None
 
-    @property
-    def any(self) -> bool:
-        """Whether samples have ``views``."""
-        return bool(
-            self.strong or self.hidden_fraction or self.margin or self.complementary != "no"
-        )
+
+AS_IT_IS = Look()
 
 
 class PairDataset(Dataset):
@@ -87,7 +73,7 @@ class PairDataset(Dataset):
         crop: side of the crops, pixels.
         seed: what the draws are made from, several numbers.
         length: number of samples.
-        views: how samples look besides.
+        look: how samples look.
 
     Attributes:
         cuts: pairs of the same tissue, cut otherwise, as long: each sample is of this dataset or
@@ -105,7 +91,7 @@ class PairDataset(Dataset):
         crop: int,
         seed: tuple[int, ...],
         length: int,
-        views: Views | None = None,
+        look: Look = AS_IT_IS,
     ) -> None:
         if len(images) <= stride:
             raise UserError(
@@ -117,7 +103,7 @@ class PairDataset(Dataset):
             check_same_shape(images, labels)
         self.images, self.labels = images, labels
         self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
-        self.views = views or Views()
+        self.look = look
         self.cuts: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
 
@@ -129,9 +115,7 @@ class PairDataset(Dataset):
 
         Returns:
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) uint8 of 0 and 1; with views also ``views``, (1, 2, side, side) as
-            ``images``, or (2, 2, side, side) where they are complementary; ``side`` is ``crop``
-            less the views' margins.
+            (2, crop, crop) uint8 of 0 and 1.
         """
         if (cut := self._cut(number)) is not self:
             return cut[number]
@@ -145,29 +129,10 @@ class PairDataset(Dataset):
         )
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
-        look = np.random.default_rng((*self.seed, number, LOOK))
-        if self.views.random:
-            images, masks = other_microscope(images, masks, look)
-        sample = {"images": images} | ({} if masks is None else {"masks": masks})
-        if self.views.any:
-            sample["views"] = self._views(images, look)
-        return sample
-
-    def _views(self, images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        """Views (1 or 2, 2, side, side) of a pair (2, crop, crop)."""
-        views = self.views
-        inner = slice(views.margin, self.crop - views.margin)
-        images = images[:, inner, inner]
-        shape = images.shape[1:]
-        if views.strong:
-            images = [strong_view(image, draw) for image in images]
-        twins = views.complementary != "no"
-        fraction = 0.5 if twins else views.hidden_fraction
-        hidden = [draw_blocks(shape, fraction, draw) for _ in range(2)]
-        if views.complementary == "shared":
-            hidden[1] = hidden[0]
-        looks = [hidden, [~mask for mask in hidden]] if twins else [hidden]
-        return np.stack([np.stack(list(map(hide, images, masks))) for masks in looks])
+        if self.look.random:
+            draw = np.random.default_rng((*self.seed, number, LOOK))
+            images, masks = other_microscope(images, masks, draw)
+        return {"images": images} | ({} if masks is None else {"masks": masks})
 
     def plain(self, number: int) -> np.ndarray:
         """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise."""
@@ -201,24 +166,14 @@ class PairDataset(Dataset):
     def _draw(self, number: int) -> "Draw":
         """What sample ``number`` is made from."""
         draw = np.random.default_rng((*self.seed, number))
-        pair = self._pair(draw)
+        first = int(draw.integers(len(self.images) - self.stride))
         area = self._area(draw)
         seed = int(draw.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
         if window is not None:  # read no more than what is kept
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
-        return Draw(pair, area, seed, window is None)
-
-    def _pair(self, draw: np.random.Generator) -> tuple[int, int]:
-        """Current and auxiliary section."""
-        stride, sections = self.stride, len(self.images)
-        if self.views.strides:
-            most = min(2 * stride, sections - 1)
-            stride = int(draw.integers((stride + 1) // 2, most + 1))
-        first = int(draw.integers(sections - stride))
-        turned = self.views.strides and draw.integers(2)
-        return (first + stride, first) if turned else (first, first + stride)
+        return Draw((first, first + self.stride), area, seed, window is None)
 
     def _area(self, draw: np.random.Generator) -> Area:
         """What the augmentation sees: a whole section, or a part of a tiled one."""
@@ -231,9 +186,7 @@ class PairDataset(Dataset):
 
     def _image(self, index: int, area: Area) -> np.ndarray:
         image = normalise(self.images.crop(index, *area), self.images.grey_range(index))
-        for transfer in self.views.transfers:
-            image = transfer(image)
-        return image
+        return self.look.transfer(image) if self.look.transfer else image
 
 
 def check_crop_fits(images: Volume, crop: int) -> None:

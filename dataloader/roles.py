@@ -5,7 +5,6 @@ from typing import Literal
 
 from dataloader.formats.opening import EXPECTED, find_volume, open_volume
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.thickness import sections_in
 from dataloader.volume import Volume
 from utils.config.schema import DataSettings
 from utils.errors import UserError, warn
@@ -29,7 +28,7 @@ SAME_SIZE = 0.02  # relative difference of pixel sizes that does not matter
 
 
 def open_images(workspace: Workspace, data: DataSettings, role: Role, keep: bool = True) -> Volume:
-    """The sections of ``source``, ``target`` or ``val``, at the working pixel size and thickness.
+    """The sections of ``source``, ``target`` or ``val``, at the working pixel size.
 
     Args:
         keep: in memory, if they fit.
@@ -37,8 +36,7 @@ def open_images(workspace: Workspace, data: DataSettings, role: Role, keep: bool
     Raises:
         UserError: the config names none, or nothing readable is there.
     """
-    scale, count = _scale(workspace, data, role), _count(workspace, data, role)
-    return _open(workspace, data, role, scale, keep=keep, count=count)
+    return _open(workspace, data, role, _scale(workspace, data, role), keep=keep)
 
 
 def open_labels(
@@ -97,19 +95,18 @@ def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
     return data.model_copy(update={"pixel_size_working": max(sizes)})
 
 
-def as_trained(
-    data: DataSettings, pixel_size: float | None, thickness: float | None
-) -> DataSettings:
-    """The settings with the sizes a network was trained at, nm, where the config gives none."""
-    trained = {"pixel_size_working": pixel_size, "section_thickness": thickness}
-    for key, size in trained.items():
-        own = getattr(data, key)
-        if size is None:
-            continue
-        if own is None:
-            data = data.model_copy(update={key: size})
-        elif not _same(own, size):
-            warn(f"DATA.{key}: found {own:g} nm, but the network was trained at {size:g} nm")
+def as_trained(data: DataSettings, pixel_size: float | None) -> DataSettings:
+    """The settings with the pixel size, nm, a network was trained at, where they give none."""
+    own = data.pixel_size_working
+    if pixel_size is None:
+        return data
+    if own is None:
+        return data.model_copy(update={"pixel_size_working": pixel_size})
+    if not _same(own, pixel_size):
+        warn(
+            f"DATA.pixel_size_working: found {own:g} nm, but the network was trained at "
+            f"{pixel_size:g} nm"
+        )
     return data
 
 
@@ -125,26 +122,6 @@ def _scale(workspace: Workspace, data: DataSettings, role: Role) -> float:
             f"{working:g} nm (DATA.pixel_size_working); its files do not tell it"
         )
     return own / working
-
-
-def _count(workspace: Workspace, data: DataSettings, role: Role) -> int:
-    """Sections whose mean one is; 1: they stay as they are."""
-    if data.section_thickness is None:
-        return 1
-    volume = _open(workspace, data, role, 1.0, keep=False)
-    spacing = section_spacing(data, role, volume)
-    if spacing is None:
-        raise UserError(
-            f"DATA.{SPACINGS[role]}: missing, to show {getattr(data, IMAGES[role])} in sections of "
-            f"{data.section_thickness:g} nm (DATA.section_thickness); its files do not tell it"
-        )
-    count = sections_in(data.section_thickness, spacing)
-    if count > len(volume):
-        raise UserError(
-            f"DATA.section_thickness: found {data.section_thickness:g} nm, which is {count} "
-            f"sections of {volume.path}; expected no more than its {len(volume)}"
-        )
-    return count
 
 
 def _own_size(workspace: Workspace, data: DataSettings, role: Role) -> float | None:
@@ -164,7 +141,6 @@ def _open(
     scale: float,
     masks: bool = False,
     keep: bool = True,
-    count: int = 1,
 ) -> Volume:
     key = (LABELS if masks else IMAGES)[role]
     path: Path | None = getattr(data, key)
@@ -177,6 +153,6 @@ def _open(
     if list_file and not list_file.is_file():
         warn(f"DATA.{LISTS[role]}: {list_file}: no such list of sections; all are used")
     try:
-        return open_volume(workspace.data_path(path), list_file, scale, masks, keep, count)
+        return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
     except UserError as error:
         raise UserError(f"DATA.{key}: {error}") from None

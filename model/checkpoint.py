@@ -12,10 +12,10 @@ from torch import Tensor
 
 from model.published import from_published, to_published
 from model.segmentor import Segmentor
-from utils.errors import UserError
+from utils.errors import UserError, warn
 
-# What a run keeps: what one uses, chosen without labels (training/checkpoint_choice.py; by
-# default it is the average), the last weights, their average, and the best on validation labels.
+# What a run keeps: what one uses (TRAIN.choose_by; by default it is the average), the last weights,
+# their average, and the best on validation labels.
 MODEL, LAST, AVERAGE = "model.ckpt", "last.ckpt", "average.ckpt"
 BEST = "best_on_target_labels.ckpt"
 TRAINING_STATE, PREVIOUS_STATE = "training_state.ckpt", "training_state.previous.ckpt"
@@ -23,6 +23,7 @@ TRAINING_STATE, PREVIOUS_STATE = "training_state.ckpt", "training_state.previous
 # How a checkpoint was chosen, as every score says it.
 CHOSEN_LAST = "last"
 CHOSEN_AVERAGE = "average of the weights over the last iterations"
+CHOSEN_BY = {"last": CHOSEN_LAST, "average": CHOSEN_AVERAGE}  # TRAIN.choose_by
 CHOSEN_BEST = "best-on-target-labels (an upper bound, not a result)"
 CHOSEN_UNKNOWN = "unknown (a published file: the authors chose on validation labels)"
 
@@ -45,7 +46,6 @@ class Checkpoint(NamedTuple):
         valid_result: the validation's score then, or None.
         chosen_by: the rule by which it was kept.
         pixel_size: nm, of the sections it was trained on; None: they were not resampled.
-        section_thickness: nm, of these; None: they were as they are.
     """
 
     weights: dict[str, Tensor]
@@ -53,7 +53,6 @@ class Checkpoint(NamedTuple):
     valid_result: float | None = None
     chosen_by: str = CHOSEN_LAST
     pixel_size: float | None = None
-    section_thickness: float | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -64,7 +63,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "valid_result": checkpoint.valid_result,
         "chosen_by": checkpoint.chosen_by,
         "pixel_size": checkpoint.pixel_size,
-        "section_thickness": checkpoint.section_thickness,
     }
     save_whole(path, content)
 
@@ -122,19 +120,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     check_finite(path, weights)
     score = content.get("valid_result")
-    sizes = [content.get(key) for key in ("pixel_size", "section_thickness")]
+    size = content.get("pixel_size")
+    thickness = content.get("section_thickness")  # of files of revision 88888e3 and before
+    if isinstance(thickness, float) and thickness > 0:
+        warn(
+            f"{path}: trained on means over {thickness:g} nm of sections, which are gone since the "
+            "revision after 88888e3; sections are predicted as they are"
+        )
     try:
         return Checkpoint(
             weights,
             int(content.get("current_iter", 0)),
             None if score is None else float(np.asarray(score).ravel()[0]),
             str(content.get("chosen_by", CHOSEN_UNKNOWN)),
-            *(None if size is None else float(size) for size in sizes),
+            None if size is None else float(size),
         )
     except (TypeError, ValueError, IndexError):
         raise UserError(
-            f"{path}: no checkpoint; current_iter, valid_result, pixel_size or section_thickness "
-            "is no number"
+            f"{path}: no checkpoint; current_iter, valid_result or pixel_size is no number"
         ) from None
 
 

@@ -69,13 +69,9 @@ class FineDecoder(nn.Module):
         self.head_logits = nn.Conv2d(width // 2, 2, 3, padding=1)
 
     def forward(self, quarter: Tensor, *sections: SectionFeatures) -> Tensor:
-        return self.head_logits(self.features(quarter, *sections))
-
-    def features(self, quarter: Tensor, *sections: SectionFeatures) -> Tensor:
-        """What the logits are made of, (B, width / 2, H, W)."""
         x = self.up_half(quarter, *(s.half for s in sections))
         x = self.up_full(x, *(s.full for s in sections))
-        return norm_relu(self.head_conv(x))
+        return self.head_logits(norm_relu(self.head_conv(x)))
 
 
 class CoarseDecoder(nn.Module):
@@ -130,23 +126,18 @@ class Segmentor(nn.Module):
             half = (math.log(prior / (1 - prior)) - said) / 2
             head.bias[0], head.bias[1] = -half, half
 
-    def forward(
-        self, pair: Tensor, with_residual: bool = True, with_features: bool = False
-    ) -> PairLogits | tuple[PairLogits, Tensor]:
+    def forward(self, pair: Tensor, with_residual: bool = True) -> PairLogits:
         """Logits of a pair of sections.
 
         Args:
             pair: (B, 2, H, W), each section in [0, 1]; H and W multiples of 16.
             with_residual: False saves the residual decoder, about a third of the work.
-            with_features: return also what both masks' logits are made of, (B, 2, width / 2, H, W).
         """
         both = self.encode_sections(torch.cat([pair[:, :1], pair[:, 1:]]))
         sections = [
             SectionFeatures(*maps) for maps in zip(*(m.chunk(2) for m in both), strict=True)
         ]
-        features, residual = self._decode(*sections, with_residual)
-        logits = self._logits(features, residual)
-        return (logits, torch.stack(features, dim=1)) if with_features else logits
+        return self.decode_pair(*sections, with_residual)
 
     def encode_sections(self, sections: Tensor) -> SectionFeatures:
         """Features of single sections (B, 1, H, W); the weights are shared by both roles."""
@@ -157,12 +148,6 @@ class Segmentor(nn.Module):
         self, current: SectionFeatures, auxiliary: SectionFeatures, with_residual: bool = True
     ) -> PairLogits:
         """Logits of pairs from the features of their sections, see ``forward``."""
-        return self._logits(*self._decode(current, auxiliary, with_residual))
-
-    def _decode(
-        self, current: SectionFeatures, auxiliary: SectionFeatures, with_residual: bool
-    ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-        """What the masks' logits are made of, and the residual's logits."""
         quarter = self.pair_quarter(downsample(torch.cat([current.half, auxiliary.half], dim=1)))
         eighth = self.pair_eighth(downsample(quarter))
         sixteenth = self.pair_sixteenth(downsample(eighth))
@@ -172,15 +157,8 @@ class Segmentor(nn.Module):
         if with_residual:
             coarse = self.residual_coarse(quarter, eighth, sixteenth)
             residual = self.residual_fine(coarse, auxiliary, current)
-        masks = self.seg_current.features(seg, current), self.seg_auxiliary.features(seg, auxiliary)
-        return masks, residual
-
-    def _logits(self, masks: tuple[Tensor, Tensor], residual: Tensor | None) -> PairLogits:
-        current, auxiliary = masks
         return PairLogits(
-            self.seg_current.head_logits(current),
-            self.seg_auxiliary.head_logits(auxiliary),
-            residual,
+            self.seg_current(seg, current), self.seg_auxiliary(seg, auxiliary), residual
         )
 
 

@@ -266,10 +266,6 @@ def _plain(name: str) -> str:
 
 def _documentation(name: str, checkpoint: Checkpoint) -> str:
     size = f"{checkpoint.pixel_size:g} nm" if checkpoint.pixel_size else "not resampled"
-    thickness = "as they are"
-    if checkpoint.section_thickness:
-        nm = f"{checkpoint.section_thickness:g} nm"
-        thickness = f"of {nm}; the mean over that much tissue where a volume's are thinner"
     return f"""# {name}
 
 Mitochondria of electron-microscopy volumes, from pairs of neighbouring sections. Input: two grey
@@ -278,7 +274,6 @@ sides are multiples of {Segmentor.SIZE_MULTIPLE}. Output: the probability of mit
 
 - checkpoint: iteration {checkpoint.iteration}, chosen by: {checkpoint.chosen_by}
 - pixel size it was trained at: {size}
-- sections it was trained on: {thickness}
 - method, to be cited: Huang, Liu, Cheng, Zhang, Xiong: Domain Adaptive Mitochondria Segmentation
   via Enforcing Inter-Section Consistency. MICCAI 2022. The code is written anew.
 

@@ -21,12 +21,11 @@ import numpy as np
 
 from dataloader.orthogonal_slices import XZ, YZ, PlaneVolume, scratch_array
 from dataloader.roles import Role, pixel_size, section_spacing
-from dataloader.thickness import sections_in
 from dataloader.volume import Volume, resample
 from prediction.predictor import section_pairs
 from prediction.volume import choose_pairs, choose_windows
 from prediction.windows import MARGIN, Windows, round_up
-from prediction.z_average import choose_count, over_depth
+from prediction.z_average import choose_count, over_depth, sections_in
 from utils.config.schema import Config
 from utils.errors import UserError
 

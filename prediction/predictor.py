@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dataloader.volume import Volume
-from loss.self_training import xor_probability
 from model.segmentor import SectionFeatures, Segmentor
 from prediction.windows import Windows
 from utils.runtime.precision import computing_in, widened
@@ -32,9 +31,6 @@ class NetworkPredictor:
         segmentor: on ``device``.
         device: to compute on.
         precision: of the convolutions; the softmax is in float32.
-        fuse_residual: join each section's probability p with what the other section's p' and the
-            residual's r make of it, p <- (p + p' (1 - r) + r (1 - p')) / 2, as the pseudo labels
-            of ``loss.self_training``; else the residual decoder is left out.
     """
 
     def __init__(
@@ -42,10 +38,8 @@ class NetworkPredictor:
         segmentor: Segmentor,
         device: torch.device,
         precision: torch.dtype = torch.float32,
-        fuse_residual: bool = False,
     ) -> None:
         self.segmentor, self.device, self.precision = segmentor, device, precision
-        self.fuse_residual = fuse_residual
 
     @torch.inference_mode()
     def encode(self, sections: Tensor) -> SectionFeatures:
@@ -55,14 +49,10 @@ class NetworkPredictor:
     @torch.inference_mode()
     def decode(self, current: SectionFeatures, auxiliary: SectionFeatures) -> Tensor:
         with computing_in(self.precision, self.device):
-            logits = self.segmentor.decode_pair(current, auxiliary, self.fuse_residual)
+            logits = self.segmentor.decode_pair(current, auxiliary, with_residual=False)
         # (B, 2 sections, 2, H, W)
         maps = torch.stack([widened(logits.current), widened(logits.auxiliary)], dim=1)
-        masks = maps.softmax(2)[:, :, 1]
-        if not self.fuse_residual:
-            return masks
-        residual = widened(logits.residual).softmax(1)[:, 1:]
-        return (masks + xor_probability(masks.flip(1), residual)) / 2
+        return maps.softmax(2)[:, :, 1]
 
 
 class FlippedPredictor:

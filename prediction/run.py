@@ -109,14 +109,11 @@ class Inference:
             segmentor.to(device, memory_format=torch.channels_last),
             device,
             choose_precision(config.TEST.precision, device),
-            config.TEST.fuse_residual,
         )
         self.device, self.precision = device, self.predictor.precision
         if config.TEST.flips:
             self.predictor = FlippedPredictor(self.predictor)
-        data = as_trained(
-            config.DATA, self.checkpoint.pixel_size, self.checkpoint.section_thickness
-        )
+        data = as_trained(config.DATA, self.checkpoint.pixel_size)
         self.volume: Volume = open_images(workspace, data, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
         self.voxel_size = voxel_size(data, self.raw)
@@ -267,7 +264,6 @@ class Inference:
             "windows": zlib.crc32(repr(windows).encode()),
             "combine": combine,
             "flips": self.config.TEST.flips,
-            "fuse_residual": self.config.TEST.fuse_residual,
             "batch_size": self.config.TEST.batch_size,
             "precision": str(self.precision),
             "device": self.device.type,
@@ -440,7 +436,7 @@ class Inference:
             "revision": git_revision(),
             "torch": torch.__version__,
             "device": str(self.device),
-            "precision": str(self.precision).removeprefix("torch."),
+            "precision": _name(self.precision),
             "checkpoint": str(self.checkpoint_path),
             "iteration": self.checkpoint.iteration,
             "chosen_by": self.checkpoint.chosen_by,
@@ -469,7 +465,7 @@ class Inference:
         self.say(f"out_path: {shown(self.out)}")
         self.say(
             f"checkpoint: {shown(self.checkpoint_path)}, iteration {self.checkpoint.iteration}, "
-            f"chosen by: {self.checkpoint.chosen_by}"
+            f"chosen by: {self.checkpoint.chosen_by}, precision: {_name(self.precision)}"
         )
         if self.raw.tiled:
             self._say_tiles()
@@ -513,6 +509,11 @@ class Inference:
 
 def _nothing(*_: object) -> None:
     """What processes but the first derive from a section."""
+
+
+def _name(precision: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(precision).removeprefix("torch.")
 
 
 def _cell(value: object) -> object:

@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from dataloader.roles import Role, section_spacing
-from dataloader.thickness import sections_in
 from dataloader.volume import Volume
 from utils.config.schema import Config
 from utils.errors import UserError
+
+
+def sections_in(thickness: float, spacing: float) -> int:
+    """The odd number of sections ``spacing`` apart that make up a thickness best, both in nm."""
+    return 2 * max(0, round((thickness / spacing - 1) / 2)) + 1
 
 
 def choose_count(config: Config, volume: Volume, role: Role) -> int:

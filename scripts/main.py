@@ -2,7 +2,7 @@
 
 import project_root  # noqa: F401
 
-from model.checkpoint import CHOSEN_AVERAGE, MODEL
+from model.checkpoint import CHOSEN_BY, MODEL
 from utils.cli import base_parser, choose_device, folder_name, read_arguments
 from utils.runtime.distributed import Group
 from utils.errors import UserError, run_command
@@ -61,7 +61,8 @@ def main() -> None:
             training.folder.release()
     group.leave()
     print(f"logs: {shown(training.folder.logs)}")
-    print(f"checkpoint: {shown(training.folder.models)}/{MODEL} ({CHOSEN_AVERAGE})")
+    chosen = CHOSEN_BY[config.TRAIN.choose_by]
+    print(f"checkpoint: {shown(training.folder.models)}/{MODEL} ({chosen})")
     print("Done")
 
 

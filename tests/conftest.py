@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from utils.errors import run_command
+from utils.runtime.precision import AUTO, PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -20,6 +22,25 @@ SHARED = ROOT.parent / "shared"
 settings.register_profile("fixed", max_examples=70, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=2000, deadline=None)  # `make fuzz`
 settings.load_profile("fixed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options that stand for other machines."""
+    parser.addoption(
+        "--auto-precision",
+        choices=PRECISIONS,
+        help="what precision 'auto' chooses, as on a CPU with matrix units for bfloat16",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, and set what ``auto`` chooses, here and in the processes that tests start."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    chosen = config.getoption("--auto-precision")
+    if chosen:
+        os.environ[AUTO] = chosen
+    else:
+        os.environ.pop(AUTO, None)
 
 
 @pytest.fixture(scope="session")

@@ -42,3 +42,37 @@ def predicted(
     (top, _), (left, _) = padding[1:]
     height, width = sections.shape[1:]
     return (total / count)[:, top : top + height, left : left + width]
+
+
+def predicted_in_tiles(
+    predict: PairPredictor, sections: np.ndarray, stride: int, tile: int, pad: int
+) -> np.ndarray:
+    """Tiles at half their side over sections reflect-padded by ``pad``, summed by their weight.
+
+    A tile's pixel counts 1e-6 + exp(-d^2 / (2 x 0.2^2)), d its distance from the tile's centre
+    with the half side as 1.
+
+    Args:
+        predict: the network.
+        sections: (N, H, W) grey values; H + 2 pad and W + 2 pad are multiples of half a tile.
+        stride: between the sections of a pair.
+        tile: side of the tiles, pixels.
+        pad: pixels of padding on each side.
+
+    Returns:
+        (N, H, W) float32 probabilities.
+    """
+    scaled = np.stack([normalise(section) for section in sections])
+    images = np.pad(scaled, [(0, 0), (pad, pad), (pad, pad)], mode="reflect")
+    place = np.linspace(-1, 1, tile)
+    weight = 1e-6 + np.exp(-(place[:, None] ** 2 + place**2) / (2 * 0.2**2))
+    total, count = np.zeros(images.shape), np.zeros(images.shape)
+    for first in range(len(images) - stride):
+        pair = [first, first + stride]
+        for y in range(0, images.shape[1] - tile + 1, tile // 2):
+            for x in range(0, images.shape[2] - tile + 1, tile // 2):
+                window = np.s_[pair, y : y + tile, x : x + tile]
+                features = (predict.encode(part[None]) for part in torch.from_numpy(images[window]))
+                total[window] += weight * predict.decode(*features)[0].numpy()
+                count[window] += weight
+    return (total / count)[:, pad:-pad, pad:-pad].astype(np.float32)

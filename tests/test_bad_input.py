@@ -16,7 +16,6 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-import torch
 import yaml
 import zarr
 
@@ -26,7 +25,14 @@ SHAPE = (5, 48, 64)
 CONFIG = {
     "NAME": "tiny",
     "MODEL": {"width": 2},
-    "TRAIN": {"total_iters": 2, "display_freq": 1, "valid_freq": 2, "num_workers": 0},
+    "TRAIN": {
+        "total_iters": 2,
+        "display_freq": 1,
+        "valid_freq": 2,
+        "num_workers": 0,
+        "precision": "float32",
+        "if_cuda": False,
+    },
     "DATA": {
         "data_dir_img": "source",
         "data_dir_label": "labels",
@@ -34,7 +40,7 @@ CONFIG = {
         "data_dir_val": "target",
         "input_size": 32,
     },
-    "TEST": {"padded_size": [48, 64]},
+    "TEST": {"padded_size": [48, 64], "precision": "float32"},
 }
 
 
@@ -438,7 +444,6 @@ def test_arguments_refused_in_one_line(bad: Input, arguments: list[str], message
     assert not list(bad.out.iterdir())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there(bad: Input) -> None:
     for script in ("main", "inference"):
         finished = bad.run("--device", "cuda", script=script)

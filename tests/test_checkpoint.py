@@ -48,12 +48,12 @@ def same_network(one: Segmentor, other: Segmentor) -> bool:
 
 def test_round_trip(segmentor: Segmentor, tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
-    save_checkpoint(path, Checkpoint(segmentor.state_dict(), 500, 0.58, CHOSEN_BEST, 8.0, 50.0))
+    save_checkpoint(path, Checkpoint(segmentor.state_dict(), 500, 0.58, CHOSEN_BEST, 8.0))
     loaded = load_checkpoint(path)
-    assert loaded[1:] == (500, 0.58, CHOSEN_BEST, 8.0, 50.0)
+    assert loaded[1:] == (500, 0.58, CHOSEN_BEST, 8.0)
     assert same_network(segmentor_from(loaded, path), segmentor)
     save_checkpoint(path, Checkpoint(segmentor.state_dict(), 1))
-    assert load_checkpoint(path)[1:] == (1, None, CHOSEN_LAST, None, None)
+    assert load_checkpoint(path)[1:] == (1, None, CHOSEN_LAST, None)
 
 
 def test_saved_files_are_in_the_published_format(segmentor: Segmentor, tmp_path: Path) -> None:
@@ -84,6 +84,17 @@ def test_older_serialisation_loads(segmentor, published, tmp_path) -> None:
     path = tmp_path / "model.ckpt"
     torch.save(published, path, _use_new_zipfile_serialization=False)
     assert same_network(segmentor_from(load_checkpoint(path), path), segmentor)
+
+
+def test_files_of_before_load_with_what_is_gone(segmentor, published, tmp_path, capsys) -> None:
+    path = tmp_path / "model.ckpt"
+    for thickness, warnings in ((None, 0), (50.0, 1)):
+        torch.save(published | {"pixel_size": 8.0, "section_thickness": thickness}, path)
+        loaded = load_checkpoint(path)
+        assert loaded.pixel_size == 8
+        assert same_network(segmentor_from(loaded, path), segmentor)
+        err = capsys.readouterr().err
+        assert err.count("trained on means over 50 nm of sections") == err.count("\n") == warnings
 
 
 @pytest.mark.parametrize("width", [2, 8])

@@ -23,11 +23,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dataloader.formats.opening import open_volume
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from model.checkpoint import BEST, LAST, MODEL, load_checkpoint, segmentor_from
+from model.checkpoint import (
+    BEST,
+    CHOSEN_AVERAGE,
+    LAST,
+    MODEL,
+    load_checkpoint,
+    segmentor_from,
+)
 from prediction.predictor import NetworkPredictor
 from tests.conftest import ROOT
 from tests.plain_inference import predicted
-from training.checkpoint_choice import chosen_by
 from training.run_folder import RunLog
 from training.trainer import Training
 from utils.config.load import load_config
@@ -59,6 +65,8 @@ CONFIG = {
         "valid_freq": 3,
         "save_freq": 3,
         "num_workers": 0,
+        "precision": "float32",
+        "if_cuda": False,
         "random_seed": 2,  # its validation scores fall, so that the best is not the last
     },
     "DATA": {
@@ -70,7 +78,13 @@ CONFIG = {
         "data_dir_val": "../data/png/val",
         "data_dir_val_label": "../data/png/val_groundtruth",
     },
-    "TEST": {"padded_size": 80, "tile": 32, "tile_step": 16, "tile_pad": 16},
+    "TEST": {
+        "padded_size": 80,
+        "tile": 32,
+        "tile_step": 16,
+        "tile_pad": 16,
+        "precision": "float32",
+    },
 }
 SOURCE_ONLY = [
     part
@@ -250,7 +264,8 @@ def test_inference_prints_as_published(trained: Project) -> None:
     patterns = [
         r"cfg_file: tiny\.yaml",
         r"out_path: .*inference/tiny",
-        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: " + chosen_by("average"),
+        r"checkpoint: .*models/tiny/model\.ckpt, iteration 6, chosen by: "
+        + re.escape(f"{CHOSEN_AVERAGE}, precision: float32"),
         r"Begin inference\.\.\.",
         r"Prediction time \(s\): \d+\.\d+",
         r"pairs of windows per second: \d+\.\d+",
@@ -279,7 +294,7 @@ def test_scores_are_sklearns_of_the_predictions(trained: Project) -> None:
     assert numbers(scores) == pytest.approx(expected, abs=1e-4)
     assert notes in trained.inference_output
     assert notes.startswith("map: per section, averaged over sections; sections: ")
-    assert origin == f"checkpoint=model.ckpt, iteration=6, chosen by: {chosen_by('average')}"
+    assert origin == f"checkpoint=model.ckpt, iteration=6, chosen by: {CHOSEN_AVERAGE}"
 
 
 def test_pictures_and_masks_of_sections(trained: Project) -> None:
@@ -312,7 +327,7 @@ def test_tables_and_summary_of_an_inference(trained: Project) -> None:
         )
         assert float(row["foreground_label"]) == pytest.approx(label.mean(), abs=1e-6)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["chosen_by"] == chosen_by("average")
+    assert summary["chosen_by"] == CHOSEN_AVERAGE
     assert summary["volume"]["shape"] == list(SHAPE)
     assert summary["volume"]["voxel_size_nm"] is None
     assert summary["scores"]["F1"] == pytest.approx(
@@ -768,7 +783,6 @@ def test_inference_without_a_checkpoint(project: Project) -> None:
     assert not (project.out / "inference").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_missing_gpu_is_a_mistake(project: Project) -> None:
     for script in ("main", "inference"):
         finished = project(script, "--device", "cuda")

@@ -156,6 +156,39 @@ def test_unknown_key_in_the_file_names_the_file(load) -> None:
 
 
 @pytest.mark.parametrize(
+    ("section", "keys", "answer"),
+    [
+        (
+            "BEYOND",
+            {"teacher": True},
+            "BEYOND.teacher: gone since the revision after 88888e3 (it brought nothing: "
+            "docs/RESULTS.md); remove it",
+        ),
+        (
+            "BEYOND",
+            {"match_greys": True, "paste": False, "complementary": "no"},
+            "BEYOND.paste, BEYOND.complementary: gone since the revision after 88888e3 (they "
+            "brought nothing: docs/RESULTS.md); remove them",
+        ),
+        (
+            "TRAIN",
+            {"choose_by": "entropy"},
+            "TRAIN.choose_by: entropy is gone since the revision after 88888e3 (it brought "
+            "nothing: docs/RESULTS.md); remove it",
+        ),
+    ],
+)
+def test_what_is_gone_is_answered_with_its_last_revision(load, section, keys, answer) -> None:
+    with pytest.raises(UserError) as caught:
+        load(text=yaml.safe_dump(SMALL | {section: keys}, sort_keys=False))
+    assert str(caught.value) == f"{load.path}: {answer}"
+    key = next(iter(set(keys) - {"match_greys", "paste"}))
+    override = f"{section}.{key}={str(keys[key]).lower()}"
+    with pytest.raises(UserError, match=rf"--set {override}: {section}\.{key}: .*after 88888e3"):
+        load(override)
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "TRAIN.total_iters=many",
@@ -165,6 +198,7 @@ def test_unknown_key_in_the_file_names_the_file(load) -> None:
         "TRAIN.learning_rate=true",
         "TRAIN.if_valid=perhaps",
         "TRAIN.opt_type=sgd",
+        "TRAIN.choose_by=best",
         "TRAIN.if_adv_weight=true",
         "MODEL.num_classes=3",
         "DATA.data_dir_img=3",

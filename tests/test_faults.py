@@ -22,6 +22,8 @@ from dataloader.pairs import PairDataset
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume
 from dataloader.volume import MaskVolume
 from model.checkpoint import (
+    AVERAGE,
+    BEST,
     LAST,
     MODEL,
     PREVIOUS_STATE,
@@ -53,7 +55,10 @@ CONFIG = {
         "valid_freq": 3,
         "save_freq": 2,
         "num_workers": 0,
+        "precision": "float32",
+        "if_cuda": False,
     },
+    "TEST": {"precision": "float32"},
     "DATA": {
         "data_dir_img": "source.hdf",
         "data_dir_label": "source_groundtruth.hdf",
@@ -232,7 +237,7 @@ def test_files_beside_the_state_are_restored_from_it(resumable: Project) -> None
 
 
 def other_width() -> dict:
-    step = AdaptationStep.build(TrainSettings(), 4, torch.device("cpu"))
+    step = AdaptationStep.build(TrainSettings(precision="float32"), 4, torch.device("cpu"))
     return step.state_dict()
 
 
@@ -321,6 +326,43 @@ def test_states_of_before_these_fields_resume(resumable: Project) -> None:
     state["log"]["sums"].pop("skipped", None)
     torch.save(state | {"best_score": None}, path)
     assert "warning: " not in resumable.train(*RESUME)
+
+
+def test_states_with_options_that_are_gone_resume(resumable: Project) -> None:
+    path = resumable.models / TRAINING_STATE
+    state = load_file(path)
+    weights = state["networks"]["segmentor"]
+    best = {"weights": weights, "iteration": 3, "valid_result": 0.5, "chosen_by": "best"}
+    state["best"] = best | {"pixel_size": None, "section_thickness": None}
+    state |= {"guard": torch.zeros(2), "choice": {"cost": 0.5, "checkpoint": None}}
+    state["config"]["BEYOND"] |= {"teacher": True, "paste": False, "complementary": "no"}
+    state["config"]["TRAIN"]["choose_by"] = "entropy"
+    torch.save(state, path)
+    output = resumable.train(*RESUME)
+    assert "warning: BEYOND.teacher: was True, is gone since the revision after 88888e3; " in output
+    assert "warning: TRAIN.choose_by: was entropy, is average; " in output
+    assert output.count("warning: ") == 3  # and TRAIN.total_iters
+    assert load_checkpoint(resumable.models / BEST).iteration == 3
+    torch.save(state | {"config": state["config"] | {"DATA": {"section_thickness": 50.0}}}, path)
+    error = resumable.fail(*RESUME)
+    assert "DATA.section_thickness: was 50.0, is gone since the revision after 88888e3" in error
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "said"),
+    [("last", LAST, "last"), ("average", AVERAGE, "average of the weights over the last iter")],
+)
+def test_the_model_is_what_was_asked_for(project: Project, rule, file, said: str) -> None:
+    output = project.train("--set", f"TRAIN.choose_by={rule}")
+    model, chosen, other = (
+        load_checkpoint(project.models / name)
+        for name in (MODEL, file, AVERAGE if file == LAST else LAST)
+    )
+    assert model.chosen_by.startswith(said)
+    assert f"model.ckpt ({model.chosen_by})\n" in output
+    key = "section_full.conv1.weight"
+    assert torch.equal(model.weights[key], chosen.weights[key])
+    assert not torch.equal(model.weights[key], other.weights[key])
 
 
 # One run at a time
@@ -479,7 +521,9 @@ def test_skipped_iterations_change_nothing_but_the_count(project: Project) -> No
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_skipped_leaves_everything_as_it_was(where: str, value: float) -> None:
     torch.manual_seed(0)
-    step = AdaptationStep.build(TrainSettings(total_iters=10), 2, torch.device("cpu"))
+    step = AdaptationStep.build(
+        TrainSettings(total_iters=10, precision="float32"), 2, torch.device("cpu")
+    )
     source, target = torch.rand(1, 2, 32, 32), torch.rand(1, 2, 32, 32)
     masks = torch.randint(0, 2, (1, 2, 32, 32))
     assert step(1, source, masks, target)["skipped"] == 0
@@ -572,7 +616,7 @@ def test_measures_of_the_target(project: Project) -> None:
     p = 1 / (1 + np.exp(-2 * maps[:, :2].astype(np.float64)))
     entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
     agreement = (masks[:, 0] == (masks[:, 1] ^ residual)).mean()
-    assert found[:3] == pytest.approx((masks.mean(), entropy.mean(), agreement), rel=1e-5)
+    assert found == pytest.approx((masks.mean(), entropy.mean(), agreement), rel=1e-5)
     again = len(seen)
     watch.measure(lambda pair: seen.append(pair) or logits_of(*maps_like(pair)), seen[0].device)
     assert all(torch.equal(a, b) for a, b in zip(seen[:again], seen[again:], strict=True))
@@ -604,7 +648,7 @@ def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) 
     target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
     watch = TargetWatch(target, MaskVolume(open_volume(project.root / "tenth.hdf")), 100)
     watch.source_foreground = 0.1
-    measures = TargetMeasures(fraction, 0.0, 1.0, 0.9)
+    measures = TargetMeasures(fraction, 0.0, 1.0)
     assert watch.judge(1, measures) is None  # too early to tell
     assert watch.judge(4, measures) is None
     warning = watch.judge(5, measures)
@@ -613,7 +657,7 @@ def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) 
         return
     assert warns in warning
     assert watch.judge(6, measures) is None
-    assert watch.judge(7, TargetMeasures(0.1, 0, 1, 0.9)) is None
+    assert watch.judge(7, TargetMeasures(0.1, 0, 1)) is None
     assert watch.judge(8, measures) == warning  # the next onset
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.plain import plain_scores
 from dataloader.formats.folder import read_section
 from dataloader.synthetic import write_sections
 from loss.consistency import pseudo_labels
@@ -16,8 +18,10 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.published import to_published
 from model.segmentor import PairLogits, Segmentor
+from prediction.predictor import NetworkPredictor
 from prediction.run import Inference
-from tests.golden import blobs, fill_segmentor, fill_weights
+from tests.golden.formula import blobs, fill_segmentor, fill_weights, moving_blobs
+from tests.plain_inference import predicted, predicted_in_tiles
 from training.adaptation import AdaptationStep
 from utils.config.schema import Config, TrainSettings
 from utils.paths import Workspace
@@ -41,21 +45,15 @@ COLUMNS = {
 }
 
 
-def golden_folders() -> list:
-    """The golden folder, and another where GOLDEN_DIR names one."""
-    extra = os.environ.get("GOLDEN_DIR")
-    return ["shared", *([extra] if extra else [])]
+GOLDEN = Path(__file__).parent / "golden"
+FOLDERS = [GOLDEN, *map(Path, filter(None, [os.environ.get("GOLDEN_DIR")]))]
 
 
-@pytest.fixture(scope="module", params=golden_folders())
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
 def training(request: pytest.FixtureRequest) -> tuple[dict, dict]:
-    """Settings and golden arrays of the training steps."""
-    if request.param == "shared":
-        folder = request.getfixturevalue("shared") / "golden"
-    else:
-        folder = Path(request.param)
-    with np.load(folder / "training_step.npz") as arrays:
-        return json.loads((folder / "settings.json").read_text()), dict(arrays)
+    """Settings and golden arrays of the training steps; GOLDEN_DIR names a further folder."""
+    with np.load(request.param / "training_step.npz") as arrays:
+        return json.loads((request.param / "settings.json").read_text()), dict(arrays)
 
 
 def golden_step(settings: dict, memory_format: torch.memory_format) -> AdaptationStep:
@@ -132,8 +130,8 @@ def test_training_steps(training: tuple[dict, dict], memory_format: torch.memory
             assert rate == pytest.approx(expected["lr"], rel=1e-12)
 
 
-def test_published_names_and_shapes(shared: Path) -> None:
-    published = json.loads((shared / "reference/released_checkpoint_shapes.json").read_text())
+def test_published_names_and_shapes() -> None:
+    published = json.loads((GOLDEN / "released_checkpoint_shapes.json").read_text())
     ours = to_published(Segmentor().state_dict())
     assert {key: list(value.shape) for key, value in ours.items()} == published
 
@@ -166,13 +164,13 @@ def write_volume(path: Path, kind: str, volume: np.ndarray) -> None:
             file["main"] = volume
 
 
-@pytest.mark.parametrize("kind", VOLUMES)
-def test_inference(kind: str, shared: Path, tmp_path: Path) -> None:
-    write_volume(tmp_path / "images", kind, vnc3_part(shared, kind, "training"))
-    write_volume(tmp_path / "masks", kind, vnc3_part(shared, kind, "training_groundtruth"))
-    (tmp_path / "models/golden").mkdir(parents=True)
+def infer(folder: Path, kind: str, images: np.ndarray, masks: np.ndarray, **test) -> Inference:
+    """Predict a volume with the golden segmentor, as a folder of sections or in tiles."""
+    write_volume(folder / "images", kind, images)
+    write_volume(folder / "masks", kind, masks)
+    (folder / "models/golden").mkdir(parents=True)
     weights = fill_segmentor(Segmentor()).state_dict()
-    save_checkpoint(tmp_path / "models/golden/model.ckpt", Checkpoint(weights, iteration=0))
+    save_checkpoint(folder / "models/golden/model.ckpt", Checkpoint(weights, iteration=0))
     config = Config(
         NAME="golden",
         DATA={
@@ -180,21 +178,46 @@ def test_inference(kind: str, shared: Path, tmp_path: Path) -> None:
             **dict.fromkeys(("data_dir_label", "data_dir_val_label"), "masks"),
             "target_stride": STRIDES[kind],
         },
-        TEST={"tile": 512, "tile_step": 256, "tile_pad": 256},
+        TEST={"precision": "float32", **test},
     )
-    workspace = Workspace(data=tmp_path, out=tmp_path)
+    workspace = Workspace(data=folder, out=folder)
     inference = Inference(config, workspace, "golden", "model.ckpt", torch.device("cpu"))
     inference.predict()
+    return inference
 
+
+def probability_of(inference: Inference) -> np.ndarray:
     with h5py.File(inference.predictions) as file:
-        probability = file["main"][:]
-    with np.load(shared / "golden/inference.npz") as arrays:
+        return file["main"][:]
+
+
+@pytest.mark.parametrize("kind", VOLUMES)
+def test_inference_of_a_real_volume(kind: str, shared: Path, tmp_path: Path) -> None:
+    folders = ("training", "training_groundtruth")
+    volumes = (vnc3_part(shared, kind, folder) for folder in folders)
+    inference = infer(tmp_path, kind, *volumes, tile=512, tile_step=256, tile_pad=256)
+    with np.load(GOLDEN / "inference.npz") as arrays:
         golden = {key.removeprefix(f"{kind}/"): arrays[key] for key in arrays if kind in key}
-    np.testing.assert_allclose(
-        probability[:, ::8, ::8], golden["probability_every8"], rtol=0, atol=INFERENCE_TOLERANCE
-    )
-    means = probability.mean((1, 2), dtype=np.float64)
-    np.testing.assert_allclose(means, golden["mean"], rtol=0, atol=INFERENCE_TOLERANCE)
+    probability = probability_of(inference)
+    alike = partial(np.testing.assert_allclose, rtol=0, atol=INFERENCE_TOLERANCE)
+    alike(probability[:, ::8, ::8], golden["probability_every8"])
+    alike(probability.mean((1, 2), dtype=np.float64), golden["mean"])
     for name, measure in MEASURES[kind].items():
-        scores = inference.measure(measure)
-        np.testing.assert_allclose(scores, golden[name], rtol=0, atol=INFERENCE_TOLERANCE)
+        alike(inference.measure(measure), golden[name])
+
+
+@pytest.mark.parametrize("kind", VOLUMES)
+def test_inference_of_a_formula_made_volume(kind: str, tmp_path: Path) -> None:
+    images, masks = moving_blobs(7, (4, 64, 96))
+    inference = infer(
+        tmp_path, kind, images, masks, padded_size=(96, 128), tile=64, tile_step=32, tile_pad=16
+    )
+    predict = NetworkPredictor(fill_segmentor(Segmentor()), torch.device("cpu"))
+    if kind == "sections":
+        expected = predicted(predict, images, STRIDES[kind], (96, 128))
+    else:
+        expected = predicted_in_tiles(predict, images, STRIDES[kind], tile=64, pad=16)
+    found = probability_of(inference)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=INFERENCE_TOLERANCE)
+    scores = plain_scores(found, masks > 0)
+    np.testing.assert_allclose(inference.measure("map"), scores, rtol=0, atol=1e-6)

@@ -33,6 +33,8 @@ CONFIG = {
         "save_freq": 2,
         "keep_checkpoints": True,
         "num_workers": 0,
+        "precision": "float32",
+        "if_cuda": False,
         "random_seed": 2,
     },
     "DATA": {
@@ -43,7 +45,7 @@ CONFIG = {
         "data_dir_val": "target",
         "data_dir_val_label": "target_groundtruth",
     },
-    "TEST": {"padded_size": 48},
+    "TEST": {"padded_size": 48, "precision": "float32"},
 }
 
 

@@ -17,7 +17,7 @@ from model.segmentor import Segmentor
 from prediction.metrics import SectionScores
 from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
 from prediction.windows import whole_section
-from tests.golden import blobs
+from tests.golden.formula import blobs
 from training.adaptation import AdaptationStep
 from utils.config.schema import TrainSettings
 

@@ -11,7 +11,8 @@ from prediction.metrics import SectionScores
 from prediction.predictor import NetworkPredictor
 from training.adaptation import AdaptationStep
 from utils.config.schema import TrainSettings
-from utils.runtime.precision import choose_precision, widened
+from utils.errors import UserError
+from utils.runtime.precision import AUTO, choose_precision, widened
 
 CPU = torch.device("cpu")
 ITERATIONS = 120
@@ -98,12 +99,24 @@ def test_norm_of_bfloat16_maps_sums_in_float32() -> None:
     torch.testing.assert_close(x.grad.float(), wide.grad, rtol=2e-2, atol=5e-3)
 
 
-def test_precision_by_its_name() -> None:
+def test_precision_by_its_name(monkeypatch) -> None:
+    monkeypatch.delenv(AUTO, raising=False)
     assert choose_precision("float32", CPU) == torch.float32
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
     amx = torch.cpu.get_capabilities().get("amx_bf16", False)
     assert choose_precision("auto", CPU) == (torch.bfloat16 if amx else torch.float32)
     assert choose_precision("auto", torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_the_environment_decides_for_auto_alone(monkeypatch, name: str) -> None:
+    monkeypatch.setenv(AUTO, name)
+    assert choose_precision("auto", CPU) == getattr(torch, name)
+    assert choose_precision("float32", CPU) == torch.float32
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+    monkeypatch.setenv(AUTO, "half")
+    with pytest.raises(UserError, match=f"{AUTO}: found 'half', expected float32 or bfloat16"):
+        choose_precision("auto", CPU)
 
 
 def test_widened_leaves_wider_numbers_alone() -> None:

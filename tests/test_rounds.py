@@ -41,11 +41,11 @@ def test_rounds_are_spread_from_the_begin_on() -> None:
 
 
 def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
-    step, data = step_of(rounds=1, begin=0.1, strong_view=True), batch()
+    step, data = step_of(rounds=1, begin=0.1), batch()
     masks = torch.randint(0, 2, (1, 2, 32, 32), generator=torch.Generator().manual_seed(9))
     before = copy.deepcopy(step.segmentor)
     with torch.no_grad():
-        target = sum(supervised_losses(*before(data["views"][:, 0]), masks).values())
+        target = sum(supervised_losses(*before(data["target"]), masks).values())
         source = sum(supervised_losses(*before(data["source"]), data["masks"]).values())
 
     def learned(iteration: int, **changes) -> tuple[float, float]:
@@ -149,9 +149,13 @@ def test_planes_are_learned_from_while_labels_are_sound(
     ("setting", "message"),
     [
         ("BEYOND.begin=0", "rounds: found begin 0"),
-        ("BEYOND.teacher=true", "rounds: found teacher"),
         ("BEYOND.orthoplane=true BEYOND.rounds=0", "orthoplane: found true, expected rounds"),
-        ("BEYOND.prototypes=0.1 BEYOND.keep_source=false", "prototypes: found 0.1, expected"),
+        ("BEYOND.guard=3 BEYOND.rounds=0", "guard: found 3, expected rounds with it"),
+        ("TRAIN.weight_cross=0", "TRAIN.weight_cross: found 0 and BEYOND.rounds 2, expected"),
+        (
+            "TRAIN.cross_loss_target=false",
+            "TRAIN.cross_loss_target: found false and BEYOND.rounds 2, expected",
+        ),
         ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: found BEYOND.rounds besides"),
     ],
 )

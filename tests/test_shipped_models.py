@@ -51,7 +51,7 @@ def test_a_model_finds_mitochondria(shared: Path, name: str, sections: tuple[int
     workspace = Workspace(shared / "data", ROOT)
     path = folder / MODEL
     checkpoint = load_checkpoint(path)
-    data = as_trained(config.DATA, checkpoint.pixel_size, checkpoint.section_thickness)
+    data = as_trained(config.DATA, checkpoint.pixel_size)
     volume = open_images(workspace, data, "val", keep=False)
     labels = open_labels(workspace, data, "val", keep=False)
     predict = NetworkPredictor(segmentor_from(checkpoint, path), torch.device("cpu"))

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from tests.test_bad_input import CONFIG, Input
-from training.selection import read_examined
 from training.study import STUDIES, load_study, runs_of
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
@@ -184,7 +183,6 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None
             {"rows": [{"name": "a", "seeds": [3]}]},
             "trial: a: seeds: found (3,), expected some of 1, 2",
         ),
-        ({"choose": ["flips"]}, "trial: choose: found 'flips', expected some of published, No"),
         ({"colour": "blue"}, "trial.yaml: colour: "),
     ],
 )
@@ -196,30 +194,6 @@ def test_mistakes_in_a_study_are_named(study: Input, change: dict, message: str)
     assert finished.err.count("\n") == 1
     assert message in finished.err
     assert not list(study.out.iterdir())
-
-
-def test_rules_that_choose_a_checkpoint_are_compared(study: Input) -> None:
-    content = yaml.safe_load((study.root / "trial.yaml").read_text())
-    keep = ["TRAIN.keep_checkpoints=true", "TRAIN.save_freq=1"]
-    content |= {"set": keep, "choose": ["published"], "seeds": [3], "checkpoints": ["model.ckpt"]}
-    content["rows"] = content["rows"][:1]
-    (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
-    finished = run(study)
-    assert finished.code == 0, finished.err
-    snapshots, source = read_examined(study.out / "logs/trial-published-3")
-    assert [s.iteration for s in snapshots] == [2, 2]
-    assert [s.averaged for s in snapshots] == [False, True]
-    assert source.foreground == pytest.approx((study.labels > 0).mean(), rel=1e-6)
-    lines = (study.root / "results/trial_checkpoints.md").read_text().splitlines()
-    line = next(line for line in lines if line.startswith("| published | 1 |"))
-    best = 100 * max(s.f1 for s in snapshots)
-    assert f"| {best:.1f} |" in line
-
-
-def test_a_run_that_kept_nothing_is_named(study: Input) -> None:
-    finished = study.run("-mn", "gone", script="choose_checkpoint")
-    assert finished.code == 2
-    assert "models/gone: found no kept checkpoint; train with --set TRAIN.keep" in finished.err
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

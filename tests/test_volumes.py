@@ -8,7 +8,7 @@ import pytest
 
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.roles import as_trained, at_common_size, open_images, open_labels, voxel_size
-from dataloader.thickness import sections_in
+from prediction.z_average import sections_in
 from utils.config.schema import DataSettings
 from utils.errors import UserError
 from utils.paths import Workspace
@@ -69,40 +69,12 @@ def test_a_working_size_needs_both_sizes(workspace, target: str, source: str, ke
 
 
 def test_inference_takes_the_size_of_training(workspace: Workspace, capsys) -> None:
-    data = as_trained(settings(), 16, None)
+    data = as_trained(settings(), 16)
     assert open_images(workspace, data, "val").shape[1:] == (30, 40)
-    assert as_trained(settings(), None, None).pixel_size_working is None
+    assert as_trained(settings(), None).pixel_size_working is None
     assert not capsys.readouterr().err
-    assert as_trained(settings(pixel_size_working=4), 16, None).pixel_size_working == 4
+    assert as_trained(settings(pixel_size_working=4), 16).pixel_size_working == 4
     assert "trained at 16 nm" in capsys.readouterr().err
-
-
-def test_sections_are_as_thick_as_asked(workspace: Workspace, capsys) -> None:
-    with h5py.File(workspace.data / "target.h5") as file:
-        whole = file["main"][:].astype(float)
-    data = settings(section_thickness=90, section_spacing_source=80)
-    for keep in (True, False):
-        volume = open_images(workspace, data, "target", keep)
-        for index, near in enumerate(([0, 1], [0, 1, 2], [1, 2, 3], [2, 3])):
-            mean = whole[near].mean(0)
-            np.testing.assert_allclose(volume.section(index), mean, rtol=1e-6)
-            np.testing.assert_allclose(
-                volume.crop(index, 3, 5, 20, 30), mean[3:23, 5:35], rtol=1e-6
-            )
-        assert volume.original.section(1).dtype == np.uint8
-    assert open_images(workspace, data, "source").section(1).dtype == np.uint8  # thick already
-    labels = open_labels(workspace, data, "source")
-    np.testing.assert_array_equal(
-        labels.section(1), open_labels(workspace, settings(), "source").section(1)
-    )
-    trained = as_trained(settings(), None, 90)
-    np.testing.assert_array_equal(
-        open_images(workspace, trained, "val").section(1), volume.section(1)
-    )
-    with pytest.raises(UserError, match=r"DATA\.section_spacing_target: missing, to show unknown"):
-        open_images(workspace, settings("unknown", section_thickness=90), "target")
-    with pytest.raises(UserError, match=r"is 7 sections of .*; expected no more than its 4"):
-        open_images(workspace, settings(section_thickness=210), "target")
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,6 @@ from torch import Tensor, nn
 
 from loss.adversarial import Discriminator, discriminator_loss, fooling_loss
 from loss.consistency import consistency_loss, rampup
-from loss.foreground_guard import ForegroundGuard
-from loss.pasting import labels_of_pasted, paste
-from loss.prototypes import prototype_loss
-from loss.self_training import (
-    residual_labels,
-    self_training_loss,
-    soft_pseudo_labels,
-    twin_loss,
-    weighted_cross_entropy,
-)
 from loss.supervised import SUPERVISED, supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
@@ -89,10 +79,6 @@ class AdaptationStep:
         self.average = WeightAverage(
             segmentor, choose_decay(settings.average_decay, settings.total_iters)
         )
-        device = next(segmentor.parameters()).device
-        self.guard = ForegroundGuard(self.beyond.guard, device, self.group)
-        teacher = self.average.network
-        self.run_teacher = compiled(teacher) if compile and self.beyond.teacher else teacher
         seg = Alignment(
             disc_seg, slice(0, 2), settings.weight_adv_spatial, settings.learning_rate_ms
         )
@@ -145,7 +131,6 @@ class AdaptationStep:
         source: Tensor | None,
         masks: Tensor | None,
         target: Tensor | None,
-        views: Tensor | None = None,
         target_masks: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Learn from one batch of source pairs and one of target pairs.
@@ -155,9 +140,9 @@ class AdaptationStep:
             source: source pairs (B, 2, H, W) in [0, 1]; None, with their masks: only the target
                 is learned from.
             masks: their masks (B, 2, H, W), int64 of 0 and 1.
-            target: target pairs (B, 2, H, W) in [0, 1]; with ``context``, that much larger.
-            views: the same as the student sees them, (B, views, 2, H, W); None: as they are.
-            target_masks: pseudo labels made in rounds, as ``masks``; None: made here, if at all.
+            target: target pairs (B, 2, H, W) in [0, 1].
+            target_masks: pseudo labels made in rounds, as ``masks``; None: the target is learned
+                from by consistency and alignment, if at all.
 
         Returns:
             Detached scalars, on the device: every loss with its weight applied, gradient norms
@@ -169,10 +154,9 @@ class AdaptationStep:
             optimizer.zero_grad(set_to_none=True)
 
         # One pass for both domains: InstanceNorm keeps the pairs of a batch apart.
-        seen, pasted = self.student_view(source, masks, target, views)
         adapts = self.adapts(iteration, target_masks)
-        pairs = [source] * (source is not None) + [seen] * adapts
-        logits, features = self.segment_with_features(torch.cat(pairs))
+        pairs = [source] * (source is not None) + [target] * adapts
+        logits = self.segment(torch.cat(pairs))
         count = 0 if source is None else len(source)
         source_logits = PairLogits(*(maps[:count] for maps in logits))
         target_logits = PairLogits(*(maps[count:] for maps in logits))
@@ -180,11 +164,8 @@ class AdaptationStep:
         losses = self.source_losses(iteration, source_logits, masks)
         if adapts and target_masks is not None:
             losses |= self.labelled_losses(iteration, target_logits, target_masks)
-            if features is not None:
-                losses |= self.prototype_losses(features, masks, target_masks)
         elif adapts:
-            plain = target_logits if seen is target else None
-            losses |= self.target_losses(iteration, target_logits, target, plain, masks, pasted)
+            losses |= self.target_losses(iteration, target_logits)
         sum(losses.values()).backward()
 
         report, learning = dict(losses), ["segmentor"]
@@ -242,36 +223,12 @@ class AdaptationStep:
             losses["consistency_source"] = weight * consistency_loss(*logits)
         return losses
 
-    def student_view(
-        self, source: Tensor, masks: Tensor, target: Tensor | None, views: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the student sees of the target, view after view, and where the source is pasted."""
-        seen = target if views is None else views.transpose(0, 1).flatten(0, 1)
-        return paste(source, masks, seen) if self.beyond.paste and self.adapt else (seen, None)
-
-    def target_losses(
-        self,
-        iteration: int,
-        logits: PairLogits,
-        target: Tensor | None = None,
-        plain: PairLogits | None = None,
-        masks: Tensor | None = None,
-        pasted: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Weighted consistency and adversarial losses, the discriminators frozen.
-
-        Args:
-            iteration: counts from 1.
-            logits: of the target as the student has seen it.
-            target, plain, masks, pasted: for self-training, see ``self_training``.
-        """
+    def target_losses(self, iteration: int, logits: PairLogits) -> dict[str, Tensor]:
+        """Weighted consistency and adversarial losses, the discriminators frozen."""
         losses = {}
         if self.settings.cross_loss_target:
-            if self.beyond.self_trains:
-                loss = self.self_training(logits, target, plain, masks, pasted)
-            else:
-                loss = consistency_loss(*logits)
-            losses["consistency_target"] = self.consistency_weight(iteration) * loss
+            weight = self.consistency_weight(iteration)
+            losses["consistency_target"] = weight * consistency_loss(*logits)
         for name, (discriminator, maps, weight, _) in self.alignments.items():
             discriminator.requires_grad_(False)
             seen = [part.softmax(1) for part in logits[maps]]
@@ -282,72 +239,15 @@ class AdaptationStep:
     def labelled_losses(
         self, iteration: int, logits: PairLogits, masks: Tensor
     ) -> dict[str, Tensor]:
-        """The supervised losses of the target's views on pseudo labels made in a round, summed.
+        """The supervised losses of the target on pseudo labels made in a round, summed.
 
         Args:
             iteration: counts from 1.
-            logits: of the target as the student has seen it, view after view.
+            logits: of the target.
             masks: pseudo labels (B, 2, H, W), int64 of 0 and 1.
         """
-        views = len(logits.current) // len(masks)
-        loss = sum(supervised_losses(*logits, masks.repeat(views, 1, 1, 1)).values())
+        loss = sum(supervised_losses(*logits, masks).values())
         return {"consistency_target": self.consistency_weight(iteration) * loss}
-
-    def prototype_losses(
-        self, features: Tensor, masks: Tensor, target_masks: Tensor
-    ) -> dict[str, Tensor]:
-        """How differently the classes look in the two domains.
-
-        Args:
-            features: of the source pairs, then of the target's, (.., 2, C, H, W).
-            masks, target_masks: of both, (B, 2, H, W).
-        """
-        count = len(masks)
-        views = len(features[count:]) // len(target_masks)
-        labels = target_masks.repeat(views, 1, 1, 1)
-        loss = prototype_loss(features[:count], masks, features[count:], labels)
-        return {"prototypes": self.beyond.prototypes * loss}
-
-    def self_training(
-        self,
-        logits: PairLogits,
-        target: Tensor,
-        plain: PairLogits | None,
-        masks: Tensor,
-        pasted: Tensor | None,
-    ) -> Tensor:
-        """Loss of the student's logits on pseudo labels of the plain target, mean over its views.
-
-        Args:
-            logits: the student's, of all views.
-            target: plain pairs (B, 2, H, W), or with ``context`` round the student's.
-            plain: the network's logits of these, where it has seen no other view.
-            masks: of the source, (B, 2, H, W).
-            pasted: where the source's mitochondria are in the student's view, if they are.
-        """
-        beyond, count = self.beyond, len(logits.current) // len(target)
-        known = self.teacher_logits(target) if beyond.teacher or plain is None else plain
-        inner = slice(beyond.context, target.shape[-1] - beyond.context)
-        known = PairLogits(*(maps[..., inner, inner] for maps in known))
-        labels = soft_pseudo_labels(*known, beyond.sure_fraction)
-        trust = self.guard(masks, torch.stack([found.labels for found in labels]))
-        if pasted is not None:
-            labels = labels_of_pasted(labels, masks, pasted[: len(target)])
-        views = [PairLogits(*maps) for maps in zip(*(m.chunk(count) for m in logits), strict=True)]
-        loss = 0.0
-        for view in views:
-            loss = loss + self_training_loss(view.current, view.auxiliary, labels) / count
-            if beyond.residual_labels:
-                residual = weighted_cross_entropy(view.residual, residual_labels(labels))
-                loss = loss + residual / count
-        if count == 2:
-            loss = loss + twin_loss(*views)
-        return trust * loss
-
-    @torch.no_grad()
-    def teacher_logits(self, target: Tensor) -> PairLogits:
-        """Of plain pairs (B, 2, H, W), by the teacher or, without one, by the network itself."""
-        return self.segment(target, self.run_teacher if self.beyond.teacher else None)
 
     def discriminator_losses(
         self, source: PairLogits, target: PairLogits
@@ -361,14 +261,6 @@ class AdaptationStep:
             found = discriminator_loss(self.judge(discriminator), *seen)
             losses[f"disc_{name}"], accuracies[f"disc_accuracy_{name}"] = found
         return losses, accuracies
-
-    def segment_with_features(self, pairs: Tensor) -> tuple[PairLogits, Tensor | None]:
-        """``segment``, and what the masks' logits are made of if a loss wants it."""
-        if not self.beyond.prototypes:
-            return self.segment(pairs), None
-        with computing_in(self.precision, pairs.device):
-            logits, features = self.run_segmentor(pairs, with_features=True)
-        return PairLogits(*map(widened, logits)), widened(features)
 
     def segment(self, pairs: Tensor, network: nn.Module | None = None) -> PairLogits:
         """The logits of pairs, by the segmentor or another network like it.
@@ -413,7 +305,6 @@ class AdaptationStep:
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
             "average": self.average.network.state_dict(),
-            "guard": self.guard.means,
         }
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
@@ -422,7 +313,6 @@ class AdaptationStep:
             network.load_state_dict(state["networks"][name])
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         self.average.network.load_state_dict(state.get("average", state["networks"]["segmentor"]))
-        self.guard.means.copy_(state.get("guard", self.guard.means))
 
 
 def not_finite(report: dict[str, Tensor]) -> Tensor:

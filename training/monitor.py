@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +13,6 @@ from loss.consistency import pseudo_labels
 from model.segmentor import PairLogits
 
 PAIRS = 8  # crops of the target that are looked at, the same each time
-SMALLEST_OBJECT = 30  # pixels
 LABELLED_SECTIONS = 8  # of the source, whose foreground is the measure
 # A collapse: outside of these, the least and most of two. Tissue differs between volumes by
 # less: the published ones hold 5 to 10 % mitochondria.
@@ -32,13 +29,11 @@ class TargetMeasures(NamedTuple):
         entropy: of the softmax, in bits: 0 where it is sure, 1 where it tosses a coin.
         agreement: fraction in which a section's mask is the one that the other section's mask
             and the residual give by XOR; the same for both sections of a pair.
-        solidity: mean over the objects, see ``solidities``; NaN where there is none.
     """
 
     foreground: float
     entropy: float
     agreement: float
-    solidity: float
 
 
 class TargetWatch:
@@ -67,14 +62,11 @@ class TargetWatch:
         self, segment: Callable[[Tensor], PairLogits], device: torch.device
     ) -> TargetMeasures:
         """``TargetMeasures`` by a network that takes pairs (B, 2, H, W)."""
-        sums, solid = torch.zeros(3, device=device), []
+        sums = torch.zeros(3, device=device)
         for number in range(self.pairs):
             pair = torch.from_numpy(self.target.plain(number))[None].to(device)
-            logits = segment(pair)
-            sums += _measures(logits)
-            for maps in (logits.current, logits.auxiliary):
-                solid += solidities(maps[0].argmax(0).cpu().numpy())
-        return TargetMeasures(*(sums / self.pairs).tolist(), float(np.mean(solid or [math.nan])))
+            sums += _measures(segment(pair))
+        return TargetMeasures(*(sums / self.pairs).tolist())
 
     def judge(self, iteration: int, measures: TargetMeasures) -> str | None:
         """A warning when a collapse begins; None while all is well, or while it lasts."""
@@ -95,34 +87,9 @@ class TargetWatch:
 
 def foreground(labels: Volume) -> float:
     """Fraction of mitochondria in a few evenly spaced sections of masks of 0 and 1."""
-    chosen = _spread(labels)
-    return sum(float(labels.section(index).mean()) for index in chosen) / len(chosen)
-
-
-def label_solidity(labels: Volume) -> float:
-    """Mean ``solidities`` of a few evenly spaced sections of masks; NaN where they are empty."""
-    found = [
-        solidity for index in _spread(labels) for solidity in solidities(labels.section(index))
-    ]
-    return float(np.mean(found or [math.nan]))
-
-
-def solidities(mask: np.ndarray) -> list[float]:
-    """Area over that of the convex hull, of each object of 30 pixels or more in a mask (H, W).
-
-    Mitochondria are nearly convex, what a network mistakes for them often is not.
-    Source: Franco-Barranco et al., *Deep learning based domain adaptation for mitochondria
-    segmentation on EM volumes*, 2022.
-    """
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    areas = [(cv2.contourArea(line), cv2.contourArea(cv2.convexHull(line))) for line in outlines]
-    return [area / hull for area, hull in areas if area >= SMALLEST_OBJECT]
-
-
-def _spread(labels: Volume) -> list[int]:
-    """A few evenly spaced sections."""
     count = min(LABELLED_SECTIONS, len(labels))
-    return [round((n + 0.5) * len(labels) / count - 0.5) for n in range(count)]
+    chosen = [round((n + 0.5) * len(labels) / count - 0.5) for n in range(count)]
+    return sum(float(labels.section(index).mean()) for index in chosen) / count
 
 
 def _measures(logits: PairLogits) -> Tensor:

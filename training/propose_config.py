@@ -11,11 +11,11 @@ from dataloader.formats.opening import open_volume
 from dataloader.inspection import ImagesFound, inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
 from dataloader.roles import SAME_SIZE
-from dataloader.thickness import sections_in
 from dataloader.volume import MaskVolume, Volume, resample
 from prediction.orthoplane import STRETCHED
 from prediction.pictures import contours, side_by_side, stacked
 from prediction.windows import MARGIN, round_up
+from prediction.z_average import sections_in
 from utils.config.load import load_config
 from utils.errors import UserError, warn, writing_to
 from utils.files import write_picture

@@ -1,7 +1,7 @@
 """What may change in the config when a run goes on."""
 
-from typing import Any
-
+from utils.config.load import flat
+from utils.config.removed import REMOVED
 from utils.config.schema import Config, Ignored
 
 # What a run leaves behind does not depend on these.
@@ -47,23 +47,17 @@ def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:
         Changes that make it another run, and those that are only worth a warning.
     """
     fixed, warned = [], []
+    before = flat(earlier)
+    for key, gone in REMOVED.items():
+        if (old := before.get(key, gone.off)) != gone.off:
+            change = f"{key}: was {old}, is gone since the revision after {gone.last}"
+            (fixed if key in FIXED else warned).append(change)
     for key, new in flat(config.model_dump(mode="json")).items():
-        old = flat(earlier).get(key, new)
+        old = before.get(key, new)
         if old == new or key in FREE or key.startswith(FREE_SECTIONS) or _is_ignored(key):
             continue
         (fixed if key in FIXED else warned).append(f"{key}: was {old}, is {new}")
     return fixed, warned
-
-
-def flat(values: dict) -> dict[str, Any]:
-    """Values by "SECTION.key"; a value without a section by its own name."""
-    found = {}
-    for section, content in values.items():
-        if isinstance(content, dict):
-            found |= {f"{section}.{key}": value for key, value in content.items()}
-        else:
-            found[section] = content
-    return found
 
 
 def _is_ignored(key: str) -> bool:

@@ -117,7 +117,6 @@ class TargetLabels:
             pairs.crop,
             seed=(*pairs.seed, cut.axis),
             length=pairs.length,
-            views=pairs.views,
         )
 
     def open(self, iteration: int) -> Volume:

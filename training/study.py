@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 from model.checkpoint import (
     AVERAGE,
     CHOSEN_AVERAGE,
+    CHOSEN_BY,
     LAST,
     MODEL,
     PREVIOUS_STATE,
@@ -30,8 +31,6 @@ from model.checkpoint import (
     load_state,
 )
 from prediction.run import MEASURES, SECTIONS, SUMMARY
-from training.checkpoint_choice import CHOICES, chosen_by
-from training.selection import SCORED_PAIRS, read_examined, regret
 from utils.config.load import load_config
 from utils.config.schema import Settings
 from utils.config.yaml_text import read_yaml
@@ -55,7 +54,7 @@ KEPT = (
 )  # of a prediction's summary
 NAMES = {LAST: "last weights", AVERAGE: CHOSEN_AVERAGE, MODEL: "model.ckpt"}  # in the figure
 COLOURS = ("#c77", "#247", "#7a5", "#a7c")
-RULES = {chosen_by(rule): rule for rule in CHOICES}  # by what a checkpoint says of itself
+RULES = {chosen: rule for rule, chosen in CHOSEN_BY.items()}  # by what a checkpoint says of itself
 SCRIPTS = ROOT / "scripts"
 
 
@@ -81,8 +80,6 @@ class Study(Settings):
     seeds: Annotated[list[int], Field(min_length=1)]
     set: tuple[str, ...] = ()  # overrides of all runs
     checkpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (MODEL,)  # each is scored
-    choose: tuple[str, ...] = ()  # rows in which rules that choose a checkpoint are compared; with
-    # TRAIN.keep_checkpoints
     rows: Annotated[list[Row], Field(min_length=1)]
 
 
@@ -152,10 +149,6 @@ def runs_of(study: Study, name: str) -> list[Run]:
             raise UserError(
                 f"{name}: {row.name}: seeds: found {row.seeds}, expected some of {known}"
             )
-    for chosen in study.choose:
-        if chosen not in trained:
-            known = ", ".join(trained)
-            raise UserError(f"{name}: choose: found {chosen!r}, expected some of {known}")
     for seed in study.seeds:
         for row in study.rows:
             if seed not in (row.seeds or study.seeds):
@@ -264,9 +257,7 @@ class StudyRunner:
     def _do(self, run: Run) -> str | None:
         missing = [file for file in self.study.checkpoints if not self._scored(run, file)]
         models = self._models(run)
-        wanted = run.row.name in self.study.choose
-        unexamined = wanted and not read_examined(self.workspace.logs(run.name))
-        if not (missing or unexamined) or self.stopping.is_set():
+        if not missing or self.stopping.is_set():
             return None
         if run.row.of and not (models / "done").exists():
             return f"{run.name}: {run.model}, whose network it takes, is not trained yet"
@@ -287,10 +278,6 @@ class StudyRunner:
             scores = self._keep_score(run, file, inference)
             shutil.rmtree(inference)  # probabilities are large, and made again in a minute
             print(f"{run.name}, {file}: " + _text(scores), flush=True)
-        if unexamined:
-            code = self._call(run, "choose_checkpoint", "-mn", run.name)
-            if code:
-                return self._failure(run, "choose_checkpoint.py", code)
         return None
 
     def _models(self, run: Run) -> Path:
@@ -378,49 +365,12 @@ class StudyRunner:
                         values = [f"{summary['scores'][name]:.4f}" for name in SCORES]
                         origin = [summary["iteration"], summary["revision"]]
                         writer.writerow([row.name, checkpoint, run.seed, *values, *origin])
-        if self.study.choose:
-            path = self.results / f"{self.name}_checkpoints.md"
-            path.write_text(self._regrets(), encoding="utf-8")
         path = self.results / f"{self.name}.md"
         path.write_text(self._markdown(lines), encoding="utf-8")
         if lines:
             _figure(lines, self.study.title, self.results / f"{self.name}.png")
         gather(self.results)
         return path
-
-    def _regrets(self) -> str:
-        """The table of what each rule that chooses a checkpoint costs."""
-        lines = [
-            f"# Which checkpoint: {self.study.title}",
-            "",
-            "F1 lost against the best of all kept checkpoints on the target's labels (per cent, "
-            "mean over the seeds, in brackets the largest), by the rules of "
-            "[training/checkpoint_choice.py](../../training/checkpoint_choice.py); F1 of "
-            f"{SCORED_PAIRS} evenly spaced pairs of sections.",
-            "",
-            f"| run | seeds | best | {' | '.join(CHOICES)} |",
-            "|---" * (3 + len(CHOICES)) + "|",
-        ]
-        lost: dict[str, list[float]] = {rule: [] for rule in CHOICES}
-        for row in self.study.rows:
-            mine = [run for run in self.runs if run.row is row and row.name in self.study.choose]
-            logs = [self.workspace.logs(run.name) for run in mine]
-            known = [found for folder in logs if (found := read_examined(folder))]
-            if not known:
-                continue
-            best = mean(max(s.f1 for s in snapshots) for snapshots, _ in known)
-            cells = [row.name, str(len(known)), f"{100 * best:.1f}"]
-            for rule in CHOICES:
-                values = [100 * regret(rule, *found) for found in known]
-                lost[rule] += values
-                cells.append(f"{mean(values):.1f} ({max(values):.1f})")
-            lines.append(f"| {' | '.join(cells)} |")
-        if lost["last"]:
-            means = [f"{mean(values):.1f} ({max(values):.1f})" for values in lost.values()]
-            lines.append(f"| all | {len(lost['last'])} | | {' | '.join(means)} |")
-        return "\n".join(
-            [*lines, "", f"Made by `python scripts/study.py -c studies/{self.name}`.", ""]
-        )
 
     def _markdown(self, lines: list[tuple[Row, str, list[dict[str, Any]]]]) -> str:
         total = len(self.study.rows) * len(self.study.checkpoints)
@@ -449,9 +399,7 @@ class StudyRunner:
         foot = [
             "",
             "Per cent; mean and standard deviation over the seeds. Checkpoints: the last weights, "
-            f"the {CHOSEN_AVERAGE}, or what a rule of "
-            "[training/checkpoint_choice.py](../../training/checkpoint_choice.py) chose; no label "
-            "of the target chose any.",
+            f"or the {CHOSEN_AVERAGE}; no label of the target chose any.",
         ]
         if lines:
             foot += ["", f"![F1 of every seed]({self.name}.png)"]
@@ -494,7 +442,7 @@ def gather(results: Path) -> Path:
     for path in sorted(results.glob("*.md")):
         text = path.read_text(encoding="utf-8").strip()
         text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
-        text = re.sub(r"\]\((?=[^/)]+\.png\))", f"]({results.name}/", text)
+        text = re.sub(r"\]\((?=[^/)]+\.(png|csv)\))", f"]({results.name}/", text)
         parts.append(text.replace("](../../", "](../"))
     path = results.parent / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -12,15 +12,13 @@ from dataloader.histogram_matching import grey_transfer
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.loader import on_device
 from dataloader.pairs import (
+    Look,
     PairDataset,
-    Transfer,
-    Views,
     check_crop_fits,
     check_same_shape,
     pair_loader,
 )
 from dataloader.roles import at_common_size, open_images, open_labels, pixel_size
-from dataloader.spectrum import spectrum_transfer
 from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
 from loss.supervised import inter_section_residual
@@ -41,11 +39,9 @@ from model.checkpoint import (
     save_checkpoint,
     save_whole,
 )
-from model.segmentor import PairLogits
 from prediction.pictures import training_picture
 from prediction.predictor import NetworkPredictor
 from training.adaptation import AdaptationStep
-from training.checkpoint_choice import LOOKS, RULES, CheckpointChoice, TargetLook, chosen_by
 from training.monitor import TargetWatch, foreground
 from training.nonfinite import NonFiniteWatch
 from training.resuming import changes
@@ -70,7 +66,6 @@ CHECK_SETTINGS = {
     "resume": False,
 }
 CHECK_PAIRS = 1  # of sections in a check's validation
-CHECK_LOOKS = 2  # at the target where a checkpoint is chosen
 CHECK_CROP_ON_CPU = 256  # pixels; an iteration on 512 takes the published network 15 s there
 
 
@@ -116,11 +111,10 @@ class Training:
         )
         self.source = self._dataset(workspace, "source")
         self.target = self._dataset(workspace, "target")
-        self.source.views = self.source.views._replace(transfers=self._transfers())
+        self.source.look = self._source_look()
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.nonfinite = self._nonfinite_watch()
         self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
-        self.choice = self._choice(CHECK_LOOKS if check else LOOKS)
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
             limit = CHECK_PAIRS if check else None
@@ -155,7 +149,6 @@ class Training:
                         source["images"],
                         source.get("masks"),
                         target["images"],
-                        target.get("views"),
                         target.get("masks"),
                     )
                     if self.group.leads:
@@ -192,8 +185,6 @@ class Training:
                 self.validate(log, iteration, stop)
             self.look_at_target(log, iteration)
             self.unvalidated = False
-        if self.choice and self.choice.due(iteration):
-            self.choose(iteration)
         if self._due(iteration, train.save_freq):
             self.save(iteration, log)
 
@@ -288,18 +279,6 @@ class Training:
         if warning:
             log.info(f"warning at {iteration}: {warning}")
 
-    def choose(self, iteration: int) -> None:
-        """Offer the network and its average as the one that the run leaves."""
-        for network in (self.step.segmentor, self.step.average.network):
-
-            def segment(pairs: Tensor, network: nn.Module = network) -> PairLogits:
-                return self.step.segment(pairs, network)
-
-            def checkpoint(network: nn.Module = network) -> Checkpoint:
-                return _kept(self._checkpoint(iteration, chosen_by(self.choice.rule), network))
-
-            self.choice.offer(segment, self.device, checkpoint)
-
     def save(self, iteration: int, log: RunLog) -> None:
         """Write the last checkpoint and what it takes to go on from it.
 
@@ -320,7 +299,6 @@ class Training:
             "log": log.state_dict(),
             "nonfinite": self.nonfinite.state_dict(),
             "collapsed": self.target_watch.collapsed,
-            "choice": self.choice and self.choice.state_dict(),
             **self.step.state_dict(),
         }
         save_whole(self.folder.models / TRAINING_STATE, state, previous=PREVIOUS_STATE)
@@ -344,14 +322,13 @@ class Training:
     def _save_weights(self, iteration: int, suffix: str = "") -> None:
         """Write ``last.ckpt`` and ``average.ckpt``, with a suffix to their stems.
 
-        Without one ``model.ckpt`` as well: the average, until there is a choice.
+        Without one ``model.ckpt`` as well: what ``TRAIN.choose_by`` names.
         """
         last = self._checkpoint(iteration, CHOSEN_LAST)
         average = self._checkpoint(iteration, CHOSEN_AVERAGE, self.step.average.network)
         written = {LAST: last, AVERAGE: average}
         if not suffix:
-            chosen = self.choice and self.choice.checkpoint
-            written[MODEL] = last if self.config.TRAIN.choose_by == "last" else chosen or average
+            written[MODEL] = last if self.config.TRAIN.choose_by == "last" else average
         for name, checkpoint in written.items():
             path = self.folder.models / name
             save_checkpoint(path.with_stem(path.stem + suffix), checkpoint)
@@ -405,29 +382,15 @@ class Training:
             images,
             labels,
             data.source_stride if is_source else data.target_stride,
-            self.crop + (0 if is_source else 2 * self.config.BEYOND.context),
+            self.crop,
             seed=(train.random_seed, SOURCE if is_source else TARGET),
             length=train.total_iters * train.batch_size,
-            views=self._views(is_source),
         )
 
-    def _views(self, is_source: bool) -> Views:
-        beyond = self.config.BEYOND
-        if is_source:
-            return Views(random=beyond.random_source, strides=beyond.random_strides)
-        return Views(
-            strong=beyond.strong_view,
-            hidden_fraction=beyond.hidden_fraction,
-            complementary=beyond.complementary,
-            strides=beyond.random_strides,
-            margin=beyond.context,
-        )
-
-    def _transfers(self) -> tuple[Transfer, ...]:
-        """What makes the source look like the target."""
+    def _source_look(self) -> Look:
+        """How the source is shown, that the network may read the target."""
         beyond, volumes = self.config.BEYOND, (self.source.images, self.target.images)
-        found = (spectrum_transfer(*volumes),) if beyond.match_spectrum else ()
-        return found + ((grey_transfer(*volumes, *found),) if beyond.match_greys else ())
+        return Look(beyond.random_source, grey_transfer(*volumes) if beyond.match_greys else None)
 
     def _validation(self, workspace: Workspace, limit: int | None) -> Validation | None:
         """None where validation is off or there are no labels."""
@@ -438,15 +401,6 @@ class Training:
         if labels is None:
             return None
         return Validation(self.config, open_images(workspace, data, "val"), labels, limit)
-
-    def _choice(self, looks: int) -> CheckpointChoice | None:
-        """None where ``model.ckpt`` is the last network or its average whatever they predict."""
-        train, data = self.config.TRAIN, self.config.DATA
-        if train.choose_by not in RULES:
-            return None
-        target, labels = self.target.images, self.source.labels
-        look = TargetLook(target, labels, data.target_stride, self.crop, looks)
-        return CheckpointChoice(train.choose_by, look, train.total_iters)
 
     def _nonfinite_watch(self) -> NonFiniteWatch:
         train = self.config.TRAIN
@@ -468,8 +422,6 @@ class Training:
             self.best = self._best_of(state, path.with_name(BEST))
             self.nonfinite.load_state_dict(state.get("nonfinite", {}))
             self.target_watch.collapsed = state.get("collapsed", False)
-            if self.choice and state.get("choice"):
-                self.choice.load_state_dict(state["choice"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{path}: not the state of such a run ({reason})") from None
@@ -496,7 +448,8 @@ class Training:
     def _best_of(state: dict, path: Path) -> Checkpoint | None:
         """The best checkpoint of a state; before states held it, of its own file."""
         if "best" in state:
-            return state["best"] and Checkpoint(**state["best"])
+            best = state["best"]  # earlier states have fields that are gone
+            return best and Checkpoint(**{key: best[key] for key in Checkpoint._fields})
         return load_checkpoint(path) if state.get("best_score") is not None else None
 
     def _checkpoint(
@@ -504,9 +457,8 @@ class Training:
     ) -> Checkpoint:
         """The segmentor, or another network, as it is now; its weights go on changing."""
         weights = (self.step.segmentor if network is None else network).state_dict()
-        data = self.config.DATA
-        sizes = data.pixel_size_working, data.section_thickness
-        return Checkpoint(weights, iteration, self.score, rule, *sizes)
+        pixel_size = self.config.DATA.pixel_size_working
+        return Checkpoint(weights, iteration, self.score, rule, pixel_size)
 
 
 def _kept(checkpoint: Checkpoint) -> Checkpoint:

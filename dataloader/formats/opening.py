@@ -16,7 +16,6 @@ from dataloader.formats.arrays import (
     ZarrVolume,
 )
 from dataloader.formats.folder import FolderVolume, read_names
-from dataloader.thickness import ThickVolume
 from dataloader.volume import KeptVolume, MaskVolume, ResampledVolume, Volume
 from utils.errors import UserError
 from utils.runtime.memory import available_memory
@@ -52,7 +51,6 @@ def open_volume(
     scale: float = 1.0,
     masks: bool = False,
     keep: bool = True,
-    count: int = 1,
 ) -> Volume:
     """The volume at a path.
 
@@ -64,7 +62,6 @@ def open_volume(
         masks: the volume holds labels, to be read as masks of 0 and 1.
         keep: in memory, if it takes no more than a quarter of what is free; else sections are read
             as needed.
-        count: an odd number of sections, whose mean each section is (``dataloader.thickness``).
 
     Raises:
         UserError: nothing there, or nothing readable.
@@ -77,8 +74,6 @@ def open_volume(
         volume = MaskVolume(volume)
     if scale != 1.0:
         volume = ResampledVolume(volume, scale)
-    if count > 1:
-        volume = ThickVolume(volume, count)
     return KeptVolume(volume) if keep and _fits(volume) else volume
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from utils.config.removed import refuse_removed
 from utils.config.schema import Config, Settings
 from utils.config.yaml_text import read_yaml
 from utils.errors import UserError
@@ -32,10 +33,12 @@ def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConf
     """
     path = _find_config(name, config_dir)
     values = _read_yaml(path)
+    refuse_removed(flat(values), str(path))
     origin = {}
     for override in overrides:
         key, value = _parse_override(override)
         origin[key] = f"--set {override}"
+        refuse_removed(flat({key: value}), origin[key])
         section, _, field = key.partition(".")
         if field and not isinstance(values.setdefault(section, {}), dict):
             raise UserError(f"{path}: {section}: found {values[section]!r}, expected keys under it")
@@ -46,6 +49,17 @@ def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConf
         key, problem = _explain(error)
         source = next((o for k, o in origin.items() if f"{k}.".startswith(f"{key}.")), path)
         raise UserError(f"{source}: {key}: {problem}") from None
+
+
+def flat(values: dict) -> dict[str, Any]:
+    """Values by "SECTION.key"; a value without a section by its own name."""
+    found = {}
+    for section, content in values.items():
+        if isinstance(content, dict):
+            found |= {f"{section}.{key}": value for key, value in content.items()}
+        else:
+            found[section] = content
+    return found
 
 
 def _find_config(name: str, config_dir: Path) -> Path:

@@ -113,10 +113,8 @@ class TrainSettings(Settings):
     # of the moving average of the weights (training/averaging.py); auto: 0.99, long runs 0.999
     average_decay: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
 
-    # what becomes model.ckpt, without labels of the target (training/checkpoint_choice.py)
-    choose_by: Literal["last", "average", "agreement", "entropy", "foreground", "solidity"] = (
-        "average"
-    )
+    # what becomes model.ckpt: the last weights, or the average of the weights
+    choose_by: Literal["last", "average"] = "average"
 
     display_freq: PositiveInt = 100  # iterations between lines in loss.txt, means over them
     show_freq: Annotated[int, Field(ge=0, lt=LARGEST)] = 500  # between pictures in TensorBoard; 0:
@@ -153,60 +151,25 @@ class TrainSettings(Settings):
 class BeyondSettings(Settings):
     """BEYOND: what the paper does not have. All is off by default."""
 
-    teacher: bool = False  # pseudo labels by the average of the weights (TRAIN.average_decay)
-    soft_xor: bool = False  # XOR of probabilities, weighted by agreement; with teacher always so
-    sure_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each class, that counts; soft_xor
-    strong_view: bool = False  # the student sees the target with noise, blur, holes
-    hidden_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of blocks, in the student's view
-    complementary: Literal["no", "shared", "independent"] = "no"  # two views, each shows the blocks
-    # that the other hides: the same of both sections, or others; instead of hidden_fraction
-    context: Annotated[int, Field(ge=0, multiple_of=16)] = 0  # pixels round the student's crop of
-    # the target that the labeller sees besides
     random_source: bool = False  # the source as other microscopes might show it
     match_greys: bool = False  # the source in the target's grey levels
-    match_spectrum: bool = False  # the source as sharp and as grainy as the target
-    random_strides: bool = False  # pairs from half of the strides to twice, in either order
-    paste: bool = False  # the source's mitochondria into the student's view of the target
-    prototypes: Weight = 0.0  # of the loss that aligns the classes' mean features; rounds, with the
-    # source kept
-    residual_labels: bool = False  # the residual learns the XOR of the pseudo labels; soft_xor
     begin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of the run in which the source
     # alone is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
     head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of mitochondria at which
     # the mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
     rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
-    # on, as inference does (training/rounds.py); 0: only crop by crop
+    # on, as inference does (training/rounds.py); 0: never
     orthoplane: bool = False  # rounds label by xy sections, xz and yz planes, and all three are
     # learned from (training/rounds.py); of volumes whose voxels are near to cubes
     keep_source: bool = True  # go on with the source beside the labelled target; rounds
-    guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of pseudo labels may
-    # differ from the source's before they do not count; 0: by any
-
-    @property
-    def self_trains(self) -> bool:
-        """Whether loss/self_training.py takes the place of loss/consistency.py on the target."""
-        return self.teacher or self.soft_xor
-
-    @property
-    def has_view(self) -> bool:
-        """Whether the student sees the target otherwise than the labeller."""
-        hides = self.hidden_fraction > 0 or self.complementary != "no"
-        return self.strong_view or self.context > 0 or hides
+    guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of a round's labels
+    # may differ from the source's before they do not count; 0: by any; rounds
 
     @model_validator(mode="after")
     def _consistent(self) -> "BeyondSettings":
-        by_crops = self.context > 0 or self.paste or self.residual_labels
-        more = self.has_view or self.guard > 0 or by_crops
-        if more and not (self.self_trains or self.rounds):
+        if self.guard and not self.rounds:
             raise ValueError(
-                "strong_view, context, hidden_fraction, complementary, paste, residual_labels, "
-                "guard: found one of these, expected teacher, soft_xor or rounds with it: somebody "
-                "has to label the target"
-            )
-        if self.rounds and (by_crops or self.self_trains):
-            raise ValueError(
-                "rounds: found teacher, soft_xor, context, paste or residual_labels besides, which "
-                "are for labels made crop by crop; expected one way or the other"
+                f"guard: found {self.guard:g}, expected rounds with it, whose labels it checks"
             )
         if self.rounds and not self.begin:
             raise ValueError(
@@ -215,16 +178,6 @@ class BeyondSettings(Settings):
         if self.orthoplane and not self.rounds:
             raise ValueError(
                 "orthoplane: found true, expected rounds with it, which label a volume"
-            )
-        if self.prototypes and not (self.rounds and self.keep_source):
-            raise ValueError(
-                f"prototypes: found {self.prototypes}, expected rounds and keep_source with it: "
-                "both domains need labels"
-            )
-        if self.complementary != "no" and self.hidden_fraction:
-            raise ValueError(
-                f"complementary: found hidden_fraction {self.hidden_fraction} besides, expected "
-                "one of the two: each complementary view hides half of the blocks"
             )
         if 0 < self.guard <= 1:
             raise ValueError(f"guard: found {self.guard}, expected 0, or a factor above 1")
@@ -257,8 +210,6 @@ class DataSettings(Settings):
     # coarser of the two where they are known and differ
     section_spacing_source: Nanometres | None = None  # between sections, nm; None: as the file says
     section_spacing_target: Nanometres | None = None  # of target and validation
-    section_thickness: Nanometres | None = None  # nm: images of thinner sections are means over so
-    # much tissue (dataloader/thickness.py); None: they stay as they are
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataSettings":
@@ -300,7 +251,6 @@ class TestSettings(Settings):
     orthoplane: bool = False  # mean over the predictions of xy sections and xz and yz planes
     # (prediction/orthoplane.py), of volumes whose voxels are near to cubes
     flips: bool = False  # mean over the eight flips and turns of each window, eight times the work
-    fuse_residual: bool = False  # mean with what the other section says through the residual
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint is used; -mn overrides
 
@@ -327,10 +277,22 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if self.BEYOND.rounds and self.TRAIN.adversarial:
+        if not self.BEYOND.rounds:
+            return self
+        if self.TRAIN.adversarial:
             raise ValueError(
                 "TRAIN.weight_adv_spatial: found BEYOND.rounds besides, expected 0 for both "
                 "adversarial weights: a labelled target needs no discriminators"
+            )
+        if not self.TRAIN.adapts:
+            key, found = "weight_cross", f"{self.TRAIN.weight_cross:g}"
+            if not self.TRAIN.cross_loss_target:
+                key, found = "cross_loss_target", "false"
+            raise ValueError(
+                f"TRAIN.{key}: found {found} and BEYOND.rounds {self.BEYOND.rounds}, expected "
+                "a weight_cross above 0 and cross_loss_target true, by which the labelled target "
+                "is learned from; for the source alone set BEYOND.rounds, guard to 0 and "
+                "orthoplane to false"
             )
         return self
 

@@ -1,9 +1,15 @@
-"""The numbers the networks compute in: float32, or bfloat16 where the device is faster in it."""
+"""The precision the networks compute in: float32, or bfloat16 where the device is faster in it."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+from utils.errors import UserError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTO = "DAISC_AUTO_PRECISION"  # environment variable: what ``auto`` chooses, whatever the device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -11,12 +17,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
     Args:
         name: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on GPUs and CPUs that have matrix
-            units for it (NVIDIA from Ampere on, Intel with AMX), else float32.
+            units for it (NVIDIA from Ampere on, Intel with AMX), else float32. The environment
+            variable ``DAISC_AUTO_PRECISION`` decides for ``auto`` where it is set.
         device: to compute on.
+
+    Raises:
+        UserError: the environment variable holds another word.
     """
     if name == "auto":
-        name = "bfloat16" if _multiplies_bfloat16(device) else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        name = os.environ.get(AUTO) or ("bfloat16" if _multiplies_bfloat16(device) else "float32")
+        if name not in PRECISIONS:
+            raise UserError(f"{AUTO}: found {name!r}, expected {' or '.join(PRECISIONS)}")
+    return PRECISIONS[name]
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
