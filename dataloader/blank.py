@@ -1,17 +1,21 @@
 """Blank areas: the constant borders and corners that alignment leaves in a section.
 
 A blank area has one grey value, but for the noise of a lossy file, over a large connected region
-that holds a corner of the section or runs along half of a side. Tissue has no such region: embedding
-resin and the lumen of vessels vary by more than the noise allowed here, at a pixel's neighbours or
-from one end to the other, and spots where the detector saturates are smaller.
+that holds a corner of the section or runs along half of a side. Tissue has no such region:
+embedding resin and the lumen of vessels vary by more than the noise allowed here, from pixel to
+pixel or from one end to the other, and spots where the detector saturates are smaller.
 """
 
 import cv2
 import numpy as np
 
-NOISE = 7  # grey levels of 256 from the darkest to the brightest pixel: what JPEG leaves of a constant
+NOISE = (
+    7  # grey levels of 256 from the darkest to the brightest pixel: what JPEG leaves of a constant
+)
 LOW_CONTRAST = 1 / 8  # of a section's grey range; the noise allowed where this is less
-SQUARE = 9  # pixels; a blank area is made up of constant squares of this side (JPEG's blocks have 8)
+SQUARE = (
+    9  # pixels; a blank area is made up of constant squares of this side (JPEG's blocks have 8)
+)
 RUN = 1 / 8  # of the shorter side; so much of the border a blank area with a corner takes at least
 SIDE_RUN = 1 / 2  # and so much one without a corner
 LEAST_RUN = 8  # pixels, of both

@@ -41,9 +41,11 @@ class FilledVolume(DerivedVolume):
 
     own_blank = blank
 
-    def blank_crop(
-        self, index: int, y: int, x: int, height: int, width: int
-    ) -> np.ndarray | None:
+    @property
+    def may_be_blank(self) -> bool:
+        return len(self._found) < len(self) or any(self._found.values())
+
+    def blank_crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray | None:
         rows = self._unpacked(index, slice(y, y + height))
         part = None if rows is None else rows[:, x : x + width]
         return part if part is not None and part.any() else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from dataloader.volume import Volume, normalise, resample
 from utils.errors import UserError
+from utils.ignore import IGNORE, foreground_share
 
 SAMPLE, RUN = 256, 4  # sections that are looked at of a long volume, in runs of neighbours
 THUMBNAIL = 128  # pixels, to compare neighbours by
@@ -25,6 +26,8 @@ class ImagesFound(NamedTuple):
         low, high: grey range of the sections looked at.
         blank: sections of one value.
         repeated: sections equal to the one before.
+        blank_share: of the pixels, in blank areas (``dataloader.blank``), those sections included.
+        partly_blank: sections with such areas, but those of one value.
         misplaced: sections more like others than like their neighbours.
         likeness: correlation of sections 1, 2, 3 ... apart.
     """
@@ -35,6 +38,8 @@ class ImagesFound(NamedTuple):
     repeated: list[int]
     misplaced: list[int]
     likeness: list[float]
+    blank_share: float = 0.0
+    partly_blank: int = 0
 
     def warnings(self) -> list[str]:
         """What is odd, a line each."""
@@ -43,7 +48,14 @@ class ImagesFound(NamedTuple):
             "the same as the section before": self.repeated,
             "out of order, by its looks": self.misplaced,
         }
-        return [f"{_sections(which)}: {what}" for what, which in found.items() if which]
+        lines = [f"{_sections(which)}: {what}" for what, which in found.items() if which]
+        if self.partly_blank:
+            lines.append(
+                f"{self.blank_share:.2%} of the pixels looked at are blank (constant areas at the "
+                f"border, of {self.partly_blank} sections): they are filled with the tissue beside "
+                "them, and are neither learned from nor scored"
+            )
+        return lines
 
 
 class LabelsFound(NamedTuple):
@@ -83,25 +95,34 @@ class LabelsFound(NamedTuple):
 def inspect_images(volume: Volume) -> ImagesFound:
     """Look at a volume's sections; of a long one at 256, in runs of neighbours.
 
+    Blank areas are found in volumes that are opened to be filled.
+
     Raises:
         UserError: a section that cannot be read, or holds NaN or infinite values.
     """
     blank, repeated, thumbnails, ranges = [], [], {}, []
+    shares: list[float] = []
     previous = None
     for index in sampled(len(volume)):
         section = volume.section(index)
         low, high = volume.grey_range(index)
         ranges.append((low, high))
-        if low == high:
+        area = volume.blank(index)
+        shares.append(float(low == high) if area is None else float(area.mean()))
+        if shares[-1] == 1:
             blank.append(index)
-        elif previous and previous[0] == index - 1 and np.array_equal(previous[1], section):
+            previous = None
+            continue
+        if previous and previous[0] == index - 1 and np.array_equal(previous[1], section):
             repeated.append(index)
         side = [min(THUMBNAIL, length) for length in section.shape]
         thumbnails[index] = resample(normalise(section, (low, high)), tuple(side)).ravel()
         previous = index, section
     lows, highs = zip(*ranges, strict=True)
     misplaced, likeness = _order(thumbnails)
-    return ImagesFound(min(lows), max(highs), blank, repeated, misplaced, likeness)
+    partly = sum(0 < share < 1 for share in shares)
+    share = float(np.mean(shares))
+    return ImagesFound(min(lows), max(highs), blank, repeated, misplaced, likeness, share, partly)
 
 
 def inspect_labels(images: Volume, labels: Volume) -> LabelsFound:
@@ -113,7 +134,7 @@ def inspect_labels(images: Volume, labels: Volume) -> LabelsFound:
     Raises:
         UserError: all of the labels are background, or all foreground.
     """
-    fractions = {index: float(labels.section(index).mean()) for index in sampled(len(labels))}
+    fractions = {index: foreground_share(labels.section(index)) for index in sampled(len(labels))}
     fraction = float(np.mean(list(fractions.values())))
     if fraction in (0.0, 1.0):
         raise UserError(
@@ -197,12 +218,13 @@ def _boundary_contrast(
         shift: the image is the one so many sections on.
         turn: it is mirrored along y (0), x (1) or both (-1).
     """
-    mask = _middle(labels.section(index))
+    label = _middle(labels.section(index))
+    mask = (label == 1).astype(np.uint8)
     section = images.section(index + shift)
     image = normalise(_middle(section if turn is None else cv2.flip(section, turn)))
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     distance -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
-    near = np.abs(distance) < REACH
+    near = (np.abs(distance) < REACH) & (label != IGNORE)
     bins = np.floor(distance[near]).astype(np.int32) + REACH
     counts = np.bincount(bins, minlength=2 * REACH)
     profile = np.bincount(bins, image[near], 2 * REACH)[counts > 0] / counts[counts > 0]

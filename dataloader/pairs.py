@@ -2,7 +2,7 @@
 
 import atexit
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from multiprocessing import active_children
 from typing import NamedTuple
@@ -15,11 +15,14 @@ from dataloader.augment import PairAugmentation
 from dataloader.domain_randomisation import other_microscope
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
+from utils.ignore import IGNORE
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
-PLAIN, LOOK, CUT = 1, 2, 3  # tell the draws of plain pairs, of looks and of cuts from those of
-# samples
+# They tell the draws of plain pairs, of looks, of cuts and of further tries from those of samples.
+PLAIN, LOOK, CUT, TRY = 1, 2, 3, 4
+MOSTLY = 0.5  # a crop of which more is blank is drawn again
+TRIES = 16  # at most; then the least blank one is taken
 
 
 class Area(NamedTuple):
@@ -63,12 +66,13 @@ class PairDataset(Dataset):
     """Pairs (k, k + stride) of a volume, k uniform, as augmented crops.
 
     Every draw of sample number n is made from (seed, n): samples repeat with the seed, whatever
-    the number of workers, and no two workers or epochs draw alike.
+    the number of workers, and no two workers or epochs draw alike. Crops that are mostly blank
+    (``dataloader.blank``) are drawn again, from (seed, n) as well.
 
     Args:
         images: the sections.
-        labels: their masks, of 0 and 1, or None: the target's are never read in training, where
-            they may be pseudo labels.
+        labels: their masks, of 0, 1 and 255 (``utils.ignore``), or None: the target's are never
+            read in training, where they may be pseudo labels.
         stride: sections between current and auxiliary.
         crop: side of the crops, pixels.
         seed: what the draws are made from, several numbers.
@@ -104,6 +108,7 @@ class PairDataset(Dataset):
         self.images, self.labels = images, labels
         self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
         self.look = look
+        self.blank = images.may_be_blank  # as of now, for all samples of a batch are alike
         self.cuts: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
 
@@ -115,33 +120,32 @@ class PairDataset(Dataset):
 
         Returns:
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) uint8 of 0 and 1.
+            (2, crop, crop) uint8 of 0 and 1, and 255 where pixels do not count; without labels,
+            of a volume that may have blank areas, ``ignored`` (2, crop, crop) bool.
         """
         if (cut := self._cut(number)) is not self:
             return cut[number]
         draw = self._draw(number)
-        pair, area = draw.pair, draw.area
-        images = np.stack([self._image(k, area) for k in pair])
-        masks = (
-            np.stack([self.labels.crop(k, *area) for k in pair])
-            if self.labels is not None
-            else None
-        )
+        images, masks = self._read(draw.pair, draw.area)
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
         if self.look.random:
             draw = np.random.default_rng((*self.seed, number, LOOK))
             images, masks = other_microscope(images, masks, draw)
-        return {"images": images} | ({} if masks is None else {"masks": masks})
+        return self._sample(images, masks)
 
-    def plain(self, number: int) -> np.ndarray:
-        """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise."""
-        draw = np.random.default_rng((*self.seed, number, PLAIN))
-        first = int(draw.integers(len(self.images) - self.stride))
-        height, width = self.images.shape[1:]
-        y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
-        area = Area(y, x, self.crop, self.crop)
-        return np.stack([self._image(k, area) for k in (first, first + self.stride)])
+    def plain(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise.
+
+        Beside them, bool of the same shape, where they do not count.
+        """
+        draws = (
+            self._plain_draw(np.random.default_rng((*self.seed, number, PLAIN, *further)))
+            for further in self._tries()
+        )
+        draw = self._least_blank(draws)
+        images, masks = self._read(draw.pair, draw.area)
+        return images, np.zeros(images.shape, bool) if masks is None else masks == IGNORE
 
     def describe(self, number: int) -> str:
         """Where sample ``number`` comes from: volume, sections, rows and columns."""
@@ -163,9 +167,48 @@ class PairDataset(Dataset):
         draw = np.random.default_rng((*self.seed, number, CUT))
         return (self, *self.cuts)[draw.integers(1 + len(self.cuts))]
 
-    def _draw(self, number: int) -> "Draw":
+    def _draw(self, number: int) -> Draw:
         """What sample ``number`` is made from."""
-        draw = np.random.default_rng((*self.seed, number))
+        draws = (
+            self._sample_draw(np.random.default_rng((*self.seed, number, *further)))
+            for further in self._tries()
+        )
+        return self._least_blank(draws)
+
+    def _tries(self) -> list[tuple[int, ...]]:
+        """What the seeds of a sample's tries end with."""
+        return [(), *((TRY, n) for n in range(1, TRIES) if self.blank)]
+
+    def _least_blank(self, draws: Iterable[Draw]) -> Draw:
+        """The first one that is not mostly blank, or else the least blank one."""
+        best, least = None, 2.0
+        for draw in draws:
+            share = self._blank_share(draw) if self.blank else 0.0
+            if share < least:
+                best, least = draw, share
+            if least <= MOSTLY:
+                break
+        return best
+
+    def _blank_share(self, draw: Draw) -> float:
+        """How much is blank of the sample that a draw gives, of the section of which more is."""
+        parts = [self.images.blank_crop(k, *draw.area) for k in draw.pair]
+        if all(part is None for part in parts):
+            return 0.0
+        blank = np.zeros((2, draw.area.height, draw.area.width), np.uint8)
+        for part, found in zip(blank, parts, strict=True):
+            part[:] = 0 if found is None else found
+        if draw.augmented:
+            _, blank = self.augment(blank.astype(np.float32), blank, draw.seed)
+        return float(blank.mean((1, 2)).max())
+
+    def _plain_draw(self, draw: np.random.Generator) -> Draw:
+        first = int(draw.integers(len(self.images) - self.stride))
+        height, width = self.images.shape[1:]
+        y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
+        return Draw((first, first + self.stride), Area(y, x, self.crop, self.crop), 0, False)
+
+    def _sample_draw(self, draw: np.random.Generator) -> Draw:
         first = int(draw.integers(len(self.images) - self.stride))
         area = self._area(draw)
         seed = int(draw.integers(2**32))
@@ -183,6 +226,27 @@ class PairDataset(Dataset):
         side = min(self.crop + 2 * TILE_MARGIN, height, width)
         y, x = (int(draw.integers(length - side + 1)) for length in (height, width))
         return Area(y, x, side, side)
+
+    def _read(self, pair: tuple[int, int], area: Area) -> tuple[np.ndarray, np.ndarray | None]:
+        """A part of two sections and, of what counts, their masks; None: there are none."""
+        images = np.stack([self._image(k, area) for k in pair])
+        if self.labels is None and not self.blank:
+            return images, None
+        masks = np.zeros((2, area.height, area.width), np.uint8)
+        for mask, index in zip(masks, pair, strict=True):
+            if self.labels is not None:
+                mask[:] = self.labels.crop(index, *area)
+            blank = self.images.blank_crop(index, *area) if self.blank else None
+            if blank is not None:
+                mask[blank] = IGNORE
+        return images, masks
+
+    def _sample(self, images: np.ndarray, masks: np.ndarray | None) -> dict[str, np.ndarray]:
+        if masks is None:
+            return {"images": images}
+        if self.labels is None:
+            return {"images": images, "ignored": masks == IGNORE}
+        return {"images": images, "masks": masks}
 
     def _image(self, index: int, area: Area) -> np.ndarray:
         image = normalise(self.images.crop(index, *area), self.images.grey_range(index))

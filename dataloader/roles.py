@@ -153,6 +153,7 @@ def _open(
     if list_file and not list_file.is_file():
         warn(f"DATA.{LISTS[role]}: {list_file}: no such list of sections; all are used")
     try:
-        return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
+        where = workspace.data_path(path)
+        return open_volume(where, list_file, scale, masks, keep, fill=not masks)
     except UserError as error:
         raise UserError(f"DATA.{key}: {error}") from None

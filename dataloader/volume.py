@@ -74,9 +74,12 @@ class Volume(ABC):
         """``blank`` on the volume's own grid, before any resampling."""
         return None
 
-    def blank_crop(
-        self, index: int, y: int, x: int, height: int, width: int
-    ) -> np.ndarray | None:
+    @property
+    def may_be_blank(self) -> bool:
+        """Whether a section has blank areas, or nobody has looked yet."""
+        return False
+
+    def blank_crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray | None:
         """Where a ``crop`` is blank; None: nowhere."""
         blank = self.blank(index)
         part = None if blank is None else blank[y : y + height, x : x + width]
@@ -136,6 +139,10 @@ class DerivedVolume(Volume):
 
     def own_blank(self, index: int) -> np.ndarray | None:
         return self.volume.own_blank(index)
+
+    @property
+    def may_be_blank(self) -> bool:
+        return self.volume.may_be_blank
 
     def close(self) -> None:
         self.volume.close()

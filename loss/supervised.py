@@ -3,18 +3,36 @@
     loss = CE(current, y_current) + CE(auxiliary, y_auxiliary)
          + CE(residual, y_current XOR y_auxiliary)
 
+Each is the mean over the pixels that count; the residual's count where those of both masks do.
 Source: Huang et al., MICCAI 2022.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.ignore import IGNORE
+
 SUPERVISED = ("seg_source_current", "seg_source_auxiliary", "seg_source_residual")
 
 
 def inter_section_residual(masks: Tensor) -> Tensor:
-    """Where the masks of a pair differ: (B, 2, H, W) of 0 and 1 -> (B, H, W), their XOR."""
-    return masks[:, 0] ^ masks[:, 1]
+    """Where the masks of a pair differ: (B, 2, H, W) -> (B, H, W), their XOR.
+
+    255 (``IGNORE``) where one of them is.
+    """
+    ignored = (masks == IGNORE).any(1)
+    return (masks[:, 0] ^ masks[:, 1]).masked_fill(ignored, IGNORE)
+
+
+def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean cross entropy over the pixels that count; 0 where none does.
+
+    Args:
+        logits: (B, 2, H, W).
+        masks: (B, H, W) int64 of 0 and 1, 255 (``IGNORE``) where pixels do not count.
+    """
+    total = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
+    return total / (masks != IGNORE).sum().clamp(min=1)
 
 
 def supervised_losses(
@@ -24,11 +42,11 @@ def supervised_losses(
 
     Args:
         current, auxiliary, residual: logits (B, 2, H, W) of labelled pairs.
-        masks: (B, 2, H, W) int64 of 0 and 1.
+        masks: (B, 2, H, W) int64 of 0 and 1, 255 (``IGNORE``) where pixels do not count.
     """
     losses = (
-        F.cross_entropy(current, masks[:, 0]),
-        F.cross_entropy(auxiliary, masks[:, 1]),
-        F.cross_entropy(residual, inter_section_residual(masks)),
+        cross_entropy(current, masks[:, 0]),
+        cross_entropy(auxiliary, masks[:, 1]),
+        cross_entropy(residual, inter_section_residual(masks)),
     )
     return dict(zip(SUPERVISED, losses, strict=True))

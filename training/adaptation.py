@@ -13,6 +13,7 @@ from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
 from training.averaging import WeightAverage, choose_decay
 from utils.config.schema import BeyondSettings, TrainSettings
+from utils.ignore import IGNORE
 from utils.runtime.compilation import compiled
 from utils.runtime.distributed import Group
 from utils.runtime.precision import choose_precision, computing_in, widened
@@ -132,6 +133,7 @@ class AdaptationStep:
         masks: Tensor | None,
         target: Tensor | None,
         target_masks: Tensor | None = None,
+        target_ignored: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Learn from one batch of source pairs and one of target pairs.
 
@@ -139,10 +141,13 @@ class AdaptationStep:
             iteration: counts from 1.
             source: source pairs (B, 2, H, W) in [0, 1]; None, with their masks: only the target
                 is learned from.
-            masks: their masks (B, 2, H, W), int64 of 0 and 1.
+            masks: their masks (B, 2, H, W), int64 of 0 and 1, 255 (``utils.ignore``) where
+                pixels do not count.
             target: target pairs (B, 2, H, W) in [0, 1].
             target_masks: pseudo labels made in rounds, as ``masks``; None: the target is learned
                 from by consistency and alignment, if at all.
+            target_ignored: (B, 2, H, W) bool, pixels of the target that do not count; None: all
+                do.
 
         Returns:
             Detached scalars, on the device: every loss with its weight applied, gradient norms
@@ -165,7 +170,7 @@ class AdaptationStep:
         if adapts and target_masks is not None:
             losses |= self.labelled_losses(iteration, target_logits, target_masks)
         elif adapts:
-            losses |= self.target_losses(iteration, target_logits)
+            losses |= self.target_losses(iteration, target_logits, target_ignored)
         sum(losses.values()).backward()
 
         report, learning = dict(losses), ["segmentor"]
@@ -220,15 +225,20 @@ class AdaptationStep:
         losses = supervised_losses(*logits, masks)
         if self.settings.cross_loss_source:
             weight = self.consistency_weight(iteration)
-            losses["consistency_source"] = weight * consistency_loss(*logits)
+            losses["consistency_source"] = weight * consistency_loss(*logits, masks == IGNORE)
         return losses
 
-    def target_losses(self, iteration: int, logits: PairLogits) -> dict[str, Tensor]:
-        """Weighted consistency and adversarial losses, the discriminators frozen."""
+    def target_losses(
+        self, iteration: int, logits: PairLogits, ignored: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted consistency and adversarial losses, the discriminators frozen.
+
+        The discriminators see whole maps: also of pixels ``ignored`` (B, 2, H, W).
+        """
         losses = {}
         if self.settings.cross_loss_target:
             weight = self.consistency_weight(iteration)
-            losses["consistency_target"] = weight * consistency_loss(*logits)
+            losses["consistency_target"] = weight * consistency_loss(*logits, ignored)
         for name, (discriminator, maps, weight, _) in self.alignments.items():
             discriminator.requires_grad_(False)
             seen = [part.softmax(1) for part in logits[maps]]
@@ -244,7 +254,7 @@ class AdaptationStep:
         Args:
             iteration: counts from 1.
             logits: of the target.
-            masks: pseudo labels (B, 2, H, W), int64 of 0 and 1.
+            masks: pseudo labels (B, 2, H, W), as those of the source.
         """
         loss = sum(supervised_losses(*logits, masks).values())
         return {"consistency_target": self.consistency_weight(iteration) * loss}

@@ -84,7 +84,8 @@ class TargetLabels:
             )
             predicted = [self._predict(cut, predict, check).__getitem__ for cut in self.cuts]
             for index, probability in join(self.cuts, predicted, self.folder, check):
-                masks[index] = probability >= THRESHOLD
+                blank = self.target.blank(index)
+                masks[index] = (probability >= THRESHOLD) & (True if blank is None else ~blank)
         part.replace(path)
 
     def _predict(self, cut: Cut, predict: PairPredictor, check: Callable[[], None]) -> np.ndarray:

@@ -114,7 +114,12 @@ class Training:
         self.source.look = self._source_look()
         self.validation = self._validation(workspace, CHECK_PAIRS if check else None)
         self.nonfinite = self._nonfinite_watch()
-        self.target_watch = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
+        self.target_watch = TargetWatch(
+            self.target,
+            self.source.labels,
+            config.TRAIN.total_iters,
+            source_images=self.source.images,
+        )
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
             limit = CHECK_PAIRS if check else None
@@ -150,6 +155,7 @@ class Training:
                         source.get("masks"),
                         target["images"],
                         target.get("masks"),
+                        target.get("ignored"),
                     )
                     if self.group.leads:
                         log.add(iteration, report, self.step.learning_rates)
@@ -246,7 +252,8 @@ class Training:
             labels.make(iteration, predict, stop.check if alone else lambda: None)
         self.group.wait()
         masks = labels.open(iteration)
-        found, expected = foreground(masks), self.target_watch.source_foreground
+        found = foreground(masks, self.target.images)
+        expected = self.target_watch.source_foreground
         limit = self.config.BEYOND.guard
         sound = not limit or labels.partial or expected / limit < found < expected * limit
         self.target.labels = masks if sound else None

@@ -9,6 +9,7 @@ from prediction.predictor import PairPredictor
 from prediction.volume import choose_pairs, choose_windows, predict_on_grid
 from prediction.windows import round_up, whole_section
 from utils.config.schema import Config
+from utils.ignore import ignoring
 
 VALIDATION_SQUARE = 1024  # pixels; of each section of a tiled volume
 
@@ -30,6 +31,7 @@ class Validation:
         self, config: Config, volume: Volume, labels: Volume, limit: int | None = None
     ) -> None:
         check_same_shape(volume.original, labels)
+        self.own_blank = volume.own_blank  # of whole sections
         self.pooled = volume.tiled
         if self.pooled:
             scale = volume.shape[1] / volume.original.shape[1]
@@ -62,7 +64,10 @@ class Validation:
         sections, pooled = DiceScores(), Counts(0, 0, 0, 0)
         for index, probability in predictions:
             check()
-            mask, label = probability > 0.5, self.labels.section(index)
+            label, blank = self.labels.section(index), self.own_blank(index)
+            height, width = label.shape
+            label = ignoring(label, None if blank is None else blank[:height, :width])
+            mask = probability > 0.5
             sections.add(mask, label)
             pooled += Counts.of(mask, label)
         if self.pooled:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from dataloader.filled_volume import FilledVolume
 from dataloader.formats.arrays import (
     HDF5_SUFFIXES,
     MRC_SUFFIXES,
@@ -51,6 +52,7 @@ def open_volume(
     scale: float = 1.0,
     masks: bool = False,
     keep: bool = True,
+    fill: bool = False,
 ) -> Volume:
     """The volume at a path.
 
@@ -62,6 +64,7 @@ def open_volume(
         masks: the volume holds labels, to be read as masks of 0 and 1.
         keep: in memory, if it takes no more than a quarter of what is free; else sections are read
             as needed.
+        fill: the volume holds grey sections, whose blank areas are filled (``dataloader.blank``).
 
     Raises:
         UserError: nothing there, or nothing readable.
@@ -72,6 +75,8 @@ def open_volume(
     volume = _open(place, list_file)
     if masks:
         volume = MaskVolume(volume)
+    elif fill:
+        volume = FilledVolume(volume)
     if scale != 1.0:
         volume = ResampledVolume(volume, scale)
     return KeptVolume(volume) if keep and _fits(volume) else volume

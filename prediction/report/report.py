@@ -106,12 +106,14 @@ def write_report(
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What was run, as names and values."""
-    volume = summary["volume"]
+    volume, blank = summary["volume"], summary["blank"]
     size = volume["voxel_size_nm"]
+    no_tissue = f"{blank:.2%} of the volume, without tissue: probability 0, not scored"
     return [
         ("volume", f"{volume['path']} ({volume['kind']})"),
         ("sections", "{} of {} x {} pixels".format(*volume["shape"])),
         ("voxel (z, y, x)", " x ".join(f"{s:g}" for s in size) + " nm" if size else "unknown"),
+        *([("blank areas", no_tissue)] if blank else []),
         ("labels", summary["labels"] or "none: nothing could be scored"),
         ("model", f"{summary['run']}, iteration {summary['iteration']}"),
         ("checkpoint", summary["checkpoint"]),
@@ -144,7 +146,7 @@ def _extremes(rows: list[dict[str, str]]) -> list[tuple[str, str, str]]:
     f1 = _numbers(rows, "F1")
     if not len(f1):
         return []
-    order = np.argsort(f1, kind="stable")
+    order = [index for index in np.argsort(f1, kind="stable") if not np.isnan(f1[index])]
     few = min(3, len(order) // 2)
     chosen = [("worst", i) for i in order[:few]] + [("best", i) for i in order[::-1][:few]]
     return [(kind, rows[i]["name"], f"{f1[i]:.3f}") for kind, i in chosen]
@@ -168,7 +170,7 @@ def _gallery(
         small = fitting(_middle(raw, index).shape, GALLERY_SIDE)
         image = resample(_middle(raw, index), small)
         mask = _small(_middle(prediction, index) >= THRESHOLD, small)
-        label = None if labels is None else _small(_middle(labels, index), small)
+        label = None if labels is None else _small(_middle(labels, index) == 1, small)
         entry["contours"] = _jpeg(contours(image, mask, label, 1))
         if 0 <= other < len(raw):
             there = _small(_middle(prediction, other) >= THRESHOLD, small)
