@@ -106,7 +106,7 @@ def write_report(
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What was run, as names and values."""
-    volume, blank = summary["volume"], summary["blank"]
+    volume, blank = summary["volume"], summary.get("blank")
     size = volume["voxel_size_nm"]
     no_tissue = f"{blank:.2%} of the volume, without tissue: probability 0, not scored"
     return [
