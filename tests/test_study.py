@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.conftest import ROOT
 from tests.test_bad_input import CONFIG, Input
-from training.study import STUDIES, load_study, runs_of
+from training.study import STUDIES, gather, load_study, runs_of
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 
@@ -201,3 +203,12 @@ def test_shipped_studies_are_sound(path: Path) -> None:
     study, name = load_study(f"studies/{path.stem}")
     wanted = sum(len(row.seeds or study.seeds) for row in study.rows)
     assert len({run.name for run in runs_of(study, name)}) == wanted
+
+
+def test_the_documents_results_are_those_gathered_and_their_links_hold(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs/results", tmp_path / "results")
+    text = gather(tmp_path / "results").read_text(encoding="utf-8")
+    assert text == (ROOT / "docs/RESULTS.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert "results/removed_options.csv" in links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
