@@ -9,7 +9,8 @@ import numpy as np
 
 from dataloader.blank import fill_blank
 from dataloader.formats.voxel_size import VoxelSize
-from utils.errors import UserError
+from dataloader.label_values import IGNORE, LabelMeaning, label_meaning
+from utils.errors import UserError, warn
 
 TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles
 LABEL_SAMPLE = 32  # sections that tell how a label volume is written
@@ -171,45 +172,46 @@ class KeptVolume(DerivedVolume):
 
 
 class MaskVolume(DerivedVolume):
-    """Labels as masks, uint8 of 0 and 1.
+    """Labels as masks, uint8: 0 background, 1 mitochondria, 255 (``IGNORE``) neither of the two.
 
-    Values of more than 8 bits, and of less than 0, are instance numbers, all of them foreground.
-    8-bit labels hold 0 and one other value; or 0 and 255 with grey edges, which are cut at half;
-    or instance numbers: ``label_threshold`` tells which from a sample of the sections.
+    A sample of the sections tells what the values mean (``dataloader.label_values``).
     """
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(volume, volume.shape)
-        self._threshold: int | None = None
+        self._meaning: LabelMeaning | None = None
 
     @property
-    def threshold(self) -> int:
-        """What is above it is foreground."""
-        if self._threshold is None:
-            self._threshold = label_threshold(self.volume)
-        return self._threshold
+    def meaning(self) -> LabelMeaning:
+        """What the values of the labels mean; warns of what a person should know."""
+        if self._meaning is None:
+            step = max(1, len(self) // LABEL_SAMPLE)
+            sample = (self.volume.section(index) for index in range(0, len(self), step))
+            self._meaning = label_meaning(sample, label_threshold(self.volume))
+            for note in self._meaning.notes:
+                warn(f"{self.where}: {note}")
+        return self._meaning
 
     def section(self, index: int) -> np.ndarray:
-        return self._binary(index, self.volume.section(index))
+        return self._mask(index, self.volume.section(index))
 
     def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return self._binary(index, self.volume.crop(index, y, x, height, width))
+        return self._mask(index, self.volume.crop(index, y, x, height, width))
 
-    def _binary(self, index: int, labels: np.ndarray) -> np.ndarray:
+    def _mask(self, index: int, labels: np.ndarray) -> np.ndarray:
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise UserError(
                 f"{self.path}: section {index} of the labels holds NaN or infinite values, "
                 "expected 0 for background and other numbers for mitochondria"
             )
-        foreground = labels > self.threshold if labels.dtype == np.uint8 else labels != 0
-        return foreground.astype(np.uint8)
+        return self.meaning.mask(labels)
 
 
 class ResampledVolume(DerivedVolume):
     """Another volume at another pixel size.
 
     Args:
-        volume: the volume on its own grid; masks of 0 and 1 stay so.
+        volume: the volume on its own grid; masks stay masks.
         scale: new pixels per old pixel; below 1 shrinks.
     """
 
@@ -268,8 +270,18 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def resample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bring a mask (H, W) of 0 and 1 to another shape, uint8 of 0 and 1: what half of is 1."""
-    return (resample(mask.astype(np.float32), shape) >= 0.5).astype(np.uint8)
+    """Bring a mask (H, W) to another shape, uint8: what half of is 1 is 1.
+
+    What half of is ``IGNORE`` is ignored; of the others the pixels that are known decide.
+    """
+    ignored = mask == IGNORE
+    foreground = resample((mask == 1).astype(np.float32), shape)
+    if not ignored.any():
+        return (foreground >= 0.5).astype(np.uint8)
+    unknown = resample(ignored.astype(np.float32), shape)
+    resampled = (foreground >= 0.5 * (1 - unknown)).astype(np.uint8)
+    resampled[unknown >= 0.5] = IGNORE
+    return resampled
 
 
 def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None) -> np.ndarray:

@@ -68,7 +68,6 @@ SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 PREDICTIONS = "preds.hdf"
 MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
 OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
-INSTANCE_SAMPLE = 16  # sections that tell whether labels number the mitochondria
 
 
 class Inference:
@@ -428,14 +427,9 @@ class Inference:
 
     def instance_labels(self) -> Volume | None:
         """The labels, if they number the mitochondria; None for masks."""
-        if self.labels is None or self.labels.threshold > 0:
+        if self.labels is None or self.labels.meaning.kind == "mask":
             return None
-        numbered = self.labels.volume
-        step = max(1, len(numbered) // INSTANCE_SAMPLE)
-        values: set[float] = set()
-        for index in range(0, len(numbered), step):
-            values |= set(np.unique(numbered.section(index)).tolist())
-        return numbered if len(values - {0}) > 1 else None
+        return self.labels.volume
 
     def write_summary(self) -> None:
         """Write ``scores.csv``, a row for each section, and ``summary.json``, what was run."""
