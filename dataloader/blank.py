@@ -12,19 +12,22 @@ import numpy as np
 NOISE = (
     7  # grey levels of 256 from the darkest to the brightest pixel: what JPEG leaves of a constant
 )
-LOW_CONTRAST = 1 / 8  # of a section's grey range; the noise allowed where this is less
+LOW_CONTRAST = 1 / 16  # of a section's grey range; the noise allowed where this is less
 SQUARE = (
     9  # pixels; a blank area is made up of constant squares of this side (JPEG's blocks have 8)
 )
-RUN = 1 / 8  # of the shorter side; so much of the border a blank area with a corner takes at least
+RUN = 1 / 4  # of the shorter side; so much of the border a blank area with a corner takes at least
 SIDE_RUN = 1 / 2  # and so much one without a corner
-LEAST_RUN = 8  # pixels, of both
+UNEVEN = (
+    2  # times the noise from pixel to pixel, by which an area may vary (variances) on the whole
+)
 PIECE = 1 / 500  # of a section; smaller pieces surrounded by blank area are no tissue but writing
 GROWTH = 1.5  # times an area's own noise, by which pixels beside it may differ to belong to it
 SAMPLE = 20_000  # pixels that tell an area's noise
 EDGE = 1  # pixels of tissue beside a blank area, which interpolation has mixed with it
 
 _SQUARE = np.ones((SQUARE, SQUARE), np.uint8)
+_INNER = (slice(SQUARE, -SQUARE),) * 2
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _EDGE = np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)
 
@@ -43,8 +46,8 @@ def blank_mask(section: np.ndarray) -> np.ndarray | None:
     area = _constant_areas(section, noise)
     if not area.any():
         return None
-    parts, sizes = _connected(1 - area)
-    small = sizes < PIECE * section.size
+    _, parts = cv2.connectedComponents(1 - area, connectivity=4)
+    small = np.bincount(parts.ravel()) < PIECE * section.size
     small[0] = True  # the blank area itself
     return small[parts]
 
@@ -109,7 +112,7 @@ def _noise(section: np.ndarray) -> float | None:
 
 
 def _least_run(shape: tuple[int, int], share: float) -> int:
-    return min(max(LEAST_RUN, round(share * min(shape))), *shape)
+    return max(1, round(share * min(shape)))
 
 
 def _has_constant_run(lines: list[np.ndarray], noise: float, shape: tuple[int, int]) -> bool:
@@ -128,23 +131,16 @@ def _constant_areas(section: np.ndarray, noise: float) -> np.ndarray:
     # the border goes on outwards, so that wedges along it are found to their tips
     grey = cv2.copyMakeBorder(grey, *[SQUARE] * 4, cv2.BORDER_REPLICATE)
     flat = cv2.dilate(grey, _SQUARE) - cv2.erode(grey, _SQUARE) <= noise
-    parts, sizes = _connected(flat.astype(np.uint8))
+    _, parts = cv2.connectedComponents(flat.astype(np.uint8), connectivity=4)
     outermost = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
-    least = SQUARE * _least_run(section.shape, RUN) // 2
+    inner = np.bincount(parts[_INNER].ravel(), minlength=parts.max() + 1)
     areas = np.zeros(section.shape, np.uint8)
     for part in np.unique(outermost[outermost > 0]):
-        if sizes[part] >= least:
-            area = cv2.dilate((parts == part).astype(np.uint8), _SQUARE)
-            area = area[SQUARE:-SQUARE, SQUARE:-SQUARE]
-            if _takes_enough(area):
-                areas |= _grown(section, area, noise)
+        if inner[part] >= _least_run(section.shape, RUN):
+            area = cv2.dilate((parts == part).astype(np.uint8), _SQUARE)[_INNER]
+            if _takes_enough(area) and _is_even(section, area):
+                areas |= _grown(section, area)
     return areas
-
-
-def _connected(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected parts of a mask, numbered from 1, and how many pixels each number has."""
-    _, parts = cv2.connectedComponents(mask, connectivity=4)
-    return parts, np.bincount(parts.ravel())
 
 
 def _takes_enough(area: np.ndarray) -> bool:
@@ -155,16 +151,23 @@ def _takes_enough(area: np.ndarray) -> bool:
     return taken >= _least_run(area.shape, RUN if cornered else SIDE_RUN)
 
 
-def _grown(section: np.ndarray, area: np.ndarray, noise: float) -> np.ndarray:
-    """An area with the pixels beside it, within a JPEG's block, that its own noise explains.
+def _is_even(section: np.ndarray, area: np.ndarray) -> bool:
+    """Whether an area varies from pixel to pixel if at all, not from one end to the other.
 
-    Nothing, where it varies by more than the noise from one end to the other.
+    By von Neumann's ratio: the mean square difference of neighbours is twice the variance where
+    pixels are independent, and much less where grey values drift, as they do in smooth tissue.
     """
+    inside = area > 0
+    values = section.astype(np.float32)
+    steps = (values[:, 1:] - values[:, :-1])[inside[:, 1:] & inside[:, :-1]]
+    return float(values[inside].var()) <= UNEVEN * float(np.square(steps).mean())
+
+
+def _grown(section: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """An area with the pixels beside it, within a JPEG's block, that its own noise explains."""
     values = section[area > 0]
     values = values[:: len(values) // SAMPLE + 1].astype(np.float64)
-    low, level, high = np.percentile(values, (1, 50, 99))
-    if high - low > noise:
-        return np.zeros_like(area)
+    level = float(np.median(values))
     spread = GROWTH * float(np.percentile(np.abs(values - level), 99.8))
     near = ((section >= level - spread) & (section <= level + spread)).astype(np.uint8)
     for _ in range(SQUARE - 1):

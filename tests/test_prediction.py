@@ -266,7 +266,7 @@ def test_windows_follow_the_data_unless_the_config_decides() -> None:
 
 def masks_like(array: np.ndarray) -> np.ndarray:
     """Masks that agree with the brighter half of a section in part."""
-    return ((scaled(array) > 0.6) * 255).astype(np.uint8)
+    return (scaled(array) > 0.6).astype(np.uint8)
 
 
 def test_validation_of_a_folder_is_dice_and_jaccard_of_the_or() -> None:
@@ -291,7 +291,7 @@ def test_validation_of_a_tiled_volume_is_f1_of_its_top_left_square() -> None:
     array = noise(2, 40, VALIDATION_SQUARE + 30)
     labels = masks_like(array)
     # What is right of the square is neither seen nor scored.
-    labels[:, :, VALIDATION_SQUARE:] = 255
+    labels[:, :, VALIDATION_SQUARE:] = 1
     array[:, 0, 0], array[:, 0, 1] = 0, 255
     validation = Validation(config(), ArrayVolume(array, True), ArrayVolume(labels, True))
     found = validation(Plain(lambda pairs: pairs))

@@ -108,12 +108,11 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What was run, as names and values."""
     volume, blank = summary["volume"], summary.get("blank")
     size = volume["voxel_size_nm"]
-    no_tissue = f"{blank:.2%} of the volume, without tissue: probability 0, not scored"
     return [
         ("volume", f"{volume['path']} ({volume['kind']})"),
         ("sections", "{} of {} x {} pixels".format(*volume["shape"])),
         ("voxel (z, y, x)", " x ".join(f"{s:g}" for s in size) + " nm" if size else "unknown"),
-        *([("blank areas", no_tissue)] if blank else []),
+        *([("blank areas", f"{blank:.2%} of the volume: not scored")] if blank else []),
         ("labels", summary["labels"] or "none: nothing could be scored"),
         ("model", f"{summary['run']}, iteration {summary['iteration']}"),
         ("checkpoint", summary["checkpoint"]),
