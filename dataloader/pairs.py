@@ -1,28 +1,24 @@
 """Training pairs: two sections of a volume, cropped and augmented alike."""
 
-import atexit
-import signal
-from collections.abc import Callable, Iterable
-from functools import cache
-from multiprocessing import active_children
+import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dataloader.augment import PairAugmentation
 from dataloader.domain_randomisation import other_microscope
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
-from utils.ignore import IGNORE
+from utils.ignore import IGNORE, ignoring
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
 # They tell the draws of plain pairs, of looks, of cuts and of further tries from those of samples.
 PLAIN, LOOK, CUT, TRY = 1, 2, 3, 4
 MOSTLY = 0.5  # a crop of which more is blank is drawn again
-TRIES = 16  # at most; then the least blank one is taken
+TRIES = 16  # so often at most; then the least blank one is taken
 
 
 class Area(NamedTuple):
@@ -35,13 +31,19 @@ class Area(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What a sample is made from: two sections, the part of them that is read, what becomes of it.
+    """What a sample is made from.
 
-    ``seed`` is the augmentation's, where there is one.
+    Attributes:
+        pair: current and auxiliary section.
+        area: the part of them that becomes the sample, by augmentation or as it is.
+        around: the part that an augmentation would see; ``area`` is it or lies in it.
+        seed: of the augmentation.
+        augmented: whether there is one.
     """
 
     pair: tuple[int, int]
     area: Area
+    around: Area
     seed: int
     augmented: bool
 
@@ -108,9 +110,15 @@ class PairDataset(Dataset):
         self.images, self.labels = images, labels
         self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
         self.look = look
-        self.blank = images.may_be_blank  # as of now, for all samples of a batch are alike
+        self.blank = images.may_be_blank  # as it is now, so that the samples of a batch are alike
         self.cuts: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
+
+    def labelled(self, labels: Volume, cuts: tuple["PairDataset", ...] = ()) -> "PairDataset":
+        """The same pairs with labels, and with pairs of the same tissue cut otherwise."""
+        pairs = copy.copy(self)
+        pairs.labels, pairs.cuts = labels, cuts
+        return pairs
 
     def __len__(self) -> int:
         return self.length
@@ -126,25 +134,26 @@ class PairDataset(Dataset):
         if (cut := self._cut(number)) is not self:
             return cut[number]
         draw = self._draw(number)
-        images, masks = self._read(draw.pair, draw.area)
+        images, masks = self._images(draw), self._masks(draw)
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
         if self.look.random:
             draw = np.random.default_rng((*self.seed, number, LOOK))
             images, masks = other_microscope(images, masks, draw)
-        return self._sample(images, masks)
+        if masks is None:
+            return {"images": images}
+        if self.labels is None:
+            return {"images": images, "ignored": masks == IGNORE}
+        return {"images": images, "masks": masks}
 
     def plain(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise.
+        """Crops of a pair as they are, drawn from (seed, number) but otherwise.
 
-        Beside them, bool of the same shape, where they do not count.
+        Returns:
+            (2, crop, crop) float32 in [0, 1], and where they do not count, bool.
         """
-        draws = (
-            self._plain_draw(np.random.default_rng((*self.seed, number, PLAIN, *further)))
-            for further in self._tries()
-        )
-        draw = self._least_blank(draws)
-        images, masks = self._read(draw.pair, draw.area)
+        draw = self._least_blank((*self.seed, number, PLAIN), self._plain_draw)
+        images, masks = self._images(draw), self._masks(draw)
         return images, np.zeros(images.shape, bool) if masks is None else masks == IGNORE
 
     def describe(self, number: int) -> str:
@@ -169,35 +178,31 @@ class PairDataset(Dataset):
 
     def _draw(self, number: int) -> Draw:
         """What sample ``number`` is made from."""
-        draws = (
-            self._sample_draw(np.random.default_rng((*self.seed, number, *further)))
-            for further in self._tries()
-        )
-        return self._least_blank(draws)
+        return self._least_blank((*self.seed, number), self._sample_draw)
 
-    def _tries(self) -> list[tuple[int, ...]]:
-        """What the seeds of a sample's tries end with."""
-        return [(), *((TRY, n) for n in range(1, TRIES) if self.blank)]
-
-    def _least_blank(self, draws: Iterable[Draw]) -> Draw:
-        """The first one that is not mostly blank, or else the least blank one."""
-        best, least = None, 2.0
-        for draw in draws:
-            share = self._blank_share(draw) if self.blank else 0.0
-            if share < least:
-                best, least = draw, share
+    def _least_blank(
+        self, seed: tuple[int, ...], make: Callable[[np.random.Generator], Draw]
+    ) -> Draw:
+        """The first of some draws that is not mostly blank, or else the least blank one."""
+        best, least = make(np.random.default_rng(seed)), 0.0
+        if self.blank:
+            least = self._blank_share(best)
+        for further in range(1, TRIES):
             if least <= MOSTLY:
                 break
+            draw = make(np.random.default_rng((*seed, TRY, further)))
+            if (share := self._blank_share(draw)) < least:
+                best, least = draw, share
         return best
 
     def _blank_share(self, draw: Draw) -> float:
-        """How much is blank of the sample that a draw gives, of the section of which more is."""
+        """How much is blank of the sample that a draw gives: of the section of which more is."""
         parts = [self.images.blank_crop(k, *draw.area) for k in draw.pair]
         if all(part is None for part in parts):
             return 0.0
-        blank = np.zeros((2, draw.area.height, draw.area.width), np.uint8)
-        for part, found in zip(blank, parts, strict=True):
-            part[:] = 0 if found is None else found
+        shape = draw.area.height, draw.area.width
+        blank = np.stack([np.zeros(shape) if part is None else part for part in parts])
+        blank = blank.astype(np.uint8)
         if draw.augmented:
             _, blank = self.augment(blank.astype(np.float32), blank, draw.seed)
         return float(blank.mean((1, 2)).max())
@@ -206,17 +211,18 @@ class PairDataset(Dataset):
         first = int(draw.integers(len(self.images) - self.stride))
         height, width = self.images.shape[1:]
         y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
-        return Draw((first, first + self.stride), Area(y, x, self.crop, self.crop), 0, False)
+        area = Area(y, x, self.crop, self.crop)
+        return Draw((first, first + self.stride), area, area, 0, False)
 
     def _sample_draw(self, draw: np.random.Generator) -> Draw:
         first = int(draw.integers(len(self.images) - self.stride))
-        area = self._area(draw)
+        area = around = self._area(draw)
         seed = int(draw.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
         if window is not None:  # read no more than what is kept
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
-        return Draw((first, first + self.stride), area, seed, window is None)
+        return Draw((first, first + self.stride), area, around, seed, window is None)
 
     def _area(self, draw: np.random.Generator) -> Area:
         """What the augmentation sees: a whole section, or a part of a tiled one."""
@@ -227,29 +233,36 @@ class PairDataset(Dataset):
         y, x = (int(draw.integers(length - side + 1)) for length in (height, width))
         return Area(y, x, side, side)
 
-    def _read(self, pair: tuple[int, int], area: Area) -> tuple[np.ndarray, np.ndarray | None]:
-        """A part of two sections and, of what counts, their masks; None: there are none."""
-        images = np.stack([self._image(k, area) for k in pair])
+    def _images(self, draw: Draw) -> np.ndarray:
+        """The part of both sections, (2, height, width)."""
+        return np.stack([self._image(k, draw.area, draw.around) for k in draw.pair])
+
+    def _masks(self, draw: Draw) -> np.ndarray | None:
+        """Its masks, those of background where there are no labels; None: all of that counts."""
         if self.labels is None and not self.blank:
-            return images, None
-        masks = np.zeros((2, area.height, area.width), np.uint8)
-        for mask, index in zip(masks, pair, strict=True):
-            if self.labels is not None:
-                mask[:] = self.labels.crop(index, *area)
-            blank = self.images.blank_crop(index, *area) if self.blank else None
-            if blank is not None:
-                mask[blank] = IGNORE
-        return images, masks
+            return None
+        area, masks = draw.area, []
+        for k in draw.pair:
+            if self.labels is None:
+                mask = np.zeros((area.height, area.width), np.uint8)
+            else:
+                mask = self.labels.crop(k, *area)
+            masks.append(ignoring(mask, self.images.blank_crop(k, *area) if self.blank else None))
+        return np.stack(masks)
 
-    def _sample(self, images: np.ndarray, masks: np.ndarray | None) -> dict[str, np.ndarray]:
-        if masks is None:
-            return {"images": images}
-        if self.labels is None:
-            return {"images": images, "ignored": masks == IGNORE}
-        return {"images": images, "masks": masks}
+    def _image(self, index: int, area: Area, around: Area) -> np.ndarray:
+        """A part of a section, float32, scaled as published.
 
-    def _image(self, index: int, area: Area) -> np.ndarray:
-        image = normalise(self.images.crop(index, *area), self.images.grey_range(index))
+        By the range of the whole section; of a tiled volume by that of the part ``around`` it.
+        """
+        images = self.images
+        if images.tiled:
+            seen = images.crop(index, *around)
+            y, x = area.y - around.y, area.x - around.x
+            part = seen[y : y + area.height, x : x + area.width]
+            image = normalise(part, images.range_of(index, seen))
+        else:
+            image = normalise(images.crop(index, *area), images.grey_range(index))
         return self.look.transfer(image) if self.look.transfer else image
 
 
@@ -270,57 +283,3 @@ def check_same_shape(images: Volume, labels: Volume) -> None:
             f"{labels.path}: labels of shape {labels.shape} do not fit {images.path} of shape "
             f"{images.shape} (sections, height, width)"
         )
-
-
-def pair_loader(
-    dataset: PairDataset,
-    batch_size: int,
-    workers: int,
-    pin: bool,
-    first: int = 0,
-    end: int | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-) -> DataLoader:
-    """Batches of a dataset in the order of its sample numbers.
-
-    Args:
-        dataset: the pairs.
-        batch_size: pairs in a batch; a multiple of ``ranks``.
-        workers: processes that load.
-        pin: load into pinned memory.
-        first: number of the first sample.
-        end: number of the first sample that is not wanted any more; None: all are.
-        rank: of this process.
-        ranks: processes among which each batch is split.
-    """
-    if workers:
-        _end_workers_at_exit()
-    share = batch_size // ranks
-    starts = range(first + rank * share, len(dataset) if end is None else end, batch_size)
-    return DataLoader(
-        dataset,
-        batch_sampler=[range(start, start + share) for start in starts],
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_start_worker,
-    )
-
-
-@cache
-def _end_workers_at_exit() -> None:
-    """Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one."""
-    atexit.register(_end_workers)
-
-
-def _end_workers() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes their death for a fault
-    for process in active_children():
-        process.kill()
-
-
-def _start_worker(worker: int) -> None:
-    """One OpenCV thread: workers share the cores. A signal to all is for the main process."""
-    cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from utils.ignore import IGNORE
 
-SUPERVISED = ("seg_source_current", "seg_source_auxiliary", "seg_source_residual")
-
 
 def inter_section_residual(masks: Tensor) -> Tensor:
     """Where the masks of a pair differ: (B, 2, H, W) -> (B, H, W), their XOR.
@@ -36,17 +34,20 @@ def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def supervised_losses(
-    current: Tensor, auxiliary: Tensor, residual: Tensor, masks: Tensor
+    current: Tensor, auxiliary: Tensor, residual: Tensor, masks: Tensor, domain: str = "source"
 ) -> dict[str, Tensor]:
     """Cross entropy of both masks and of the residual, each of weight 1.
 
     Args:
         current, auxiliary, residual: logits (B, 2, H, W) of labelled pairs.
         masks: (B, 2, H, W) int64 of 0 and 1, 255 (``IGNORE``) where pixels do not count.
+        domain: ``source`` or ``target``.
+
+    Returns:
+        ``seg_<domain>_current``, ``seg_<domain>_auxiliary``, ``seg_<domain>_residual``.
     """
-    losses = (
-        cross_entropy(current, masks[:, 0]),
-        cross_entropy(auxiliary, masks[:, 1]),
-        cross_entropy(residual, inter_section_residual(masks)),
-    )
-    return dict(zip(SUPERVISED, losses, strict=True))
+    return {
+        f"seg_{domain}_current": cross_entropy(current, masks[:, 0]),
+        f"seg_{domain}_auxiliary": cross_entropy(auxiliary, masks[:, 1]),
+        f"seg_{domain}_residual": cross_entropy(residual, inter_section_residual(masks)),
+    }

@@ -25,7 +25,7 @@ from prediction.pictures import contours, grey, side_by_side, stacked
 from utils.files import write_picture
 from training.run_folder import RunLog
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from training.trainer import Training
+from training.trainer import Trainer
 
 SHAPE = (16, 256, 256)  # sections, height, width of each volume
 # The adversarial and consistency weights at 0 leave the supervised loss on the source alone.
@@ -82,11 +82,11 @@ def make_volumes(folder: Path, seed: int) -> None:
 
 def train(config: Config, workspace: Workspace, run: str, device: torch.device) -> None:
     """One training run, replacing an earlier one of the demo."""
-    training = Training(config, workspace, run, device)
-    training.folder.create(config, overwrite=True, keep=False)
-    log = RunLog(training.folder, config)
+    trainer = Trainer(config, workspace, run, device)
+    trainer.folder.create(config, overwrite=True, keep=False)
+    log = RunLog(trainer.folder, config)
     try:
-        training.run(log)
+        trainer.run(log)
     finally:
         log.close()
 
