@@ -91,10 +91,10 @@ def _ignored(dtype: np.dtype, found: set[int | float]) -> tuple[int | float, ...
         if dtype.itemsize == 8 or (others and not plain):
             ignored.append(largest)
     below = found - {255, *ignored}
-    counted = below == set(range(1, len(below) + 1))
-    if below == {1} and dtype not in (bool, np.int8):  # of sections that were not looked at, too
-        ignored.append(255)
-    elif dtype == np.uint8 and 255 in found and below and counted and len(below) < 128:
+    numbered = below == set(range(1, len(below) + 1))  # 1, 2, 3 ... without gaps
+    masks = below == {1} and dtype not in (bool, np.int8)  # 255 may be where nobody has looked
+    classes = dtype == np.uint8 and 255 in found and numbered and 0 < len(below) < 128
+    if masks or classes:
         ignored.append(255)
     return tuple(ignored)
 

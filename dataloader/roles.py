@@ -29,7 +29,7 @@ SAME_SIZE = 0.02  # relative difference of pixel sizes that does not matter
 
 
 def open_images(workspace: Workspace, data: DataSettings, role: Role, keep: bool = True) -> Volume:
-    """The sections of ``source``, ``target`` or ``val``, at the working pixel size.
+    """The sections of ``source``, ``target`` or ``val``, in square pixels of the working size.
 
     Args:
         keep: in memory, if they fit.
@@ -59,14 +59,21 @@ def open_labels(
     path = getattr(data, LABELS[role])
     if role == "val" and (path is None or find_volume(workspace.data_path(path)) is None):
         return None
-    scale = _scale(workspace, data, role) if working else 1.0
+    scale = _scale(workspace, data, role) if working else (1.0, 1.0)
     return _open(workspace, data, role, scale, masks=True, keep=keep)
 
 
-def pixel_size(data: DataSettings, role: Role, volume: Volume) -> float | None:
-    """In-plane, nm: the config's, else that of the volume's own metadata, else None."""
+def pixel_sides(data: DataSettings, role: Role, volume: Volume) -> tuple[float, float] | None:
+    """Of a pixel (y, x), nm: the config's, else those of the volume's own metadata, else None."""
+    if getattr(data, SIZES[role]):
+        return (getattr(data, SIZES[role]),) * 2
     own = volume.voxel_size
-    return getattr(data, SIZES[role]) or (own.in_plane if own else None)
+    return None if own is None or own.in_plane is None else (own.y, own.x)
+
+
+def pixel_size(data: DataSettings, role: Role, volume: Volume) -> float | None:
+    """In-plane, nm, of a square pixel as large as the volume's own; None where nobody knows."""
+    return _square(pixel_sides(data, role, volume))
 
 
 def section_spacing(data: DataSettings, role: Role, volume: Volume) -> float | None:
@@ -76,10 +83,13 @@ def section_spacing(data: DataSettings, role: Role, volume: Volume) -> float | N
 
 
 def voxel_size(data: DataSettings, volume: Volume) -> VoxelSize | None:
-    """Of a target or validation volume on its own grid: the config's over the file's; or None."""
-    in_plane = pixel_size(data, "val", volume)
+    """Of a target or validation volume on its own grid: the config's over the file's.
+
+    None unless all three sides are known.
+    """
+    sides = pixel_sides(data, "val", volume)
     spacing = section_spacing(data, "val", volume)
-    return VoxelSize(spacing, in_plane, in_plane) if spacing and in_plane else None
+    return VoxelSize(spacing, *sides) if spacing and sides else None
 
 
 def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
@@ -90,7 +100,7 @@ def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
     """
     if data.pixel_size_working is not None:
         return data
-    sizes = [_own_size(workspace, data, role) for role in ("source", "target")]
+    sizes = [_square(_own_sides(workspace, data, role)) for role in ("source", "target")]
     if None in sizes or _same(*sizes):
         return data
     return data.model_copy(update={"pixel_size_working": max(sizes)})
@@ -111,24 +121,35 @@ def as_trained(data: DataSettings, pixel_size: float | None) -> DataSettings:
     return data
 
 
-def _scale(workspace: Workspace, data: DataSettings, role: Role) -> float:
-    """Working pixels per pixel of a volume's own grid; 1 without resampling."""
-    working = data.pixel_size_working
+def _scale(workspace: Workspace, data: DataSettings, role: Role) -> tuple[float, float]:
+    """Working pixels per pixel of a volume's own grid, along (y, x).
+
+    Working pixels are square. Where nothing says how large, they are as large as the volume's own.
+    """
+    sides, working = _own_sides(workspace, data, role), data.pixel_size_working
     if working is None:
-        return 1.0
-    own = _own_size(workspace, data, role)
-    if own is None:
+        if sides is None or _same(*sides):
+            return 1.0, 1.0
+        working = _square(sides)
+    if sides is None:
         raise UserError(
             f"DATA.{SIZES[role]}: missing, to bring {getattr(data, IMAGES[role])} to the working "
             f"{working:g} nm (DATA.pixel_size_working); its files do not tell it"
         )
-    return own / working
+    return sides[0] / working, sides[1] / working
 
 
-def _own_size(workspace: Workspace, data: DataSettings, role: Role) -> float | None:
+def _own_sides(workspace: Workspace, data: DataSettings, role: Role) -> tuple[float, float] | None:
     if getattr(data, SIZES[role]):
-        return getattr(data, SIZES[role])
-    return pixel_size(data, role, _open(workspace, data, role, 1.0, keep=False))
+        return (getattr(data, SIZES[role]),) * 2
+    return pixel_sides(data, role, _open(workspace, data, role, keep=False))
+
+
+def _square(sides: tuple[float, float] | None) -> float | None:
+    """The side of a square of the same area."""
+    if sides is None:
+        return None
+    return sides[0] if sides[0] == sides[1] else (sides[0] * sides[1]) ** 0.5
 
 
 def _same(one: float, other: float) -> bool:
@@ -171,7 +192,7 @@ def _open(
     workspace: Workspace,
     data: DataSettings,
     role: Role,
-    scale: float,
+    scale: tuple[float, float] = (1.0, 1.0),
     masks: bool = False,
     keep: bool = True,
 ) -> Volume:

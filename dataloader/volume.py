@@ -216,11 +216,13 @@ class ResampledVolume(DerivedVolume):
 
     Args:
         volume: the volume on its own grid; masks stay masks.
-        scale: new pixels per old pixel; below 1 shrinks.
+        scale: new pixels per old pixel, or per old pixel along (y, x); below 1 shrinks.
     """
 
-    def __init__(self, volume: Volume, scale: float) -> None:
-        height, width = (max(1, round(side * scale)) for side in volume.shape[1:])
+    def __init__(self, volume: Volume, scale: float | tuple[float, float]) -> None:
+        scales = np.broadcast_to(scale, 2).tolist()
+        sides = zip(volume.shape[1:], scales, strict=True)
+        height, width = (max(1, round(side * factor)) for side, factor in sides)
         super().__init__(volume, (len(volume), height, width))
         self.kept = False
 
@@ -258,7 +260,7 @@ class CroppedVolume(DerivedVolume):
 
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bring an image (H, W) to another shape: area means when it shrinks, else linear.
+    """Bring an image (H, W) to another shape: area means where it shrinks, else linear.
 
     The type stays, but those that OpenCV does not resize become float32 or float64.
     """
@@ -268,9 +270,12 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         image = image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)
     elif image.dtype == np.float16:
         image = image.astype(np.float32)
-    shrinks = shape[0] < image.shape[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (shape[1], shape[0]), interpolation=interpolation)
+    smaller = tuple(min(sides) for sides in zip(shape, image.shape, strict=True))
+    if smaller != image.shape:
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if smaller != tuple(shape):
+        image = cv2.resize(image, tuple(shape)[::-1], interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def resample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -88,13 +88,16 @@ def section_pairs(sections: int, stride: int) -> list[tuple[int, int]]:
     """The pairs (current, auxiliary) that show every section of a volume at least once.
 
     All (i, i + stride), as published; where the volume is shorter than two strides, the sections
-    of the middle, which those leave out, are paired with the last one. Their order is in chains,
+    of the middle, which those leave out, are paired with the last one. A single section is paired
+    with itself. Their order is in chains,
     0, stride, 2 stride ..., then 1, 1 + stride ...: the auxiliary section of a pair is the current
     one of the next, so that no more than two sections are ever held.
 
     Raises:
         ValueError: no pair, the stride reaches over the volume's end.
     """
+    if sections == 1:
+        return [(0, 0)]
     if sections <= stride:
         raise ValueError(f"found {sections} sections, expected more than the stride of {stride}")
     chains = [range(start, sections - stride, stride) for start in range(stride)]
@@ -150,7 +153,7 @@ def predict_volume(
                 sums[index] += probability
             else:
                 sums[index] = torch.maximum(sums[index], probability)
-        for index in [i for i in pair if i in sums and last_pair[i] == n]:
+        for index in [i for i in dict.fromkeys(pair) if i in sums and last_pair[i] == n]:
             weight = total_weight * (seen.pop(index) if combine == "mean" else 1)
             yield index, windows.unpad((sums.pop(index).cpu() / weight).numpy())
 
@@ -179,7 +182,9 @@ class _Encoder:
             return torch.from_numpy(windows.pad(volume.scaled(index)))
 
         held = [(), *pairs]
-        needed = (i for n, pair in enumerate(pairs) for i in pair if i not in held[n])
+        needed = (
+            i for n, pair in enumerate(pairs) for i in dict.fromkeys(pair) if i not in held[n]
+        )
         self.sections = ahead(read, needed)
 
     def turn_to(self, pair: tuple[int, int]) -> None:

@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 import torch
 
-from dataloader.formats.arrays import HDF5_DATASET
+from dataloader.formats.base import VolumeSpec, VolumeWriter
+from dataloader.formats.hdf5 import HDF5_DATASET
 from dataloader.formats.opening import open_volume
-from dataloader.formats.writers import WRITERS, VolumeSpec, VolumeWriter
+from dataloader.formats.registry import WRITERS
 from dataloader.pairs import check_same_shape
 from dataloader.roles import as_trained, open_images, open_labels, voxel_size
 from dataloader.volume import Volume, resample
@@ -80,7 +81,7 @@ class Inference:
         checkpoint_file: in that folder.
         device: to predict on.
         say: receives the lines for the user.
-        format: of masks, probabilities and instances, see ``dataloader.formats.writers``; None: the
+        format: of masks, probabilities and instances, see ``dataloader.formats``; None: the
             volume's own.
         group: the processes among which the sections are shared; the first does all else.
 

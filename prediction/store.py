@@ -15,10 +15,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dataloader.formats.arrays import HDF5_DATASET
+from dataloader.formats.hdf5 import HDF5_DATASET, describe
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.formats.writers import describe
-from dataloader.published.volume_parts import Hdf5Part, discard, part_of, sync_file
+from dataloader.published.volume_parts import Hdf5Part
+from utils.files import discard, part_of, sync_file
 from utils.runtime.distributed import Group
 
 LARGEST_CHUNK = 2**30  # bytes; HDF5 allows less than 4 GiB

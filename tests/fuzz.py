@@ -144,7 +144,7 @@ def read_volume(path: Path) -> None:
         assert section.shape == tuple(volume.shape[1:])
         assert section.dtype.kind in "uifb"
         volume.grey_range(index)
-    assert volume.voxel_size is None or all(side > 0 for side in volume.voxel_size)
+    assert all(side is None or side > 0 for side in volume.voxel_size or ())
 
 
 def read_config(path: Path) -> None:

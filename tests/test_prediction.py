@@ -219,6 +219,20 @@ def test_few_sections_are_held_and_each_is_read_and_encoded_once(stride: int) ->
     assert predict.encoded == 12
 
 
+@pytest.mark.parametrize("combine", ["mean", "max"])
+def test_a_single_section_is_a_pair_with_itself(combine: str) -> None:
+    assert section_pairs(1, 1) == section_pairs(1, 5) == [(0, 0)]
+    array = noise(1, 16, 16)
+    volume, predict = ArrayVolume(array), Plain(half)
+    windows = whole_section((16, 16), (16, 16))
+    (found,) = predict_volume(predict, volume, [(0, 0)], windows, combine=combine)
+    assert found[0] == 0
+    one, other = predicted(np.repeat(array, 2, 0), windows, 1, combine=combine)
+    np.testing.assert_allclose(found[1], one, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    assert (volume.read, predict.encoded) == ([0], 1)
+
+
 def test_features_of_many_windows_are_not_kept() -> None:
     predict = Plain(half)
     windows = tiles((32, 32), 16, 16, 0)

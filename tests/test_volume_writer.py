@@ -12,9 +12,10 @@ import pytest
 import tifffile
 import zarr
 
+from dataloader.formats.base import VolumeSpec
 from dataloader.formats.opening import open_volume
+from dataloader.formats.registry import WRITERS
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.formats.writers import WRITERS, VolumeSpec
 from prediction.report.view import Lazy, add_layers
 
 SHAPE = (4, 300, 270)

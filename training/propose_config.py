@@ -48,18 +48,35 @@ class Answers(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """A volume that was looked at; sizes in nm, None where nobody knows."""
+    """A volume that was looked at; sizes in nm, None where nobody knows.
+
+    ``pixel`` is that of square pixels; ``sides`` are the volume's own along (y, x).
+    """
 
     images: Volume
     labels: MaskVolume | None
     found: ImagesFound
     pixel: float | None
+    sides: tuple[float, float] | None
     spacing: float | None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width) of its sections."""
         return self.images.shape[1:]
+
+    @property
+    def stated_pixel(self) -> float | None:
+        """What the config says: nothing of pixels that are not square, which the file tells."""
+        square = self.sides is None or self.sides[0] == self.sides[1]
+        return self.pixel if square else None
+
+    def working_shape(self, working: float | None) -> list[int]:
+        """(height, width) of its sections in square pixels of a size, nm; None: their own."""
+        if self.sides is None:
+            return list(self.shape)
+        scales = (side / (working or self.pixel) for side in self.sides)
+        return [round(n * scale) for n, scale in zip(self.shape, scales, strict=True)]
 
 
 def new_config(answers: Answers) -> None:
@@ -105,13 +122,16 @@ def _look(
     images = open_volume(Path(raw).resolve(), keep=False, fill=True)
     found = inspect_images(images)
     own = images.voxel_size
+    sides = (pixel, pixel) if pixel else (own.y, own.x) if own and own.in_plane else None
     pixel = pixel or (own.in_plane if own else None)
     spacing = spacing or (own.z if own else None)
     sections, height, width = images.shape
     grey = f"{found.low:g} to {found.high:g}"
     print(f"{role}: {shown(images.path)} ({images.kind})")
     print(f"  {sections} sections of {height} x {width}, {images.section(0).dtype}, grey {grey}")
-    print(f"  pixel: {_nm(pixel)}; spacing of sections: {_nm(spacing)}")
+    square = sides is None or sides[0] == sides[1]
+    shape = "" if square else f" (of {sides[0]:g} x {sides[1]:g} nm)"
+    print(f"  pixel: {_nm(pixel)}{shape}; spacing of sections: {_nm(spacing)}")
     warnings = found.warnings()
     if spacing and pixel and spacing > ANISOTROPIC * pixel:
         warnings.append(
@@ -129,7 +149,7 @@ def _look(
         warnings += compared.warnings()
     for line in warnings:
         warn(f"{shown(images.path)}: {line}")
-    return Looked(images, masks, found, pixel, spacing)
+    return Looked(images, masks, found, pixel, sides, spacing)
 
 
 def _nm(size: float | None) -> str:
@@ -174,10 +194,7 @@ def _choose(name: str, source: Looked, target: Looked, run: dict) -> dict[str, d
     """The config's sections: their keys, each with its value and a comment."""
     small, total = run is SMALL, run["iterations"]
     working = choose_working_size(source, target, small)
-    shapes = [
-        [round(side * volume.pixel / working) if working else side for side in volume.shape]
-        for volume in (source, target)
-    ]
+    shapes = [volume.working_shape(working) for volume in (source, target)]
     crop = min(run["crop"], *(side // 16 * 16 for shape in shapes for side in shape))
     if crop < 32:
         raise UserError(
@@ -210,8 +227,8 @@ def _choose(name: str, source: Looked, target: Looked, run: dict) -> dict[str, d
         "input_size": ([crop, crop], "training crop, pixels"),
         "data_dir_val": (target.images.where, "the volume that is predicted, and scored"),
         "data_dir_val_label": (target.labels and target.labels.where, "its labels, if it has any"),
-        "pixel_size_source": (source.pixel, "nm, in-plane; null: unknown"),
-        "pixel_size_target": (target.pixel, "nm"),
+        "pixel_size_source": (source.stated_pixel, "nm, in-plane; null: as the file says"),
+        "pixel_size_target": (target.stated_pixel, "nm"),
         "pixel_size_working": (working, "nm, both are resampled to it; null: as they are"),
         "section_spacing_target": (target.spacing, "nm, for volumes and surfaces"),
     }

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import h5py
 import numpy as np
 
-from dataloader.formats.arrays import HDF5_DATASET
+from dataloader.formats.hdf5 import HDF5_DATASET
 from dataloader.formats.opening import open_volume
 from dataloader.orthogonal_slices import PaddedVolume, PlaneVolume, scratch_array
 from dataloader.pairs import PairDataset

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,9 +15,31 @@ class UserError(Exception):
     """What the user has to mend. The message names the file or key, what was found, what to do."""
 
 
-@lru_cache(maxsize=1024)  # a volume that is opened again is not complained of again
+_collecting: ContextVar[list[str] | None] = ContextVar("collecting", default=None)
+
+
 def warn(message: str) -> None:
     """Tell the user, in one line and once, of what is odd but goes."""
+    lines = _collecting.get()
+    if lines is None:
+        _print_once(message)
+    elif message not in lines:
+        lines.append(message)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect warnings, each once, instead of printing them."""
+    lines: list[str] = []
+    token = _collecting.set(lines)
+    try:
+        yield lines
+    finally:
+        _collecting.reset(token)
+
+
+@lru_cache(maxsize=1024)  # a volume that is opened again is not complained of again
+def _print_once(message: str) -> None:
     if rank() == 0:
         print(f"warning: {message}", file=sys.stderr)
 

@@ -1,20 +1,27 @@
-"""A folder of sections as a volume."""
+"""A folder of sections as a volume, and a single image as one of one section."""
 
-import re
+import codecs
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
+import tifffile
 from PIL import Image
 
+from dataloader.formats.axes import COLOURS, GREY
+from dataloader.formats.base import VolumeWriter, line
+from dataloader.formats.natural_order import natural_order
+from dataloader.formats.tiff import TIFF_SUFFIXES, check_one_channel, shown
 from dataloader.volume import Volume
 from utils.errors import UserError, warn
+from utils.files import write_picture
 
 Image.MAX_IMAGE_PIXELS = None  # sections may be large
 warnings.filterwarnings("ignore", module="PIL")  # a broken file is said in one line, below
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 SECTION_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 COLOUR_MODES = ("P", "PA")  # one band in the file, but an index of colours
 
@@ -27,7 +34,8 @@ class FolderVolume(Volume):
         names: file names of the sections to use; None: all.
 
     Raises:
-        UserError: no sections, one that cannot be read, colour, or sizes that differ.
+        UserError: no sections, one that cannot be read, colour, sizes that differ, or two files
+            of one name.
     """
 
     kind = "folder"
@@ -38,6 +46,7 @@ class FolderVolume(Volume):
         if not self.files:
             raise UserError(f"{path}: no sections; expected {', '.join(SECTION_SUFFIXES)} files")
         if names is None:
+            _refuse_twins(self.files)
             _warn_of_gaps(self.files)
         first = section_shape(self.files[0])
         for file in self.files[1:]:
@@ -57,82 +66,140 @@ class FolderVolume(Volume):
         return read_section(self.files[index])
 
 
+class ImageVolume(FolderVolume):
+    """A grey image as a volume of one section."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent, [path.name])
+        self.path = path
+
+
+class FolderWriter(VolumeWriter):
+    """A folder of PNG sections; numbers beyond 16 bits become TIFF sections."""
+
+    suffix = ""
+
+    def open(self) -> None:
+        self.part.mkdir(parents=True)
+
+    def write(self, index: int, section: np.ndarray) -> None:
+        name = self.part / self.spec.names[index]
+        if section.dtype.itemsize > 2:
+            tifffile.imwrite(name.with_suffix(".tif"), section, compression="zlib")
+        else:
+            write_picture(name, section)
+
+    def close(self) -> None:
+        pass
+
+
 def section_files(folder: Path) -> list[Path]:
     """The sections in a folder in natural order: 2.png before 10.png; hidden files are none."""
-    files = [
-        file
+    names = [
+        file.name
         for file in folder.iterdir()
         if file.suffix.lower() in SECTION_SUFFIXES and not file.name.startswith(".")
     ]
-    return sorted(files, key=lambda file: natural_key(file.name))
-
-
-def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """Sort key under which numbers in names count as numbers."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts]
+    return [folder / name for name in natural_order(names)]
 
 
 def read_names(list_file: Path | None) -> list[str] | None:
     """Names of sections from a text file, in its order; None where there is no file."""
     if list_file is None or not list_file.is_file():
         return None
+    content = list_file.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        lines = (line.strip() for line in list_file.read_text(encoding="utf-8").splitlines())
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(
             f"{list_file}: not UTF-8 text; expected section names, a line each"
         ) from None
-    names = [Path(line).name for line in lines if line]
+    lines = (text_line.strip() for text_line in text.splitlines())
+    names = [PureWindowsPath(named).name for named in lines if named]
     if not names:
         raise UserError(f"{list_file}: empty; expected the names of sections, one a line")
     return names
 
 
 def read_section(file: Path) -> np.ndarray:
-    """One grey section (H, W) in the type of its file.
+    """One grey section (H, W) in the type of its file, its values as a viewer shows them.
 
     Raises:
         UserError: missing, unreadable, or colour.
     """
-    with _opened(file) as image:
-        section = np.asarray(image)
-    return section.astype(section.dtype.newbyteorder("="), copy=False)
+    if _is_tiff(file):
+        with _page(file) as page:
+            section = shown(page, file)(page.asarray()).reshape(page.shape[:2])
+    else:
+        with _image(file) as image:
+            section = np.asarray(image.convert("L") if image.mode == "P" else image)
+    return np.ascontiguousarray(section, section.dtype.newbyteorder("="))
 
 
 def section_shape(file: Path) -> tuple[int, int]:
     """(H, W) of a grey section from its file's header; raises UserError as ``read_section``."""
-    with _opened(file) as image:
+    if _is_tiff(file):
+        with _page(file) as page:
+            shown(page, file)
+            return page.imagelength, page.imagewidth
+    with _image(file) as image:
         return image.height, image.width
 
 
+def _is_tiff(file: Path) -> bool:
+    return file.suffix.lower() in TIFF_SUFFIXES
+
+
 @contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    """A grey image; whatever goes wrong with it is the file's fault."""
+def _blamed(file: Path) -> Iterator[None]:
+    """Whatever goes wrong with a section is the file's fault."""
     try:
-        with Image.open(file) as image:
-            check_grey(file, image)
-            _check_single(file, image)
-            yield image
+        yield
     except UserError:
         raise
-    except Exception as error:  # Pillow raises many kinds for a broken file
+    except Exception as error:  # Pillow and tifffile raise many kinds for a broken file
+        if "imagecodecs" in str(error):
+            raise UserError(f"{file}: {line(error)}; pip install imagecodecs") from None
         reason = "no such file" if isinstance(error, FileNotFoundError) else "broken or no image"
         raise UserError(f"{file}: {reason}; expected a grey section") from None
+
+
+@contextmanager
+def _page(file: Path) -> Iterator[tifffile.TiffPage]:
+    """The only page of a TIFF section."""
+    with _blamed(file), tifffile.TiffFile(file) as opened:
+        page = opened.pages[0]
+        check_one_channel(page, file)
+        _check_single(file, len(opened.pages))
+        yield page
+
+
+@contextmanager
+def _image(file: Path) -> Iterator[Image.Image]:
+    """A grey image of another format."""
+    with _blamed(file), Image.open(file) as image:
+        if image.mode != "P":
+            check_grey(file, image)
+        elif not _grey_palette(image):
+            raise UserError(f"{file}: {COLOURS}")
+        _check_single(file, getattr(image, "n_frames", 1))
+        yield image
+
+
+def _grey_palette(image: Image.Image) -> bool:
+    colours = np.reshape(image.getpalette("RGB") or [0, 1, 2], (-1, 3))
+    return bool((colours == colours[:, :1]).all())
 
 
 def check_grey(where: Path | str, image: Image.Image) -> None:
     """Demand one channel; raises UserError."""
     channels = 3 if image.mode in COLOUR_MODES else len(image.getbands())
     if channels != 1:
-        raise UserError(
-            f"{where}: found {channels} channels, expected one; convert it to grey "
-            "(Fiji: Image > Type > 8-bit)"
-        )
+        raise UserError(f"{where}: found {channels} channels, expected one; {GREY}")
 
 
-def _check_single(file: Path, image: Image.Image) -> None:
-    pages = getattr(image, "n_frames", 1)
+def _check_single(file: Path, pages: int) -> None:
     if pages > 1:
         raise UserError(
             f"{file}: found {pages} pages, expected one section a file; give the file itself as "
@@ -140,12 +207,28 @@ def _check_single(file: Path, image: Image.Image) -> None:
         )
 
 
+def _refuse_twins(files: list[Path]) -> None:
+    """Demand that no two files have the same name but for the suffix; raises UserError."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        if other := seen.get(file.stem):
+            raise UserError(
+                f"{file.parent}: found {other.name} and {file.name}, expected one file a section; "
+                "remove one of them"
+            )
+        seen[file.stem] = file
+
+
 def _warn_of_gaps(files: list[Path]) -> None:
     """Say so if numbers are missing between those in the files' names."""
-    numbers = [[part for kind, part in natural_key(file.stem) if kind == 0] for file in files]
+    keys = natural_order([file.name for file in files]).values()
+    numbers = [[part for kind, part in key if kind == 0] for key in keys]
     last = [number[-1] for number in numbers if number]
     if len(last) < len(files) or len({tuple(number[:-1]) for number in numbers}) > 1:
         return  # not numbered, or by more than one number
+    if any(number % 1 for number in last):
+        return
+    last = [int(number) for number in last]
     present = set(last)
     missing = [number for number in range(min(last), max(last)) if number not in present]
     steps = {b - a for a, b in pairwise(last)}

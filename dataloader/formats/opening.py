@@ -4,32 +4,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataloader.filled_volume import FilledVolume
-from dataloader.formats.arrays import (
-    HDF5_SUFFIXES,
-    MRC_SUFFIXES,
-    NIFTI_SUFFIXES,
-    TIFF_SUFFIXES,
-    ZARR_MARKS,
-    Hdf5Volume,
-    MrcVolume,
-    NiftiVolume,
-    TiffVolume,
-    ZarrVolume,
-)
-from dataloader.formats.folder import FolderVolume, read_names
+from dataloader.formats.folder import FolderVolume, ImageVolume, read_names, section_files
+from dataloader.formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
+from dataloader.formats.registry import foreign, is_image, is_zarr, reader_of
+from dataloader.formats.zarr import ZarrVolume
 from dataloader.volume import KeptVolume, MaskVolume, ResampledVolume, Volume
 from utils.errors import UserError
 from utils.runtime.memory import available_memory
 
-FILES = {
-    Hdf5Volume: HDF5_SUFFIXES,
-    TiffVolume: TIFF_SUFFIXES,
-    MrcVolume: MRC_SUFFIXES,
-    NiftiVolume: NIFTI_SUFFIXES,
-}
 EXPECTED = (
-    "a folder of sections, an HDF5, TIFF, MRC or NIfTI file, or a Zarr store; file:name for an "
-    "array in it"
+    "a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr store, or an image; file:name "
+    "for an array in it"
 )
 KEEP_SHARE = 0.25  # of the memory that is free: a larger volume is read as needed
 
@@ -49,7 +34,7 @@ class Place(NamedTuple):
 def open_volume(
     path: Path,
     list_file: Path | None = None,
-    scale: float = 1.0,
+    scale: float | tuple[float, float] = 1.0,
     masks: bool = False,
     keep: bool = True,
     fill: bool = False,
@@ -57,11 +42,11 @@ def open_volume(
     """The volume at a path.
 
     Args:
-        path: a folder of sections, an HDF5, TIFF, MRC or NIfTI file, or a Zarr store; with
-            ``:name`` for an array in it. The suffix of an HDF5 file may be left out.
+        path: a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr store, or an image;
+            with ``:name`` for an array in it. The suffix of an HDF5 file may be left out.
         list_file: text file naming the sections of a folder to use, one a line.
-        scale: resample to so many pixels per pixel.
-        masks: the volume holds labels, to be read as masks of 0 and 1.
+        scale: resample to so many pixels per pixel, or per pixel along (y, x).
+        masks: the volume holds labels, to be read as masks (``dataloader.volume.MaskVolume``).
         keep: in memory, if it takes no more than a quarter of what is free; else sections are read
             as needed.
         fill: the volume holds grey sections, whose blank areas are filled (``dataloader.blank``).
@@ -77,7 +62,7 @@ def open_volume(
         volume = MaskVolume(volume)
     elif fill:
         volume = FilledVolume(volume)
-    if scale != 1.0:
+    if scale not in (1.0, (1.0, 1.0)):
         volume = ResampledVolume(volume, scale)
     return KeptVolume(volume) if keep and _fits(volume) else volume
 
@@ -96,24 +81,35 @@ def find_volume(path: Path) -> Place | None:
 
 def is_section_folder(path: Path) -> bool:
     """Whether the volume at a path is a folder of sections, and not a file or a Zarr store."""
-    is_zarr = any((path / mark).is_file() for mark in ZARR_MARKS) or path.suffix == ".zarr"
-    return path.is_dir() and not is_zarr
+    return path.is_dir() and not is_zarr(path)
 
 
 def _open(place: Place, list_file: Path | None) -> Volume:
     path, dataset = place
     if is_section_folder(path):
+        if not section_files(path):
+            _refuse_foreign(path)
         return FolderVolume(path, read_names(list_file))
     if path.is_dir():
         return ZarrVolume(path, dataset)
-    kind = next((kind for kind, ends in FILES.items() if path.name.lower().endswith(ends)), None)
+    if is_image(path) and not dataset:
+        return ImageVolume(path)
+    kind = reader_of(path)
     if kind is None:
+        _refuse_foreign(path)
         raise UserError(f"{path}: unknown format; expected {EXPECTED}")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: an empty file; was it copied whole?")
     if dataset and kind is not Hdf5Volume:
         raise UserError(f"{path}: found :{dataset} after it, but a {kind.format} has no names")
     return kind(path, dataset)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Name a format that is known but not read; raises UserError."""
+    if found := foreign(path):
+        name, converter = found
+        raise UserError(f"{path}: found {name}, which is not read; convert it with {converter}")
 
 
 def _fits(volume: Volume) -> bool:

@@ -22,13 +22,12 @@ from dataloader.published.sections import PublishedSections, find_sections
 from dataloader.published.volume_parts import (
     Journal,
     can_resume,
-    discard,
     move_to_place,
     new_part,
-    part_of,
     volume_shape,
 )
 from utils.errors import UserError, writing_to
+from utils.files import discard, part_of
 from utils.paths import shown
 from utils.progress import progress
 from utils.runtime.signals import Interrupted, StopRequested, awaited_signals

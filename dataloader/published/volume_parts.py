@@ -1,17 +1,15 @@
 """Volumes written section by section, which a kill at any moment leaves fit to go on with."""
 
 import json
-import os
-import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from dataloader.formats.arrays import HDF5_DATASET, HDF5_SUFFIXES
+from dataloader.formats.hdf5 import HDF5_DATASET, HDF5_SUFFIXES
 from dataloader.formats.opening import open_volume
-from utils.files import write_picture
+from utils.files import discard, part_of, sync_file, write_picture
 
 CHUNK = 256  # side of the parts in which HDF5 keeps a section: a crop of 512 reads 9 of them
 PAGE = 4096  # bytes
@@ -188,22 +186,3 @@ def volume_shape(path: Path) -> tuple[int, int, int] | None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     return tuple(open_volume(path, keep=False).shape)
-
-
-def part_of(path: Path) -> Path:
-    """Where something is written before it is whole."""
-    return path.with_name(path.name + ".part")
-
-
-def discard(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file's content is on the disc."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())

@@ -1,0 +1,187 @@
+"""What the formats share: arrays in files as volumes, and writers of sections."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from dataloader.formats.axes import Stack
+from dataloader.formats.voxel_size import VoxelSize, plausible
+from dataloader.volume import Volume
+from utils.errors import UserError
+from utils.files import discard
+
+Format = Literal["folder", "tiff", "hdf5", "ome-zarr", "mrc", "nifti"]
+CHUNK = 512  # pixels, side of the chunks of HDF5 and Zarr
+
+
+class ArrayVolume(Volume):
+    """A volume that a library shows as an array, opened anew in every process that reads it.
+
+    Args:
+        path: of the file or store.
+        dataset: name of the array in it, where the format has several.
+
+    Raises:
+        UserError: not readable, or not an array of grey sections.
+    """
+
+    format: str  # as messages say it
+
+    def __init__(self, path: Path, dataset: str | None = None) -> None:
+        self.path, self.dataset = path, dataset
+        self._array: Any = None
+        self._process = 0
+        try:
+            array = self.array
+            size = self._read_voxel_size()
+        except UserError:
+            raise
+        except Exception as error:  # the libraries raise many kinds for a broken file
+            raise UserError(f"{path}: not a readable {self.format} ({line(error)})") from None
+        if min(array.shape) < 1:
+            raise UserError(
+                f"{self.where}: found shape {tuple(array.shape)}, expected (sections, height, "
+                "width) of grey values"
+            )
+        if np.dtype(array.dtype).kind not in "uifb":
+            raise UserError(f"{self.where}: found type {array.dtype}, expected grey values")
+        self.voxel_size = plausible(size, self.where)
+        super().__init__(array.shape)
+        self._check()
+        self.close()
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.dataset}" if self.dataset else str(self.path)
+
+    @property
+    def array(self) -> Any:
+        """What has a shape (sections, height, width) and a dtype, and gives crops of sections."""
+        if self._array is None or self._process != os.getpid():  # handles do not survive a fork
+            self._array, self._process = self._open(), os.getpid()
+        return self._array
+
+    def close(self) -> None:
+        self._array = None
+
+    def section(self, index: int) -> np.ndarray:
+        return self._read(index, slice(None), slice(None))
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        return self._read(index, slice(y, y + height), slice(x, x + width))
+
+    def _read(self, index: int, rows: slice, columns: slice) -> np.ndarray:
+        try:
+            part = np.asarray(self.array[index, rows, columns])
+        except Exception as error:  # as above
+            raise UserError(
+                f"{self.where}: section {index} cannot be read ({line(error)})"
+            ) from None
+        return np.ascontiguousarray(part, part.dtype.newbyteorder("="))
+
+    def __getstate__(self) -> dict:
+        """Without the open file, for worker processes."""
+        return self.__dict__ | {"_array": None}
+
+    @abstractmethod
+    def _open(self) -> Stack | Any:
+        """Open the array."""
+
+    def _read_voxel_size(self) -> VoxelSize | None:
+        """From the file's metadata; None where it has none."""
+        return None
+
+    def _check(self) -> None:
+        """Warn of what is odd in a file that can be read."""
+
+
+class VolumeSpec(NamedTuple):
+    """What is going to be written.
+
+    Attributes:
+        shape: (sections, height, width).
+        dtype: uint8, uint16, uint32 or float32.
+        voxel_size: None where it is not known; else all three sides are.
+        names: file names of the sections, for a folder.
+        discrete: masks or instance numbers, which must not be averaged.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: type
+    voxel_size: VoxelSize | None
+    names: Sequence[str]
+    discrete: bool
+
+
+class VolumeWriter(ABC):
+    """Writes sections in any order; a context that moves the whole file to its place, or takes it
+    away.
+
+    Args:
+        folder: where it goes.
+        stem: of the file's name.
+        spec: what is written.
+    """
+
+    suffix: str
+
+    def __init__(self, folder: Path, stem: str, spec: VolumeSpec) -> None:
+        self.path, self.spec = folder / f"{stem}{self.suffix}", spec
+        self.part = folder / f".{stem}.part{self.suffix}"
+
+    def __enter__(self) -> Self:
+        discard(self.part)
+        self.open()
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.close()
+        if kind is None:
+            discard(self.path)
+            self.part.replace(self.path)
+        else:
+            discard(self.part)
+
+    @abstractmethod
+    def open(self) -> None:
+        """Begin the file."""
+
+    @abstractmethod
+    def write(self, index: int, section: np.ndarray) -> None:
+        """Write one section (H, W) of the dtype."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Bring it to the disc."""
+
+
+def line(error: Exception) -> str:
+    """An exception of a library in part of a line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def only_one(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
+    """The only array that may be a volume, of three dimensions if there is one; raises UserError.
+
+    Arrays of four and more count where none has three, and those of two where there are no others.
+    """
+    ranks = [lambda n: n == 3, lambda n: n > 3, lambda n: n == 2]
+    for fits in ranks:
+        found = [name for name, shape in shapes.items() if fits(len(shape))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{path}: which of {listed(shapes)}? Write {path.name}:{found[0]}, say")
+    raise UserError(f"{path}: no array of shape (sections, height, width); found {listed(shapes)}")
+
+
+def listed(shapes: dict[str, tuple[int, ...]], most: int = 20) -> str:
+    """Names and shapes of arrays, not more than some."""
+    names = [f"{name} {shape}" for name, shape in shapes.items()]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join(names[:most] + more) or "none"

@@ -1,0 +1,132 @@
+"""HDF5."""
+
+import importlib
+import json
+from contextlib import suppress
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dataloader.formats.axes import Stack, axis_names, names_in
+from dataloader.formats.base import CHUNK, ArrayVolume, VolumeWriter, only_one
+from dataloader.formats.voxel_size import VoxelSize, from_attributes
+from utils.errors import UserError
+
+HDF5_SUFFIXES = (".hdf", ".h5", ".hdf5")
+HDF5_DATASET = "main"
+FILTERS = {  # numbers that the HDF Group has given out, of what hdf5plugin brings
+    32000: "LZF", 32001: "Blosc", 32004: "LZ4", 32008: "Bitshuffle", 32013: "ZFP",
+    32015: "Zstandard", 32026: "Blosc2", 307: "BZip2",
+}  # fmt: skip
+
+
+class Hdf5Volume(ArrayVolume):
+    """A data set of an HDF5 file: the one named, else ``main``, else the only one of 3 dimensions.
+
+    Its axes are those of ``axistags`` (vigra, ilastik), of the labels of its dimensions, or of an
+    attribute ``axes``; its voxel size is that of ``voxel_size.from_attributes``.
+    """
+
+    kind, format, tiled = "hdf5", "HDF5 file", True
+
+    def _open(self) -> Stack:
+        file = h5py.File(self.path, "r")
+        if self.dataset is None:
+            shapes = _datasets(file)
+            self.dataset = HDF5_DATASET if HDF5_DATASET in shapes else only_one(self.path, shapes)
+        found = file.get(self.dataset)
+        if not isinstance(found, h5py.Dataset):
+            raise UserError(
+                f"{self.path}: no data set {self.dataset}; found "
+                f"{', '.join(_datasets(file)) or 'none'}"
+            )
+        if found.shape is None or found.dtype.kind not in "uifb":
+            raise UserError(f"{self.where}: found type {found.dtype}, expected grey values")
+        _require_filters(found, self.where)
+        return Stack(found, _axes(found), self.where)
+
+    def _read_voxel_size(self) -> VoxelSize | None:
+        return from_attributes(self.array.array.attrs, self.array.names)
+
+    def close(self) -> None:
+        if self._array is not None:
+            self._array.array.file.close()
+        super().close()
+
+
+class Hdf5Writer(VolumeWriter):
+    """HDF5: data set ``main`` with the attributes ``axes`` and ``resolution`` (z, y, x in nm)."""
+
+    suffix = ".hdf"
+
+    def open(self) -> None:
+        _, height, width = self.spec.shape
+        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        self.file = h5py.File(self.part, "w")
+        self.dataset = self.file.create_dataset(
+            HDF5_DATASET,
+            self.spec.shape,
+            self.spec.dtype,
+            **({"chunks": (1, min(CHUNK, height), min(CHUNK, width))} | packed)
+            if self.spec.discrete
+            else {},
+        )
+        describe(self.dataset, self.spec.voxel_size)
+
+    def write(self, index: int, section: np.ndarray) -> None:
+        self.dataset[index] = section
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def describe(dataset: h5py.Dataset, voxel_size: VoxelSize | None) -> None:
+    """The axes and, in nm, the resolution of an HDF5 data set."""
+    dataset.attrs["axes"] = "zyx"
+    if voxel_size:
+        dataset.attrs["resolution"] = voxel_size
+
+
+def _axes(dataset: h5py.Dataset) -> list[str] | None:
+    """The names of a data set's axes; None where it has none."""
+    tags = dataset.attrs.get("axistags")
+    if tags is not None:
+        try:
+            found = axis_names(json.loads(tags)["axes"], dataset.ndim)
+        except (ValueError, TypeError, KeyError):
+            found = None
+        if found:
+            return found
+    # the label of each dimension, or the name of its scale, as netCDF has it
+    labels = [dim.label or (dim[0].name.rpartition("/")[2] if len(dim) else "")
+              for dim in dataset.dims]  # fmt: skip
+    return axis_names(labels, dataset.ndim) or names_in(dataset.attrs, dataset.ndim)
+
+
+def _datasets(file: h5py.File) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all data sets of a file."""
+    found = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            found[name] = item.shape
+
+    file.visititems(visit)
+    return found
+
+
+def _require_filters(dataset: h5py.Dataset, where: str) -> None:
+    """Demand what decompresses a data set; raises UserError."""
+    properties = dataset.id.get_create_plist()
+    wanted = [properties.get_filter(n)[0] for n in range(properties.get_nfilters())]
+    missing = [number for number in wanted if not h5py.h5z.filter_avail(number)]
+    if missing:
+        with suppress(ModuleNotFoundError):
+            importlib.import_module("hdf5plugin")  # brings them
+        missing = [number for number in missing if not h5py.h5z.filter_avail(number)]
+    if missing:
+        names = ", ".join(FILTERS.get(number, f"filter {number}") for number in missing)
+        raise UserError(
+            f"{where}: compressed with {names}, which is not installed; pip install hdf5plugin"
+        )

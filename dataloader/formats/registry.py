@@ -1,0 +1,88 @@
+"""Which class reads and which writes a format."""
+
+from pathlib import Path
+
+from dataloader.formats.base import ArrayVolume, VolumeWriter
+from dataloader.formats.folder import IMAGE_SUFFIXES, FolderWriter
+from dataloader.formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume, Hdf5Writer
+from dataloader.formats.mrc import MRC_SUFFIXES, MrcVolume, MrcWriter
+from dataloader.formats.nifti import NIFTI_SUFFIXES, NiftiVolume, NiftiWriter
+from dataloader.formats.tiff import TIFF_SUFFIXES, TiffVolume, TiffWriter
+from dataloader.formats.zarr import ZARR_MARKS, OmeZarrWriter
+
+READERS: dict[type[ArrayVolume], tuple[str, ...]] = {  # of files, by their suffixes
+    Hdf5Volume: HDF5_SUFFIXES,
+    TiffVolume: TIFF_SUFFIXES,
+    MrcVolume: MRC_SUFFIXES,
+    NiftiVolume: NIFTI_SUFFIXES,
+}
+WRITERS: dict[str, type[VolumeWriter]] = {
+    "folder": FolderWriter,
+    "tiff": TiffWriter,
+    "hdf5": Hdf5Writer,
+    "zarr": OmeZarrWriter,
+    "ome-zarr": OmeZarrWriter,
+    "mrc": MrcWriter,
+    "nifti": NiftiWriter,
+}
+FIJI = "Fiji (File > Import > Bio-Formats, then save as TIFF)"
+FOREIGN = {  # formats that are not read: suffix, name, what converts them
+    ".dm3": ("a DigitalMicrograph file (DM3)", f"{FIJI} or IMOD's dm2mrc"),
+    ".dm4": ("a DigitalMicrograph file (DM4)", f"{FIJI} or IMOD's dm2mrc"),
+    ".czi": ("a Zeiss file (CZI)", FIJI),
+    ".lif": ("a Leica file (LIF)", FIJI),
+    ".nd2": ("a Nikon file (ND2)", FIJI),
+    ".oir": ("an Olympus file (OIR)", FIJI),
+    ".lsm": ("a Zeiss file (LSM)", FIJI),
+    ".emd": ("an EMD file", f"{FIJI}; one of HDF5 is read by the name FILE.h5:DATASET"),
+    ".ser": ("a TIA file (SER)", FIJI),
+    ".ims": ("an Imaris file (IMS)", FIJI),
+    ".nrrd": ("an NRRD file", "ITK-SNAP or 3D Slicer, which save NIfTI, or Fiji, which saves TIFF"),
+    ".nhdr": ("an NRRD file", "ITK-SNAP or 3D Slicer, which save NIfTI, or Fiji, which saves TIFF"),
+    ".mha": ("a MetaImage file", "ITK-SNAP or 3D Slicer, which save NIfTI"),
+    ".mhd": ("a MetaImage file", "ITK-SNAP or 3D Slicer, which save NIfTI"),
+    ".hdr": ("an Analyze file", "ITK-SNAP or 3D Slicer, which save NIfTI"),
+    ".mat": ("a MATLAB file (MAT)", "MATLAB's imwrite or h5create, as TIFF or HDF5"),
+    ".npy": ("a NumPy file", "tifffile.imwrite('v.tif', numpy.load('v.npy'))"),
+    ".npz": ("a NumPy file", "tifffile.imwrite('v.tif', numpy.load('v.npz')[NAME])"),
+    ".am": ("an Amira file", "Amira (File > Export, as TIFF) or Fiji (File > Open)"),
+    ".raw": ("raw numbers without a header", "Fiji (File > Import > Raw, then save as TIFF)"),
+    ".svs": ("a slide (SVS)", FIJI),
+    ".jp2": ("a JPEG 2000 image", "Fiji (save as TIFF)"),
+    ".wkw": ("a webknossos file (WKW)", "webknossos, which exports TIFF and Zarr"),
+    ".zip": ("an archive", "unzip; the volume is what is in it"),
+    ".gz": ("a compressed file", "gunzip"),
+}
+N5 = ("an N5 store", "Fiji (File > Import > N5, then save as TIFF)")
+PRECOMPUTED = (
+    "a neuroglancer precomputed volume",
+    "tensorstore or cloud-volume, which save Zarr or TIFF",
+)
+
+
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder is a Zarr store, or a part of one."""
+    return folder.suffix == ".zarr" or any((folder / mark).is_file() for mark in ZARR_MARKS)
+
+
+def reader_of(path: Path) -> type[ArrayVolume] | None:
+    """What reads a file by its name; None: nothing."""
+    name = path.name.lower()
+    return next((kind for kind, ends in READERS.items() if name.endswith(ends)), None)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is a single image, by its name; TIFF is read as a stack."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def foreign(path: Path) -> tuple[str, str] | None:
+    """What a file, or a folder without sections, is that is not read, and what converts it.
+
+    None: nobody knows.
+    """
+    if not path.is_dir():
+        return FOREIGN.get(path.suffix.lower())
+    if path.suffix == ".n5" or (path / "attributes.json").is_file():
+        return N5
+    return PRECOMPUTED if (path / "info").is_file() else None

@@ -1,0 +1,293 @@
+"""Zarr (v2 and v3) and OME-Zarr."""
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dataloader.formats.axes import Stack, axis_names, names_in
+from dataloader.formats.base import CHUNK, ArrayVolume, VolumeWriter, listed, only_one
+from dataloader.formats.voxel_size import VoxelSize, from_attributes, in_nanometres
+from utils.errors import UserError, warn
+from utils.optional import wanted
+
+# a store may have other files in it, bioformats2raw's OME-XML, say
+warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
+ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # files that make a folder a Zarr store
+LEVELS = 4  # at most, of an OME-Zarr's pyramid
+SMALLEST_LEVEL = 128  # pixels, of the shorter side
+MOST_NAMES = 20  # of images, in a message
+UNNAMED = "tczyx"  # the axes of OME-Zarr 0.1 and 0.2
+CHUNK_KEY = re.compile(r"(?:c[./])?(\d+(?:[./]\d+)*)")
+MOST_SHARDS = 10_000  # whose indices are read to count their chunks
+ABSENT = 2**64 - 1  # offset and length of a chunk that a shard lacks
+
+
+class Level(NamedTuple):
+    """A level of an OME-Zarr image.
+
+    Attributes:
+        axes: names or descriptions; empty where there are none.
+        transforms: of the level and of the whole image.
+    """
+
+    axes: list
+    transforms: list[dict]
+
+
+class ZarrVolume(ArrayVolume):
+    """An array of a Zarr store: the one named, the finest of an OME-Zarr image, the one that the
+    path itself is, the only image in the store (``bioformats2raw``), or the only array of 3
+    dimensions.
+
+    Its axes and voxel size are the OME-Zarr's, else the array's ``dimension_names`` or
+    ``_ARRAY_DIMENSIONS``, and those of ``voxel_size.from_attributes``.
+    """
+
+    kind, format = "zarr", "Zarr store"
+    _level: Level | None = None
+
+    def _open(self) -> Stack:
+        zarr = wanted("zarr", "to read Zarr")
+        node = zarr.open(self.path, mode="r")
+        if isinstance(node, zarr.Group):
+            node = self._choose(zarr, node)
+        if np.dtype(node.dtype).kind not in "uifb":
+            raise UserError(f"{self.where}: found type {node.dtype}, expected grey values")
+        return Stack(node, self._axes(node), self.where)
+
+    def _choose(self, zarr: Any, group: Any) -> Any:
+        """The array of a group."""
+        levels = _levels(group)
+        if self.dataset is None and not levels:
+            levels = self._image_below(zarr, group)
+        named = {name: level for name, level in levels.items() if name == self.dataset}
+        if self.dataset is None and levels:
+            named = dict([next(iter(levels.items()))])  # the finest comes first
+        for name, level in named.items():
+            self.kind, self._level, self.dataset = "ome-zarr", level, name
+            return group[name]
+        members = group.members(max_depth=None)
+        arrays = {name: node.shape for name, node in members if isinstance(node, zarr.Array)}
+        if self.dataset is None:
+            self.dataset = only_one(self.path, arrays)
+        node = group.get(self.dataset)
+        if isinstance(node, zarr.Group):  # an image below the store's root
+            inner = _levels(node) or self._image_below(zarr, node)
+            if inner:
+                name, level = next(iter(inner.items()))
+                self.kind, self._level = "ome-zarr", level
+                return node[name]
+        if not isinstance(node, zarr.Array):
+            raise UserError(f"{self.path}: no array {self.dataset}; found {listed(arrays)}")
+        above = group.get(self.dataset.rpartition("/")[0]) if "/" in self.dataset else None
+        if isinstance(above, zarr.Group):  # a level of such an image
+            self._level = _levels(above).get(self.dataset.rpartition("/")[2])
+            self.kind = "ome-zarr" if self._level else self.kind
+        return node
+
+    def _image_below(self, zarr: Any, group: Any) -> dict[str, Level]:
+        """The levels of the only image in a group, as bioformats2raw writes it; raises UserError.
+
+        Labels of an image are none of its images.
+        """
+        images = {}
+        for name, node in _groups(zarr, group):
+            if levels := _levels(node):
+                images[name] = {f"{name}/{level}": found for level, found in levels.items()}
+        if len(images) > 1:
+            first = self.path.name + (f":{self.dataset}/" if self.dataset else ":")
+            more = f" and {len(images) - MOST_NAMES} more" if len(images) > MOST_NAMES else ""
+            raise UserError(
+                f"{self.path}: which of its images {', '.join([*images][:MOST_NAMES])}{more}? "
+                f"Write {first}{next(iter(images))}, say"
+            )
+        return next(iter(images.values()), {})
+
+    def _axes(self, array: Any) -> list[str] | None:
+        count = len(array.shape)
+        if self._level is not None:
+            names = axis_names(self._level.axes or UNNAMED[-count:], count)
+            if names:
+                return names
+        names = getattr(array.metadata, "dimension_names", None)
+        return (axis_names(names, count) if names else None) or names_in(array.attrs, count)
+
+    def _read_voxel_size(self) -> VoxelSize | None:
+        stack = self.array
+        if self._level is None:
+            return from_attributes(stack.array.attrs, stack.names)
+        sizes = np.ones(len(stack.names))
+        scales = [t.get("scale") for t in self._level.transforms if t.get("type") == "scale"]
+        scales = [scale for scale in scales if isinstance(scale, list) and len(scale) == len(sizes)]
+        if not scales or len(self._level.axes) != len(sizes):
+            return None
+        sizes = np.prod(np.array(scales, float), axis=0)
+        units = [axis.get("unit") if isinstance(axis, dict) else None for axis in self._level.axes]
+        known = in_nanometres(sizes.tolist(), units)
+        return VoxelSize.of(dict(zip(stack.names, known, strict=True)))
+
+    def _check(self) -> None:
+        """Warn of chunks that are not there."""
+        array = self.array.array
+        folder = self.path / array.path if array.path else self.path
+        missing, chunks = missing_chunks(array, folder)
+        if missing:
+            warn(
+                f"{self.where}: {missing} of {chunks} chunks are missing and read as "
+                f"{array.fill_value if array.fill_value is not None else 0}; was it copied whole?"
+            )
+
+
+class OmeZarrWriter(VolumeWriter):
+    """OME-Zarr 0.4 (Zarr v2), the version most viewers read, with a pyramid in y and x."""
+
+    suffix = ".ome.zarr"
+
+    def open(self) -> None:
+        zarr = wanted("zarr", "to write OME-Zarr")
+        sections, height, width = self.spec.shape
+        group = zarr.open_group(self.part, mode="w", zarr_format=2)
+        self.levels, datasets = [], []
+        for level in range(LEVELS):
+            step = 2**level
+            shape = (sections, -(-height // step), -(-width // step))
+            if level and min(shape[1:]) < SMALLEST_LEVEL:
+                break
+            self.levels.append(
+                group.create_array(
+                    str(level),
+                    shape=shape,
+                    dtype=self.spec.dtype,
+                    chunks=(1, min(CHUNK, shape[1]), min(CHUNK, shape[2])),
+                    chunk_key_encoding={"name": "v2", "separator": "/"},
+                    config={"write_empty_chunks": True},  # a missing chunk means a damaged copy
+                )
+            )
+            datasets.append(
+                {"path": str(level), "coordinateTransformations": self._transforms(step)}
+            )
+        unit = {"unit": "nanometer"} if self.spec.voxel_size else {}
+        axes = [{"name": name, "type": "space", **unit} for name in "zyx"]
+        name = self.path.name.removesuffix(self.suffix)
+        scales = {"version": "0.4", "name": name, "axes": axes, "datasets": datasets}
+        group.attrs["multiscales"] = [scales]
+
+    def _transforms(self, step: int) -> list[dict]:
+        """Scale and place of a level, each of whose pixels covers ``step`` of the finest's."""
+        size = self.spec.voxel_size or VoxelSize(1.0, 1.0, 1.0)
+        transforms = [{"type": "scale", "scale": [size.z, size.y * step, size.x * step]}]
+        moved = (step - 1) / 2 * (0 if self.spec.discrete else 1)  # centre of averaged pixels
+        if moved:
+            moves = [0.0, size.y * moved, size.x * moved]
+            transforms.append({"type": "translation", "translation": moves})
+        return transforms
+
+    def write(self, index: int, section: np.ndarray) -> None:
+        for level, array in enumerate(self.levels):
+            if level:
+                section = section[::2, ::2] if self.spec.discrete else _halved(section)
+            array[index] = section
+
+    def close(self) -> None:
+        self.levels = []
+
+
+def _levels(group: Any) -> dict[str, Level]:
+    """The levels of an OME-Zarr image, the finest first; none if the group is no image."""
+    attributes = group.attrs
+    ome = attributes.get("ome")
+    images = (ome if isinstance(ome, dict) else attributes).get("multiscales")
+    if not images:
+        return {}
+    image = images[0]
+    whole = image.get("coordinateTransformations") or []
+    axes = image.get("axes") or []
+    return {
+        level["path"]: Level(axes, [*(level.get("coordinateTransformations") or []), *whole])
+        for level in image["datasets"]
+    }
+
+
+def _groups(zarr: Any, group: Any, above: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
+    """Groups below a group, with their names; not those below an image."""
+    for name, node in sorted(group.groups()):
+        path = f"{above}{name}"
+        yield path, node
+        if depth > 1 and not _levels(node):
+            yield from _groups(zarr, node, f"{path}/", depth - 1)
+
+
+def missing_chunks(array: Any, folder: Path) -> tuple[int, int]:
+    """Chunks of an array that are not on the disc, and all there are.
+
+    Args:
+        array: of zarr.
+        folder: it lies in; elsewhere than in a folder, none are missing.
+    """
+    outer = array.shards or array.chunks
+    grid = [-(-side // chunk) for side, chunk in zip(array.shape, outer, strict=True)]
+    whole = math.prod(
+        -(-side // chunk) for side, chunk in zip(array.shape, array.chunks, strict=True)
+    )
+    if not folder.is_dir() or not grid:
+        return 0, whole
+    found = {}
+    for file in _files(folder):
+        key = CHUNK_KEY.fullmatch(file.relative_to(folder).as_posix())
+        place = tuple(map(int, re.split(r"[./]", key[1]))) if key else ()
+        if len(place) == len(grid) and all(n < most for n, most in zip(place, grid, strict=True)):
+            found[place] = file
+    if array.shards is None:
+        return whole - len(found), whole
+    read = found if len(found) <= MOST_SHARDS else {}
+    missing = sum(_missing_of_shard(array, place, file) for place, file in read.items())
+    absent = (place for place in product(*map(range, grid)) if place not in found)
+    return missing + sum(math.prod(_chunks_of_shard(array, place)) for place in absent), whole
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for above, _, names in os.walk(folder):
+        yield from (Path(above) / name for name in names)
+
+
+def _chunks_of_shard(array: Any, place: tuple[int, ...]) -> tuple[int, ...]:
+    """Chunks along each axis that a shard has within the array."""
+    sides = zip(place, array.shape, array.shards, array.chunks, strict=True)
+    return tuple(
+        -(-min(shard, side - index * shard) // chunk) for index, side, shard, chunk in sides
+    )
+
+
+def _missing_of_shard(array: Any, place: tuple[int, ...], file: Path) -> int:
+    """Chunks that a shard's index says are not in it: pairs of offset and length, uint64."""
+    codec = array.metadata.codecs[0]
+    names = [type(inner).__name__ for inner in codec.index_codecs]
+    if names not in (["BytesCodec"], ["BytesCodec", "Crc32cCodec"]):
+        return 0
+    counts = [a // b for a, b in zip(array.shards, array.chunks, strict=True)]
+    length = 16 * math.prod(counts)
+    check = 4 * (len(names) - 1)
+    with file.open("rb") as opened:
+        if "end" in str(codec.index_location).lower():
+            opened.seek(-min(length + check, file.stat().st_size), os.SEEK_END)
+        index = opened.read(length)
+    if len(index) < length:
+        return 0  # damaged: reading it says so
+    present = np.frombuffer(index, "<u8").reshape(*counts, 2)[..., 0] != ABSENT
+    within = tuple(slice(0, count) for count in _chunks_of_shard(array, place))
+    return int(np.count_nonzero(~present[within]))
+
+
+def _halved(section: np.ndarray) -> np.ndarray:
+    """Means of two by two pixels; odd borders are repeated."""
+    height, width = section.shape
+    even = np.pad(section, ((0, height % 2), (0, width % 2)), mode="edge").astype(np.float32)
+    means = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
+    return means.astype(section.dtype)
