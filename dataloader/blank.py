@@ -18,9 +18,8 @@ SQUARE = (
 )
 RUN = 1 / 4  # of the shorter side; so much of the border a blank area with a corner takes at least
 SIDE_RUN = 1 / 2  # and so much one without a corner
-UNEVEN = (
-    2  # times the noise from pixel to pixel, by which an area may vary (variances) on the whole
-)
+EVEN = 1 / 7  # of the noise, an area's standard deviation up to which it is constant anyhow
+UNEVEN = 2  # variances of an area, in mean square differences of neighbours: 1/2 for white noise
 PIECE = 1 / 500  # of a section; smaller pieces surrounded by blank area are no tissue but writing
 GROWTH = 1.5  # times an area's own noise, by which pixels beside it may differ to belong to it
 SAMPLE = 20_000  # pixels that tell an area's noise
@@ -138,7 +137,7 @@ def _constant_areas(section: np.ndarray, noise: float) -> np.ndarray:
     for part in np.unique(outermost[outermost > 0]):
         if inner[part] >= _least_run(section.shape, RUN):
             area = cv2.dilate((parts == part).astype(np.uint8), _SQUARE)[_INNER]
-            if _takes_enough(area) and _is_even(section, area):
+            if _takes_enough(area) and _is_even(section, area, noise):
                 areas |= _grown(section, area)
     return areas
 
@@ -151,8 +150,8 @@ def _takes_enough(area: np.ndarray) -> bool:
     return taken >= _least_run(area.shape, RUN if cornered else SIDE_RUN)
 
 
-def _is_even(section: np.ndarray, area: np.ndarray) -> bool:
-    """Whether an area varies from pixel to pixel if at all, not from one end to the other.
+def _is_even(section: np.ndarray, area: np.ndarray, noise: float) -> bool:
+    """Whether an area hardly varies, or from pixel to pixel and not from one end to the other.
 
     By von Neumann's ratio: the mean square difference of neighbours is twice the variance where
     pixels are independent, and much less where grey values drift, as they do in smooth tissue.
@@ -160,7 +159,8 @@ def _is_even(section: np.ndarray, area: np.ndarray) -> bool:
     inside = area > 0
     values = section.astype(np.float32)
     steps = (values[:, 1:] - values[:, :-1])[inside[:, 1:] & inside[:, :-1]]
-    return float(values[inside].var()) <= UNEVEN * float(np.square(steps).mean())
+    least = (noise * EVEN) ** 2
+    return float(values[inside].var()) <= max(least, UNEVEN * float(np.square(steps).mean()))
 
 
 def _grown(section: np.ndarray, area: np.ndarray) -> np.ndarray:

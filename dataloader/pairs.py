@@ -18,7 +18,7 @@ Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in 
 # They tell the draws of plain pairs, of looks, of cuts and of further tries from those of samples.
 PLAIN, LOOK, CUT, TRY = 1, 2, 3, 4
 MOSTLY = 0.5  # a crop of which more is blank is drawn again
-TRIES = 16  # so often at most; then the least blank one is taken
+TRIES = 32  # so often at most; then the least blank one is taken
 
 
 class Area(NamedTuple):
