@@ -22,8 +22,12 @@ $(VENV)/installed-extra: requirements-extra.txt $(VENV)/installed
 demo: install
 	$(BIN)/python scripts/demo.py
 
+# The second run stands for a CPU with matrix units for bfloat16, where precision auto chooses it.
+NETWORK_TESTS = $(addprefix tests/test_,$(addsuffix .py,beyond commands distributed golden losses \
+	plain prediction published_configs rounds shipped_models))
 test: install extra lint
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --auto-precision bfloat16 $(NETWORK_TESTS)
 
 # a run killed at random moments and resumed until it ends, against one left alone
 KILLS ?= 100

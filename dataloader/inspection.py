@@ -1,5 +1,6 @@
 """What is usually wrong with volumes, looked for before hours are spent on them."""
 
+from functools import cache
 from typing import NamedTuple
 
 import cv2
@@ -10,6 +11,7 @@ from utils.errors import UserError
 from utils.ignore import IGNORE, foreground_share
 
 SAMPLE, RUN = 256, 4  # sections that are looked at of a long volume, in runs of neighbours
+START_SAMPLE = 16  # the same at the start of a training, which is to begin soon
 THUMBNAIL = 128  # pixels, to compare neighbours by
 ALIGNED_SAMPLE, ALIGNED_SIDE = 16, 768  # sections and pixels, to compare labels with images by
 REACH = 10  # pixels from a boundary
@@ -92,41 +94,42 @@ class LabelsFound(NamedTuple):
         return lines
 
 
-def inspect_images(volume: Volume) -> ImagesFound:
-    """Look at a volume's sections; of a long one at 256, in runs of neighbours.
+def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
+    """Look at a volume's sections; of a long one at ``sample``, in runs of neighbours.
+
+    Each is read once.
 
     Blank areas are found in volumes that are opened to be filled.
 
     Raises:
         UserError: a section that cannot be read, or holds NaN or infinite values.
     """
-    blank, repeated, thumbnails, ranges = [], [], {}, []
+    blank, repeated, thumbnails, ranges = [], [], {}, {}
     shares: list[float] = []
     previous = None
-    for index in sampled(len(volume)):
-        section = volume.section(index)
-        low, high = volume.grey_range(index)
-        ranges.append((low, high))
+    for index in sampled(len(volume), sample):
+        section = volume.scaled(index)
+        ranges[index] = low, high = volume.grey_range(index)
         area = volume.blank(index)
         shares.append(float(low == high) if area is None else float(area.mean()))
         if shares[-1] == 1:
             blank.append(index)
-            previous = None
+            previous = None  # what it shows is no section of its own
             continue
-        if previous and previous[0] == index - 1 and np.array_equal(previous[1], section):
+        if ranges.get(index - 1) == (low, high) and np.array_equal(previous, section):
             repeated.append(index)
         side = [min(THUMBNAIL, length) for length in section.shape]
-        thumbnails[index] = resample(normalise(section, (low, high)), tuple(side)).ravel()
-        previous = index, section
-    lows, highs = zip(*ranges, strict=True)
+        thumbnails[index] = resample(section, tuple(side)).ravel()
+        previous = section
+    lows, highs = zip(*ranges.values(), strict=True)
     misplaced, likeness = _order(thumbnails)
     partly = sum(0 < share < 1 for share in shares)
     share = float(np.mean(shares))
     return ImagesFound(min(lows), max(highs), blank, repeated, misplaced, likeness, share, partly)
 
 
-def inspect_labels(images: Volume, labels: Volume) -> LabelsFound:
-    """Compare masks of 0 and 1 with their sections.
+def inspect_labels(images: Volume, labels: Volume, sample: int = SAMPLE) -> LabelsFound:
+    """Compare masks of 0 and 1 with their sections; of a long volume ``sample`` are looked at.
 
     Where they belong together, the mean grey value changes sharply across the masks' boundaries;
     it is compared with what labels some sections on, or mirrored ones, would give.
@@ -134,36 +137,38 @@ def inspect_labels(images: Volume, labels: Volume) -> LabelsFound:
     Raises:
         UserError: all of the labels are background, or all foreground.
     """
-    fractions = {index: foreground_share(labels.section(index)) for index in sampled(len(labels))}
-    fraction = float(np.mean(list(fractions.values())))
-    if fraction in (0.0, 1.0):
-        raise UserError(
-            f"{labels.path}: all is {'mitochondria' if fraction else 'background'} in the labels, "
-            "expected both"
-        )
+    fractions = _fractions(labels, sample)
     usable = [index for index, part in fractions.items() if part]
     chosen = usable[:: max(1, len(usable) // ALIGNED_SAMPLE)]
-    fit = [_boundary_contrast(images, labels, index) for index in chosen]
-    turned = [
-        np.mean([_boundary_contrast(images, labels, index, turn=turn) for index in chosen])
-        for turn in (0, 1, -1)
-    ]
+    contrast = _Contrasts(images, labels)
+    fit = {index: contrast(index) for index in chosen}
+    turned = [np.mean([contrast(index, turn=turn) for index in chosen]) for turn in (0, 1, -1)]
     return LabelsFound(
-        fraction,
+        float(np.mean(list(fractions.values()))),
         [index for index, part in fractions.items() if not part],
-        _better_shift(images, labels, dict(zip(chosen, fit, strict=True))),
-        max(turned) > FLIP_GAIN * np.mean(fit),
+        _better_shift(contrast, fit, len(images)),
+        max(turned) > FLIP_GAIN * np.mean(list(fit.values())),
     )
 
 
-def _better_shift(images: Volume, labels: Volume, fit: dict[int, float]) -> int:
+def _fractions(labels: Volume, sample: int) -> dict[int, float]:
+    """The foreground of sections that are looked at: of all, if those of a sample lack a class."""
+    for indices in (sampled(len(labels), sample), range(len(labels))):
+        fractions = {index: foreground_share(labels.section(index)) for index in indices}
+        if 0 < sum(fractions.values()) < len(fractions):
+            return fractions
+    raise UserError(
+        f"{labels.path}: all is {'mitochondria' if fractions[0] else 'background'} in the labels, "
+        "expected both"
+    )
+
+
+def _better_shift(contrast: "_Contrasts", fit: dict[int, float], sections: int) -> int:
     """The shift at which the labels fit better than as they are; 0 where none is surely better."""
     best, best_gain = 0, 0.0
     for shift in SHIFTS:
         gains = [
-            _boundary_contrast(images, labels, index, shift) - fit[index]
-            for index in fit
-            if 0 <= index + shift < len(images)
+            contrast(index, shift) - fit[index] for index in fit if 0 <= index + shift < sections
         ]
         if len(gains) < 3:
             continue
@@ -173,11 +178,11 @@ def _better_shift(images: Volume, labels: Volume, fit: dict[int, float]) -> int:
     return best
 
 
-def sampled(sections: int) -> list[int]:
-    """Sections to look at: all, or evenly spaced runs of neighbours."""
-    if sections <= SAMPLE:
+def sampled(sections: int, sample: int = SAMPLE) -> list[int]:
+    """Sections to look at: all, or ``sample`` in evenly spaced runs of neighbours."""
+    if sections <= sample:
         return list(range(sections))
-    starts = np.linspace(0, sections - RUN, SAMPLE // RUN).astype(int)
+    starts = np.linspace(0, sections - RUN, sample // RUN).astype(int)
     return sorted({int(start) + step for start in starts for step in range(RUN)})
 
 
@@ -208,33 +213,43 @@ def _order(thumbnails: dict[int, np.ndarray]) -> tuple[list[int], list[float]]:
     return sorted(misplaced), likeness
 
 
-def _boundary_contrast(
-    images: Volume, labels: Volume, index: int, shift: int = 0, turn: int | None = None
-) -> float:
-    """Mean step of the grey value from pixel to pixel across the boundaries of a section's masks.
+class _Contrasts:
+    """Mean steps of the grey value from pixel to pixel across the boundaries of sections' masks.
 
-    Args:
-        index: of the labels.
-        shift: the image is the one so many sections on.
-        turn: it is mirrored along y (0), x (1) or both (-1).
+    The middle of each section is looked at, and read once.
     """
-    label = _middle(labels.section(index))
-    mask = (label == 1).astype(np.uint8)
-    section = images.section(index + shift)
-    image = normalise(_middle(section if turn is None else cv2.flip(section, turn)))
-    distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
-    distance -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
-    near = (np.abs(distance) < REACH) & (label != IGNORE)
-    bins = np.floor(distance[near]).astype(np.int32) + REACH
-    counts = np.bincount(bins, minlength=2 * REACH)
-    profile = np.bincount(bins, image[near], 2 * REACH)[counts > 0] / counts[counts > 0]
-    return float(np.abs(np.diff(profile)).mean()) if len(profile) > 1 else 0.0
+
+    def __init__(self, images: Volume, labels: Volume) -> None:
+        self.image = cache(lambda index, turn: normalise(_middle(images, index, turn)))
+        self.label = cache(lambda index: _middle(labels, index))
+
+    def __call__(self, index: int, shift: int = 0, turn: int | None = None) -> float:
+        """The contrast of one section.
+
+        Args:
+            index: of the labels.
+            shift: the image is the one so many sections on.
+            turn: it is mirrored along y (0), x (1) or both (-1).
+        """
+        label, image = self.label(index), self.image(index + shift, turn)
+        mask = (label == 1).astype(np.uint8)
+        distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+        distance -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
+        near = (np.abs(distance) < REACH) & (label != IGNORE)
+        bins = np.floor(distance[near]).astype(np.int32) + REACH
+        counts = np.bincount(bins, minlength=2 * REACH)
+        profile = np.bincount(bins, image[near], 2 * REACH)[counts > 0] / counts[counts > 0]
+        return float(np.abs(np.diff(profile)).mean()) if len(profile) > 1 else 0.0
 
 
-def _middle(section: np.ndarray) -> np.ndarray:
-    height, width = section.shape
-    y, x = max(0, (height - ALIGNED_SIDE) // 2), max(0, (width - ALIGNED_SIDE) // 2)
-    return np.ascontiguousarray(section[y : y + ALIGNED_SIDE, x : x + ALIGNED_SIDE])
+def _middle(volume: Volume, index: int, turn: int | None = None) -> np.ndarray:
+    """The middle of a section; of one that is mirrored along y (0), x (1) or both (-1)."""
+    starts = []
+    for length, mirrored in zip(volume.shape[1:], (turn in (0, -1), turn in (1, -1)), strict=True):
+        spare = max(0, length - ALIGNED_SIDE)
+        starts.append(spare - spare // 2 if mirrored else spare // 2)
+    part = volume.crop(index, *starts, ALIGNED_SIDE, ALIGNED_SIDE)
+    return np.ascontiguousarray(part if turn is None else cv2.flip(part, turn))
 
 
 def _sections(which: list[int]) -> str:

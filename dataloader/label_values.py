@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 from utils.ignore import IGNORE
 
 CLASSES = 8  # no more values than that may be classes instead of instance numbers
-PIECES = 3  # separate pieces that a class has in a section, on the average; an object has fewer
 SIDE = 1024  # pixels of a section's sides that are looked at, evenly spaced
 
 
@@ -55,33 +53,38 @@ def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeanin
         threshold: of 8-bit labels, see ``dataloader.volume.label_threshold``.
     """
     found: set[int | float] = set()
-    pieces: list[int] = []
     dtype = np.dtype(np.uint8)
     for section in sections:
         dtype = section.dtype
-        values = _values(section)
-        found |= set(values)
-        if dtype.kind != "f" and 2 <= len(found - {0}) <= CLASSES:
-            pieces += [_pieces(section, value) for value in values if value]
-    ignore = _ignored(dtype, found - {0})
+        found |= set(_values(section))
+    ignore = _ignored(dtype, found, noisy=threshold > 0)
     if ignore:
         threshold = 0
     values = tuple(sorted(value for value in found - {0, *ignore} if value == value))
     kind = "instances" if len(values) > 1 and not threshold else "mask"
     notes = []
     if seen := [value for value in ignore if value in found]:
-        notes.append(f"label {' and '.join(f'{value:g}' for value in seen)} is taken as ignored")
-    if kind == "instances" and pieces and np.mean(pieces) > PIECES and len(values) <= CLASSES:
-        names = ", ".join(f"{value:g}" for value in values)
-        notes.append(f"labels {names} look like classes; all of them count as mitochondria")
+        notes.append(f"label {' and '.join(map(_text, seen))} is taken as ignored")
+    if kind == "instances" and len(values) <= CLASSES:
+        names = ", ".join(map(_text, values))
+        notes.append(f"labels {names} are merged: as classes or instances, all are mitochondria")
     if found and 0 not in found and len(values) > 1:
-        notes.append(f"no label is 0, the background; all from {values[0]:g} on are mitochondria")
+        notes.append(
+            f"no label is 0, the background; all from {_text(values[0])} on are mitochondria"
+        )
     return LabelMeaning(threshold, ignore, kind, values, tuple(notes))
 
 
-def _ignored(dtype: np.dtype, found: set[int | float]) -> tuple[int | float, ...]:
-    """The values to ignore in labels of a type; ``found`` are those of a sample, without 0."""
+def _ignored(dtype: np.dtype, found: set[int | float], noisy: bool) -> tuple[int | float, ...]:
+    """The values to ignore in labels of a type.
+
+    Args:
+        dtype: the type.
+        found: the values of a sample.
+        noisy: the low values are the noise of a mask of 0 and 255.
+    """
     ignored: list[int | float] = []
+    background, found = 0 in found, found - {0}
     if dtype.kind in "if" and not (dtype == np.int8 and found == {-1}):  # 255 of a mask as int8
         ignored.append(-1)
     if dtype.kind == "u" and dtype.itemsize > 1:
@@ -92,9 +95,10 @@ def _ignored(dtype: np.dtype, found: set[int | float]) -> tuple[int | float, ...
             ignored.append(largest)
     below = found - {255, *ignored}
     numbered = below == set(range(1, len(below) + 1))  # 1, 2, 3 ... without gaps
-    masks = below == {1} and dtype not in (bool, np.int8)  # 255 may be where nobody has looked
+    # 255 may be where nobody has looked; 1 without a 0 is the black of a lossy file
+    masks = below == {1} and background and dtype not in (bool, np.int8)
     classes = dtype == np.uint8 and 255 in found and numbered and 0 < len(below) < 128
-    if masks or classes:
+    if masks or (classes and not noisy):
         ignored.append(255)
     return tuple(ignored)
 
@@ -108,6 +112,6 @@ def _values(section: np.ndarray) -> list[int | float]:
     return np.unique(part).tolist()
 
 
-def _pieces(section: np.ndarray, value: float) -> int:
-    """Connected pieces of one value."""
-    return cv2.connectedComponents((section == value).astype(np.uint8))[0] - 1
+def _text(value: float) -> str:
+    """A number with all its digits where it is a whole one."""
+    return str(int(value)) if value == int(value) else f"{value:g}"

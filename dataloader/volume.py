@@ -1,13 +1,16 @@
 """What a volume is: grey sections of one shape, read when they are needed."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from dataloader.area_means import AreaMeans, resizable
 from dataloader.blank import fill_blank
+from dataloader.fingerprint import fingerprint
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.label_values import IGNORE, LabelMeaning, label_meaning
 from utils.errors import UserError, warn
@@ -15,6 +18,7 @@ from utils.errors import UserError, warn
 TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles
 LABEL_SAMPLE = 32  # sections that tell how a label volume is written
 LABEL_NOISE = 30  # grey values by which the black and white of 8-bit masks may be off
+NUMBERED = 0.5  # share of pixels with equal neighbours: about 0 in noise and edges, 0.9 in numbers
 
 
 class Volume(ABC):
@@ -58,6 +62,15 @@ class Volume(ABC):
     def names(self) -> list[str]:
         """File names for the sections."""
         return [f"{index:04d}.png" for index in range(len(self))]
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files it is read from, and folders of which all files are."""
+        return [self.path]
+
+    def fingerprint(self) -> str:
+        """Another one when a file that it is read from is; see ``dataloader.fingerprint``."""
+        return fingerprint(self.sources)
 
     @abstractmethod
     def section(self, index: int) -> np.ndarray:
@@ -149,6 +162,9 @@ class DerivedVolume(Volume):
     def may_be_blank(self) -> bool:
         return self.volume.may_be_blank
 
+    def fingerprint(self) -> str:
+        return self.volume.fingerprint()
+
     def close(self) -> None:
         self.volume.close()
 
@@ -228,10 +244,24 @@ class ResampledVolume(DerivedVolume):
 
     @lru_cache(maxsize=16)  # noqa: B019 - a volume lives as long as the run
     def section(self, index: int) -> np.ndarray:
-        section = self.volume.section(index)
+        fit = resample_mask if isinstance(self.volume, MaskVolume) else resample
+        return fit(self.volume.section(index), self.shape[1:])
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        whole, shape = self.volume.shape[1:], self.shape[1:]
+        height, width = min(height, shape[0] - y), min(width, shape[1] - x)
+        shrinks = shape[0] <= whole[0] and shape[1] <= whole[1]
+        if not shrinks or (height, width) == shape:
+            return super().crop(index, y, x, height, width)
+        means = AreaMeans(whole, shape)
+        part = self.volume.crop(index, *means.source(y, x, height, width))
+
+        def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+            return means(image, y, x, *shape)
+
         if isinstance(self.volume, MaskVolume):
-            return resample_mask(section, self.shape[1:])
-        return resample(section, self.shape[1:])
+            return resample_mask(part, (height, width), fit)
+        return fit(part, (height, width))
 
     def blank(self, index: int) -> np.ndarray | None:
         blank = self.volume.blank(index)
@@ -266,28 +296,30 @@ def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     if image.shape == tuple(shape):
         return image
-    if image.dtype.kind in "iub" and image.dtype not in (np.uint8, np.uint16, np.int16):
-        image = image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)
-    elif image.dtype == np.float16:
-        image = image.astype(np.float32)
+    image = resizable(image)
     smaller = tuple(min(sides) for sides in zip(shape, image.shape, strict=True))
     if smaller != image.shape:
-        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+        image = AreaMeans(image.shape, smaller)(image, 0, 0, *smaller)
     if smaller != tuple(shape):
         image = cv2.resize(image, tuple(shape)[::-1], interpolation=cv2.INTER_LINEAR)
     return image
 
 
-def resample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def resample_mask(
+    mask: np.ndarray,
+    shape: tuple[int, int],
+    fit: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resample,
+) -> np.ndarray:
     """Bring a mask (H, W) to another shape, uint8: what half of is 1 is 1.
 
     What half of is ``IGNORE`` is ignored; of the others the pixels that are known decide.
+    ``fit`` brings an image to the shape.
     """
     ignored = mask == IGNORE
-    foreground = resample((mask == 1).astype(np.float32), shape)
+    foreground = fit((mask == 1).astype(np.float32), shape)
     if not ignored.any():
         return (foreground >= 0.5).astype(np.uint8)
-    unknown = resample(ignored.astype(np.float32), shape)
+    unknown = fit(ignored.astype(np.float32), shape)
     resampled = (foreground >= 0.5 * (1 - unknown)).astype(np.uint8)
     resampled[unknown >= 0.5] = IGNORE
     return resampled
@@ -306,16 +338,23 @@ def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None
 def label_threshold(volume: Volume) -> int:
     """The value above which 8-bit labels are foreground: 127 where they are 0/255, else 0.
 
-    They are taken as 0/255, with grey edges or the noise of JPEG, if more pixels are bright than
-    between bright and dark; else every value but 0 is foreground. Evenly spaced sections are
-    looked at.
+    They are taken as 0/255 if more pixels are bright than between bright and dark, and if what is
+    neither bright nor the section's black is noise of JPEG or grey edges, whose neighbours differ:
+    most pixels of a number are inside an area of it. Evenly spaced sections are looked at.
     """
     step = max(1, len(volume) // LABEL_SAMPLE)
-    counts = np.zeros(256, np.int64)
+    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
+    counts, other, inside = np.zeros(256, np.int64), 0, 0
     for index in range(0, len(volume), step):
         section = volume.section(index)
         if section.dtype != np.uint8:
             return 0
-        counts += np.bincount(section.ravel(), minlength=256)
-    dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
-    return 127 if counts[bright + 1 :].sum() > counts[dark : bright + 1].sum() else 0
+        own = np.bincount(section.ravel(), minlength=256)
+        counts += own
+        rest = (section <= bright) & (section != own[:dark].argmax())
+        around = np.ones((3, 3), np.uint8)
+        even = cv2.erode(section, around) == cv2.dilate(section, around)
+        other += np.count_nonzero(rest)
+        inside += np.count_nonzero(rest & even)
+    outnumbered = counts[bright + 1 :].sum() > counts[dark : bright + 1].sum()
+    return 127 if outnumbered and inside <= NUMBERED * other else 0

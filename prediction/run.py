@@ -5,7 +5,6 @@ import json
 import math
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from datetime import datetime
@@ -25,6 +24,7 @@ from dataloader.pairs import check_same_shape
 from dataloader.roles import as_trained, open_images, open_labels, voxel_size
 from dataloader.volume import Volume, resample
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
+from prediction.fingerprint import prediction_fingerprint
 from prediction.instances.scores import InstanceScorer
 from prediction.instances.segmentation import Instances
 from prediction.instances.table import write_table
@@ -38,6 +38,19 @@ from prediction.metrics import (
     SectionScores,
 )
 from prediction.orthoplane import Cut, choose_cuts, join
+from prediction.outputs import (
+    INSTANCES,
+    MASKS,
+    OBJECTS,
+    PICTURES,
+    PREDICTIONS,
+    PROBABILITY,
+    SCORES,
+    SECTIONS,
+    SUMMARY,
+    remove_earlier,
+    single_predictions,
+)
 from prediction.pictures import as_stored, contours, mask_picture
 from prediction.predictor import FlippedPredictor, NetworkPredictor
 from prediction.report.report import write_report
@@ -66,9 +79,6 @@ MEASURES = {
     "dice": "of the masks at 0.5, per section, averaged over sections",
 }
 SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
-PREDICTIONS = "preds.hdf"
-MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
-OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
 
 
 class Inference:
@@ -106,14 +116,13 @@ class Inference:
         self.checkpoint_path = workspace.models(config.TRAIN.save_path, model) / checkpoint_file
         self.checkpoint: Checkpoint = load_checkpoint(self.checkpoint_path)
         segmentor = segmentor_from(self.checkpoint, self.checkpoint_path)
-        self.predictor = NetworkPredictor(
+        self.network = NetworkPredictor(
             segmentor.to(device, memory_format=torch.channels_last),
             device,
             choose_precision(config.TEST.precision, device),
         )
-        self.device, self.precision = device, self.predictor.precision
-        if config.TEST.flips:
-            self.predictor = FlippedPredictor(self.predictor)
+        self.device, self.precision = device, self.network.precision
+        self.predictor = FlippedPredictor(self.network) if config.TEST.flips else self.network
         data = as_trained(config.DATA, self.checkpoint.pixel_size)
         self.volume: Volume = open_images(workspace, data, "val", keep=False)
         self.raw: Volume = self.volume.original  # on the target's own grid
@@ -132,8 +141,6 @@ class Inference:
         self.blank: dict[int, float] = {}  # share of each section
         self.summary: dict[str, Any] = {}
         self.instances: Path | None = None  # their volume, once they were looked for
-        stems = [Path(name).stem for name in self.raw.names]
-        self.stems_differ = len(set(stems)) == len(stems)
 
     def probability(self, index: int) -> np.ndarray:
         """A section's mitochondria probability (H, W) float32, from ``preds.hdf``."""
@@ -154,10 +161,11 @@ class Inference:
             if self.group.leads:
                 lock = lock_folder(self.out, instead="--out FOLDER")
                 stack.enter_context(closing(lock) if lock else nullcontext())
+                self._remove_earlier()
             stop = stack.enter_context(awaited_signals())
             try:
                 derive = self._deriver(stack) if self.group.leads else _nothing
-                if len(self.cuts) > 1 or self.cuts[0].count > 1:
+                if self.joined:
                     self._predict_cuts(derive, stop, stack)
                 else:
                     self._predict_sections(derive, stop, stack)
@@ -166,12 +174,21 @@ class Inference:
             except PeerLost as error:
                 raise UserError(f"{error}; the same command goes on") from None
 
+    @property
+    def joined(self) -> bool:
+        """Whether predictions are means over cuts or depth."""
+        return len(self.cuts) > 1 or self.cuts[0].count > 1
+
+    def _remove_earlier(self) -> None:
+        cuts = [single_predictions(self.out, cut.name) for cut in self.cuts]
+        remove_earlier(self.out, [self.predictions, *(cuts if self.joined else ())])
+
     def _predict_sections(self, derive: SectionUser, stop: StopSignal, stack: ExitStack) -> None:
         """Predict the sections as they are."""
         (cut,) = self.cuts
-        origin = self._origin(cut)
+        made_from = self._fingerprint(cut)
         store = PredictionStore(
-            self.predictions, self.raw.shape, self.voxel_size, origin, self.group
+            self.predictions, self.raw.shape, self.voxel_size, made_from, self.group
         )
         stack.callback(store.close)
         self._fill(store, cut, derive, stop)
@@ -180,18 +197,18 @@ class Inference:
 
     def _predict_cuts(self, derive: SectionUser, stop: StopSignal, stack: ExitStack) -> None:
         """Predict each cut's sections on the working grid, then join them to the volume's own."""
-        origins = [self._origin(cut) for cut in self.cuts]
+        fingerprints = [self._fingerprint(cut) for cut in self.cuts]
         stores = []
-        for cut, origin in zip(self.cuts, origins, strict=True):
-            path = self.out / f"preds_{cut.name}.hdf"
-            stores.append(PredictionStore(path, cut.volume.shape, None, origin, self.group))
+        for cut, made_from in zip(self.cuts, fingerprints, strict=True):
+            path = single_predictions(self.out, cut.name)
+            stores.append(PredictionStore(path, cut.volume.shape, None, made_from, self.group))
             stack.callback(stores[-1].close)
             self._fill(stores[-1], cut, _nothing, stop)
         if not self.group.leads:
             return
-        origin = {"cuts": origins, "counts": [cut.count for cut in self.cuts]}
+        made_from = {"cuts": fingerprints, "counts": [cut.count for cut in self.cuts]}
         shape = self.raw.shape
-        joined = PredictionStore(self.predictions, shape, self.voxel_size, origin, Group())
+        joined = PredictionStore(self.predictions, shape, self.voxel_size, made_from, Group())
         stack.callback(joined.close)
         reads = [store.read for store in stores]
         for index, probability in join(self.cuts, reads, self.out, stop.check):
@@ -209,6 +226,11 @@ class Inference:
         """Predict this process's part of what a store lacks; derive what follows from sections."""
         done, unit = store.done(), "section" if len(self.cuts) == 1 else f"{cut.name} section"
         self.group.wait()  # else some would be done that others have just written
+        if store.changed:
+            self.say(
+                f"{unit}s that an unfinished start predicted do not count "
+                f"({', '.join(store.changed)} changed): predicting anew"
+            )
         if done:
             self.say(f"{len(done)} of {len(cut.volume)} {unit}s are predicted already")
         for index in sorted(done):
@@ -249,24 +271,16 @@ class Inference:
         """A section's mask of 0 and 1, 255 where pixels do not count: ignored or blank ones."""
         return ignoring(self.labels.section(index), self.volume.own_blank(index))
 
-    def _origin(self, cut: Cut) -> dict[str, Any]:
-        """What predictions are made from: with the same, sections of two starts fit together."""
-        weights = 0
-        for name, value in sorted(self.checkpoint.weights.items()):
-            weights = zlib.crc32(value.contiguous().view(torch.uint8).numpy(), weights)
-            weights = zlib.crc32(name.encode(), weights)
-        windows = (cut.windows.padding, cut.windows.corners, cut.windows.size, cut.pairs)
-        return {
-            "weights": weights,
-            "volume": self.raw.where,
-            "changed": self.raw.path.stat().st_mtime_ns,
-            "shape": [*self.raw.shape, *cut.volume.shape],
-            "windows": zlib.crc32(repr(windows).encode()),
-            "flips": self.config.TEST.flips,
-            "batch_size": self.config.TEST.batch_size,
-            "precision": str(self.precision),
-            "device": self.device.type,
-        }
+    def _fingerprint(self, cut: Cut) -> dict[str, Any]:
+        """What a cut's predictions are made from."""
+        test = self.config.TEST
+        return prediction_fingerprint(
+            cut,
+            self.network,
+            test.batch_size,
+            flips=test.flips,
+            voxel_size=self.voxel_size and [float(step) for step in self.voxel_size],
+        )
 
     def _deriver(self, stack: ExitStack) -> SectionUser:
         """What writes a section's mask and, where ``preds.hdf`` is not enough, its probability."""
@@ -344,14 +358,12 @@ class Inference:
             f"chosen by: {self.checkpoint.chosen_by}"
         )
         with writing_to(self.out):
-            (self.out / "scores.txt").write_text(
-                f"{result}\n{self.notes}\n{origin}\n", encoding="utf-8"
-            )
+            (self.out / SCORES).write_text(f"{result}\n{self.notes}\n{origin}\n", encoding="utf-8")
         return result
 
     def draw(self) -> None:
         """Write ``seg_img/``: a folder's sections with contours, an HDF5 volume's masks."""
-        folder = self.out / "seg_img"
+        folder = self.out / PICTURES
         with writing_to(folder):
             folder.mkdir(exist_ok=True)
             for index in range(len(self.raw)):
@@ -380,9 +392,8 @@ class Inference:
         self.say(f"report: {shown(path)}")
 
     def picture_name(self, index: int) -> str:
-        """The file name of a section's mask or picture: its own stem, if no other has the same."""
-        name = self.raw.names[index]
-        return f"{Path(name).stem if self.stems_differ else name}.png"
+        """The file name of a section's mask or picture."""
+        return f"{Path(self.raw.names[index]).stem}.png"
 
     def find_instances(self) -> None:
         """Write the mitochondria as objects, ``objects.csv`` of their measures, and score them."""
@@ -500,7 +511,6 @@ class Inference:
             self.say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
             self.say(self.notes)
         self.summary |= {"seconds": round(seconds, 2), "blank": self._blank_share()}
-        (self.out / OBJECTS).unlink(missing_ok=True)  # of an earlier prediction
         if instances:
             self.say("Finding mitochondria...")
             self.find_instances()

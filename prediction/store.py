@@ -18,11 +18,13 @@ import numpy as np
 from dataloader.formats.hdf5 import HDF5_DATASET, describe
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.published.volume_parts import Hdf5Part
+from prediction.fingerprint import differing
+from prediction.outputs import marks_of
 from utils.files import discard, part_of, sync_file
 from utils.runtime.distributed import Group
 
 LARGEST_CHUNK = 2**30  # bytes; HDF5 allows less than 4 GiB
-ORIGIN = "origin.json"
+FINGERPRINT = "fingerprint.json"
 
 
 class PredictionStore:
@@ -32,9 +34,13 @@ class PredictionStore:
         path: the place.
         shape: (sections, height, width).
         voxel_size: None where it is not known.
-        origin: what the predictions are made from, as JSON knows it; with any other origin what is
-            there is begun anew.
+        fingerprint: what the predictions are made from (``prediction.fingerprint``); what is there
+            is gone on with where its own is equal, else begun anew.
         group: the processes that write, each other sections.
+
+    Attributes:
+        changed: names of what differs where sections were predicted before, so that they do not
+            count.
 
     Raises:
         OSError: it cannot be written.
@@ -46,14 +52,15 @@ class PredictionStore:
         path: Path,
         shape: tuple[int, int, int],
         voxel_size: VoxelSize | None,
-        origin: dict[str, Any],
+        fingerprint: dict[str, Any],
         group: Group,
     ) -> None:
         self.path, self.part, self.shape = path, part_of(path), tuple(shape)
-        self.marks = path.with_name(f".{path.name}.done")
+        self.marks = marks_of(path)
         self.rows = max(1, min(shape[1], LARGEST_CHUNK // (4 * shape[2])))  # of a chunk
-        if group.leads and not self._goes_on(origin):
-            self._begin(voxel_size, origin)
+        self.changed: list[str] = []
+        if group.leads and not self._goes_on(fingerprint):
+            self._begin(voxel_size, fingerprint)
         group.wait()
         with h5py.File(self.part) as file:
             chunks = file[HDF5_DATASET].id
@@ -64,15 +71,18 @@ class PredictionStore:
             }
         self.file = self.part.open("r+b", buffering=0)
 
-    def _goes_on(self, origin: dict[str, Any]) -> bool:
+    def _goes_on(self, fingerprint: dict[str, Any]) -> bool:
         try:
+            earlier = json.loads((self.marks / FINGERPRINT).read_text("utf-8"))
+            self.changed = differing(earlier, fingerprint)
             with h5py.File(self.part) as file:
-                fits = file[HDF5_DATASET].shape == self.shape
-            return fits and json.loads((self.marks / ORIGIN).read_text("utf-8")) == origin
+                return file[HDF5_DATASET].shape == self.shape and not self.changed
         except (OSError, KeyError, ValueError):
+            if any(self.marks.glob("[0-9]*")):
+                self.changed = self.changed or ["format"]
             return False
 
-    def _begin(self, voxel_size: VoxelSize | None, origin: dict[str, Any]) -> None:
+    def _begin(self, voxel_size: VoxelSize | None, fingerprint: dict[str, Any]) -> None:
         discard(self.marks)
         self.marks.mkdir()
         part = Hdf5Part(
@@ -81,9 +91,8 @@ class PredictionStore:
         describe(part.dataset, voxel_size)
         part.sync()
         part.close()
-        self._put(
-            self.marks / ORIGIN, json.dumps(origin)
-        )  # last: from now on it can be gone on with
+        # last: from now on it can be gone on with
+        self._put(self.marks / FINGERPRINT, json.dumps(fingerprint))
 
     def done(self) -> set[int]:
         """The sections that are written; each is read and compared to its checksum."""

@@ -1,12 +1,13 @@
 """Predictions joined over depth: what is a mitochondrion here is one 20 nm below as well.
 
-    q_i = mean of p_j,   |j - i| <= (n - 1) / 2,   n the odd number of sections next to t / spacing
+    q_i = mean of p_j,   |j - i| <= (n - 1) / 2,   n the odd number nearest to t / spacing
 
 of the probabilities p of single sections, with t the depth, and fewer at the volume's ends. The 50
 nm of an ssTEM section, in which source labels are drawn, are ten sections of a FIB-SEM volume, each
 predicted by itself with mistakes of its own. Where sections are far apart, n is 1: nothing changes.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,8 +19,13 @@ from utils.errors import UserError
 
 
 def sections_in(thickness: float, spacing: float) -> int:
-    """The odd number of sections ``spacing`` apart that make up a thickness best, both in nm."""
-    return 2 * max(0, round((thickness / spacing - 1) / 2)) + 1
+    """The odd number of sections ``spacing`` apart that is nearest to a thickness, both in nm.
+
+    Of two that are as near it is the smaller, so that the mean is over no more than the thickness:
+    9 where 50 nm are 10 sections.
+    """
+    sections = round(thickness / spacing, 6)  # 4.2 / 0.7 is 6.000000000000001
+    return max(1, 2 * math.ceil(sections / 2) - 1)
 
 
 def choose_count(config: Config, volume: Volume, role: Role) -> int:

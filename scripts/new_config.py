@@ -33,7 +33,7 @@ def main() -> None:
         help="of network and run: full for a GPU, small for CPU cores (default: what is here)",
     )
     parser.add_argument(
-        "--plus", action="store_true", help="what goes beyond the paper (docs/BEYOND.md)"
+        "--plus", action="store_true", help="what goes beyond the paper (docs/beyond.md)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier file")
     args = parser.parse_args()

@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[Callable[[Input], None], str]] = {
     "HDF5 cut off": (as_file(write_hdf5, "v.hdf", 0.6), r"v\.hdf: "),
     "text called HDF5": (replaced("v.h5", b"no volume"), r"v\.h5: "),
     "HDF5 without a volume": (hdf5("data_dir_img", lambda v: v[0]), r"changed\.hdf"),
-    "HDF5 with a 4-D data set": (hdf5("data_dir_img", lambda v: v[None]), r"changed\.hdf"),
+    "HDF5 with a 4-D data set": (hdf5("data_dir_img", lambda v: np.stack([v, v])), r"changed\.hdf"),
     "HDF5 of texts": (
         hdf5("data_dir_img", lambda v: np.full(v.shape, b"a")),
         r"changed\.hdf.*\|S1",

@@ -379,18 +379,6 @@ def test_view_without_napari_says_what_to_install(project: Project) -> None:
     assert finished.err == 'error: --view: napari is not installed; pip install "napari[all]"\n'
 
 
-def test_sections_of_one_stem_keep_their_own_pictures(project: Project, trained: Project) -> None:
-    folder = project.data.parent / "twins"
-    images, _ = make_volume(0, (3, 64, 64))
-    write_sections(folder, images)
-    (folder / "002.png").rename(folder / "001.tif")  # OpenCV reads a PNG whatever its name
-    (project.out / "models").symlink_to(trained.out / "models")
-    write_config(project.config, DATA={"data_dir_val": str(folder), "data_dir_val_label": None})
-    project.run("inference")
-    names = [path.name for path in (project.out / "inference/tiny/masks").iterdir()]
-    assert sorted(names) == ["000.png.png", "001.png.png", "001.tif.png"]
-
-
 def test_predictions_are_joined_over_depth(command, data, trained, tmp_path) -> None:
     (tmp_path / "models").symlink_to(trained.out / "models")
     project = Project(command, data, tmp_path)

@@ -205,19 +205,19 @@ def test_unknown_key_in_the_file_names_the_file(load) -> None:
             "BEYOND",
             {"teacher": True},
             "BEYOND.teacher: gone since the revision after 88888e3 (it brought nothing: "
-            "docs/RESULTS.md); remove it",
+            "docs/results.md); remove it",
         ),
         (
             "BEYOND",
             {"match_greys": True, "paste": False, "complementary": "no"},
             "BEYOND.paste, BEYOND.complementary: gone since the revision after 88888e3 (they "
-            "brought nothing: docs/RESULTS.md); remove them",
+            "brought nothing: docs/results.md); remove them",
         ),
         (
             "TRAIN",
             {"choose_by": "entropy"},
             "TRAIN.choose_by: entropy is gone since the revision after 88888e3 (it brought "
-            "nothing: docs/RESULTS.md); remove it",
+            "nothing: docs/results.md); remove it",
         ),
     ],
 )

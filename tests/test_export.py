@@ -73,7 +73,7 @@ def test_a_network_that_differs_is_noticed(network, exported) -> None:
 
 
 def test_the_documentations_example_runs(exported) -> None:
-    text = (ROOT / "docs/EXPORT.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/export.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     example: dict = {}
     exec(code, example)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloader.formats.opening import open_volume
 from dataloader.pairs import PairDataset
@@ -39,8 +40,11 @@ from tests.settings import config_of
 from tests.test_checkpoint import Malicious
 from training.monitor import TargetMeasures, TargetWatch, foreground
 from training.nonfinite import MOST_SKIPPED, NonFiniteWatch
+from training.run_folder import RunFolder, RunLog
 from training.setup import build_learning
+from utils.config.load import load_config
 from utils.errors import UserError
+from utils.paths import CONFIG_DIR, Workspace
 from utils.runtime.lock import lock_folder
 
 SHAPE = (4, 48, 48)
@@ -144,6 +148,8 @@ def half_way(command, tmp_path_factory) -> Project:
 def resumable(half_way: Project, project: Project) -> Project:
     for folder in ("models", "logs"):
         shutil.copytree(half_way.root / folder, project.root / folder)
+    for path in half_way.root.glob("*.hdf"):
+        shutil.copy2(path, project.root)  # with its time
     return project
 
 
@@ -321,12 +327,26 @@ def test_changes_of_the_schedule_are_warned_of_and_others_pass(resumable: Projec
     assert "warning: TRAIN.weight_cross: was 0.1, is 0.2; " in output
 
 
+@pytest.mark.parametrize("name", ["source", "source_groundtruth", "target"])
+def test_volumes_that_have_changed_are_warned_of(resumable: Project, name: str) -> None:
+    path = resumable.root / f"{name}.hdf"
+    volume = open_volume(path, keep=False)
+    sections = np.stack([volume.section(k) for k in range(SHAPE[0])])
+    volume.close()
+    resumable.write(path.name, sections[::-1])  # as many bytes
+    key = {"source": "img", "source_groundtruth": "label", "target": "target"}[name]
+    output = resumable.train(*RESUME)
+    assert output.count("warning: ") == 2  # and TRAIN.total_iters
+    assert f"warning: DATA.data_dir_{key}: its files have changed (names, sizes or " in output
+
+
 def test_states_of_before_these_fields_resume(resumable: Project) -> None:
     path = resumable.models / TRAINING_STATE
     state = load_file(path)
-    for key in ("config", "best", "nonfinite", "collapsed"):
+    for key in ("config", "best", "nonfinite", "collapsed", "volumes"):
         del state[key]
     state["log"]["sums"].pop("skipped", None)
+    state["log"] = {"sums": state["log"]["sums"], "count": 0}
     torch.save(state | {"best_score": None}, path)
     assert "warning: " not in resumable.train(*RESUME)
 
@@ -518,6 +538,37 @@ def test_skipped_iterations_change_nothing_but_the_count(project: Project) -> No
         assert f"({iteration - 1} so far)" in output
     assert "nan" not in (project.logs / "loss.txt").read_text()
     assert load_file(project.models / TRAINING_STATE)["nonfinite"]["skipped"] == 5
+
+
+def test_a_term_s_mean_is_over_the_iterations_that_have_it(project: Project) -> None:
+    config = load_config(str(project.root / "tiny.yaml"), ["TRAIN.display_freq=6"], CONFIG_DIR)
+    folder = RunFolder(Workspace(project.root, project.root), config.config, "tiny")
+    folder.create(config.config, overwrite=False, keep=False)
+    log = RunLog(folder, config.config)
+    source, target = "seg_source_current", "seg_target_current"
+    reports = [
+        {source: 1},
+        {source: 2},
+        {source: 3, "consistency_target": 0.1},  # a phase begins
+        {source: 100, "consistency_target": 100, "skipped": 1},
+        {target: 7, "consistency_target": 0.2},  # and another
+        {target: 7, "consistency_target": 0.3},
+    ]
+    for iteration, report in enumerate(reports, start=1):
+        report = {name: torch.tensor(value) for name, value in ({"skipped": 0} | report).items()}
+        log.add(iteration, report, {"segmentor": 1e-4})
+        if iteration == 2:  # as a resumed run goes on
+            state = log.state_dict()
+            log.close()
+            log = RunLog(folder, config.config, 2)
+            log.load_state_dict(state)
+    log.close()
+    folder.release()
+    assert "loss_cpred=4.000000" in (folder.logs / "loss.txt").read_text()
+    assert "loss_cross=0.200000" in (folder.logs / "loss_adv.txt").read_text()
+    scalars = EventAccumulator(str(folder.logs)).Reload().Scalars
+    assert scalars("terms/seg_target_current")[0].value == 7
+    assert scalars("terms/skipped")[0].value == 1
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])

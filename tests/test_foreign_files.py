@@ -183,6 +183,7 @@ AXES: dict[str, Callable[[Path], Path]] = {
     "the images below a group": lambda p: below(
         root(p / "b.zarr"), ome_zarr(root(p / "b.zarr" / "em") / "s", V, space("zyx")).parent
     ),
+    "a level of an image, by its path": lambda p: ome_zarr(p / "v.zarr", V.T, space("xyz")) / "0",
     "a level of an image in a store": lambda p: below(
         root(p / "b.zarr"), ome_zarr(p / "b.zarr" / "em", V.T, space("xyz")) / "0"
     ),
@@ -666,6 +667,25 @@ def test_lists_of_other_systems(tmp_path: Path, encoding: str) -> None:
     names.write_bytes("C:\\data\\3.png\r\n\r\n1.png\r\n".encode(encoding))
     volume = open_volume(folder, names)
     assert volume.names == ["3.png", "1.png"]
+
+
+def test_a_section_twice_in_a_list_is_refused(tmp_path: Path) -> None:
+    folder = sections(tmp_path / "s", ["0.png", "1.png", "1.tif", "2.png", "3.png"])
+    names = tmp_path / "list.txt"
+    names.write_text("0.png\n1.png\n1.tif\n")
+    with pytest.raises(UserError, match=r"found 1\.png and 1\.tif"):
+        open_volume(folder, names)
+    names.write_text("0.png\n1.png\n3.png\n")
+    assert len(open_volume(folder, names)) == 3
+
+
+def test_content_decides_over_the_name_of_a_section(tmp_path: Path) -> None:
+    folder = sections(tmp_path / "s", ["0.png", "1.tif"], V[:2])
+    (folder / "0.png").rename(folder / "2.tif")
+    (folder / "1.tif").rename(folder / "3.png")
+    volume = open_volume(folder)
+    np.testing.assert_array_equal(volume.section(0), V[0])
+    np.testing.assert_array_equal(volume.section(1), V[1])
 
 
 CHUNKS: dict[str, dict] = {

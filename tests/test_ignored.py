@@ -68,9 +68,7 @@ def test_supervised_losses_are_of_the_pixels_that_count() -> None:
 def test_consistency_counts_where_both_sections_do() -> None:
     logits = random_logits(3)
     ignored = random_masks(4, (2, 2, 5, 7)) == IGNORE
-    labels = [
-        np.where(ignored.any(1), IGNORE, label.numpy()) for label in pseudo_labels(*logits)
-    ]
+    labels = [np.where(ignored.any(1), IGNORE, label.numpy()) for label in pseudo_labels(*logits)]
     loss = consistency_loss(*logits, torch.from_numpy(ignored))
     expected = kept(logits[0], labels[0]) + kept(logits[1], labels[1])
     assert loss.item() == pytest.approx(expected, rel=1e-12)
@@ -358,9 +356,7 @@ def test_a_target_is_labelled_without_its_blank_areas(data: Path, tmp_path: Path
     labels.make(3, All(), lambda: None)
     masks = labels.open(3)
     for index in range(6):
-        np.testing.assert_array_equal(
-            masks.section(index) == 0, images.blank(index)
-        )
+        np.testing.assert_array_equal(masks.section(index) == 0, images.blank(index))
     assert labels.judge(3, masks, 0.1).found == pytest.approx(5 / 6)  # section 4 has no tissue
 
 

@@ -46,11 +46,19 @@ def masks_of(path: Path, labels: np.ndarray):
     ],
 )
 def test_values(tmp_path: Path, values: list, dtype: type, expected: list, kind: str) -> None:
-    labels = np.array([[values], [values]], dtype)
-    masks = masks_of(tmp_path / "l.h5", labels)
-    assert masks.section(1).tolist() == [expected]
+    section = np.array(values, dtype).repeat(8)[None].repeat(8, axis=0)
+    masks = masks_of(tmp_path / "l.h5", np.stack([section, section]))
+    assert masks.section(1)[4, 4::8].tolist() == expected
     assert masks.section(1).dtype == np.uint8
     assert masks.meaning.kind == kind
+
+
+def test_noise_beside_0_and_255_is_no_class(tmp_path: Path) -> None:
+    labels = np.zeros((2, 32, 32), np.uint8)
+    labels[:, 8:24, 8:24] = 255
+    labels[:, 7, 8:24:2], labels[:, 7, 9:24:2] = 1, 2
+    masks = masks_of(tmp_path / "l.h5", labels)
+    np.testing.assert_array_equal(masks.section(0), labels[0] == 255)
 
 
 def test_what_is_ignored_is_said(tmp_path: Path, capsys) -> None:
@@ -68,15 +76,12 @@ def test_255_is_ignored_in_sections_that_were_not_looked_at(tmp_path: Path) -> N
     assert (masks.section(1) == IGNORE).all()
 
 
-def test_classes_are_told_from_instances(tmp_path: Path, capsys) -> None:
-    labels = np.zeros((4, 64, 64), np.uint8)
-    labels[:, 4:60:8, 4:30:8] = 1
-    labels[:, 4:60:8, 34:60:8] = 2
-    assert masks_of(tmp_path / "classes.h5", labels).section(0).max() == 1
-    assert "labels 1, 2 look like classes; all of them count" in capsys.readouterr().err
-    labels[:] = 0
-    labels[:, 4:20, 4:20], labels[:, 30:50, 30:50] = 1, 2
-    assert masks_of(tmp_path / "two.h5", labels).section(0).max() == 1
+def test_merged_classes_are_said(tmp_path: Path, capsys) -> None:
+    labels = np.arange(4, dtype=np.uint8).repeat(16).reshape(1, 8, 8)
+    assert masks_of(tmp_path / "classes.h5", labels).section(0).mean() == 0.75
+    assert "labels 1, 2, 3 are merged: as classes or instances" in capsys.readouterr().err
+    many = np.arange(64, dtype=np.uint16).reshape(1, 8, 8)
+    assert masks_of(tmp_path / "many.h5", many).section(0).sum() == 63
     assert not capsys.readouterr().err
 
 
@@ -89,3 +94,8 @@ def test_resampled_masks_keep_what_is_ignored() -> None:
     large = resample_mask(mask, (80, 120))
     assert (large == IGNORE).mean() == pytest.approx(1 / 3, abs=0.01)
     assert (large == 1).mean() == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_what_is_known_decides_in_a_resampled_mask() -> None:
+    mask = np.tile(np.array([1, 1, 0, IGNORE, IGNORE], np.uint8), (10, 2))
+    assert resample_mask(mask, (2, 2)).tolist() == [[1, 1], [1, 1]]

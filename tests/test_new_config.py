@@ -10,8 +10,9 @@ import tifffile
 import yaml
 
 from dataloader.formats.opening import open_volume
-from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.inspection import inspect_images, inspect_labels, sampled
 from dataloader.synthetic import make_volume, write_sections
+from dataloader.volume import DerivedVolume, Volume
 from tests.conftest import Finished
 from utils.paths import CONFIG_DIR
 
@@ -70,6 +71,70 @@ def test_blank_repeated_and_misplaced_sections_are_noticed(tmp_path: Path, tissu
     swapped = [0, 1, 2, 4, 3, 5, 6, 7]
     lines = warnings(tmp_path, images[swapped], labels[swapped])
     assert any("3, 4" in line and "out of order" in line for line in lines)
+
+
+class Counted(DerivedVolume):
+    """Another volume, and which of its sections were read whole."""
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(volume, volume.shape)
+        self.read: list[int] = []
+
+    def section(self, index: int) -> np.ndarray:
+        self.read.append(index)
+        return self.volume.section(index)
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        return self.volume.crop(index, y, x, height, width)
+
+
+@pytest.mark.parametrize(("sample", "looked_at"), [(16, 16), (256, 60)])
+def test_no_more_sections_are_read_than_are_looked_at(tmp_path, tissue, sample, looked_at) -> None:
+    images, labels = (np.tile(part, (8, 1, 1))[:60] for part in tissue)
+    raw = Counted(open_volume(write(tmp_path / "i.h5", images), keep=False))
+    masks = Counted(open_volume(write(tmp_path / "l.h5", labels), masks=True, keep=False))
+    inspect_images(raw, sample)
+    inspect_labels(raw, masks, sample)
+    for volume in (raw, masks):
+        assert len(volume.read) == len(set(volume.read)) == looked_at
+    assert set(raw.read) == set(sampled(60, sample))
+    assert {0, 1, 2, 3, 56, 57, 58, 59} <= set(raw.read)
+
+
+def test_labels_of_few_sections_are_found_though_a_sample_lacks_them(tmp_path, tissue) -> None:
+    images, labels = (np.tile(part, (8, 1, 1))[:60] for part in tissue)
+    labels[sampled(60, 16)] = 0
+    raw = open_volume(write(tmp_path / "i.h5", images))
+    found = inspect_labels(raw, open_volume(write(tmp_path / "l.h5", labels), masks=True), 16)
+    assert found.fraction == pytest.approx((labels > 0).mean())
+    assert set(sampled(60, 16)) <= set(found.empty)
+
+
+def test_a_start_looks_at_sixteen_sections(command, tmp_path: Path) -> None:
+    images, labels = make_volume(4, (60, 48, 48))
+    looked_at = sampled(60, 16)
+    others = np.setdiff1d(np.arange(60), looked_at)
+    blank, empty = images.copy(), labels.copy()
+    blank[others], empty[others] = 7, 0
+    for name, volume in (("source", blank), ("labels", empty), ("target", blank)):
+        write(tmp_path / f"{name}.h5", volume)
+    config = {
+        "NAME": "tiny",
+        "MODEL": {"width": 2},
+        "TRAIN": {"total_iters": 1, "num_workers": 0, "precision": "float32"},
+        "DATA": {
+            "data_dir_img": "source.h5",
+            "data_dir_label": "labels.h5",
+            "data_dir_target": "target.h5",
+            "input_size": 32,
+        },
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    places = ("--data", tmp_path, "--out", tmp_path, "--device", "cpu")
+    finished = command("main", "-c", tmp_path / "tiny.yaml", *places)
+    assert finished.code == 0, finished.err
+    assert "one grey value" not in finished.err
+    assert "no mitochondria in the labels" not in finished.err
 
 
 def test_amount_of_labels_is_judged(tmp_path: Path, tissue) -> None:

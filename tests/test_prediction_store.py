@@ -12,7 +12,7 @@ from prediction.store import PredictionStore
 from utils.runtime.distributed import Group
 
 SHAPE = (5, 40, 30)
-ORIGIN = {"weights": 1}
+MADE_FROM = {"weights": 1}
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def sections() -> np.ndarray:
     return np.random.default_rng(0).random(SHAPE, np.float32)
 
 
-def opened(folder: Path, origin: dict = ORIGIN) -> PredictionStore:
-    return PredictionStore(folder / "preds.hdf", SHAPE, VoxelSize(40, 8, 8), origin, Group())
+def opened(folder: Path, made_from: dict = MADE_FROM) -> PredictionStore:
+    return PredictionStore(folder / "preds.hdf", SHAPE, VoxelSize(40, 8, 8), made_from, Group())
 
 
 @pytest.mark.parametrize("largest", [2**30, 14 * 30 * 4])  # a section in one chunk, and in three
@@ -48,7 +48,7 @@ def test_what_was_written_is_there_at_the_next_start(
     assert largest < 2**30 or offset % 4096 == 0  # processes write whole pages of their own
 
 
-def test_sections_of_another_origin_or_broken_ones_are_not_kept(tmp_path: Path, sections) -> None:
+def test_what_was_made_otherwise_or_is_broken_is_not_kept(tmp_path: Path, sections) -> None:
     store = opened(tmp_path)
     for index in range(3):
         store.write(index, sections[index])
@@ -61,7 +61,7 @@ def test_sections_of_another_origin_or_broken_ones_are_not_kept(tmp_path: Path, 
     assert opened(tmp_path).done() == set()  # the other start has begun anew
 
 
-@pytest.mark.parametrize("broken", ["preds.hdf.part", ".preds.hdf.done/origin.json"])
+@pytest.mark.parametrize("broken", ["preds.hdf.part", ".preds.hdf.done/fingerprint.json"])
 def test_a_start_that_was_killed_at_once_is_begun_anew(tmp_path: Path, sections, broken) -> None:
     store = opened(tmp_path)
     store.write(0, sections[0])

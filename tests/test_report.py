@@ -1,5 +1,6 @@
 """The report: what it says, what it leaves out, that it is one sound file."""
 
+import base64
 import csv
 import html
 import json
@@ -129,6 +130,43 @@ def test_it_says_all_and_needs_nothing_else(result) -> None:
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", text)
     assert len(text) < 4e6
     assert written(result)[0] == text
+
+
+def charts(text: str) -> dict[str, str]:
+    """Charts as SVG, by the names that their pictures have."""
+    found = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]*)"', text)
+    return {alt: base64.b64decode(data).decode() for data, alt in found}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "", "1e-"])
+def test_a_number_that_is_not_finite_leaves_a_gap(result, value: str) -> None:
+    folder, whole = result[0], charts(written(result)[0])
+    names = {"loss.txt": ("loss_cpred", "loss_apred", "loss_diff"), "valid.txt": ("dice", "jac")}
+    for file, columns in names.items():
+        with (folder.parent / "logs" / file).open("a") as log:
+            numbers = ", ".join(f"{column}={value}" for column in columns)
+            log.write(f"{'step=' if file == 'loss.txt' else 'model-'}1000, {numbers}\n")
+    found = charts(written(result)[0])
+    assert list(found) == list(whole)
+    for curve in ("current", "auxiliary", "residual"):
+        assert f">{curve}<" in found["Training curves: supervised losses on the source"]
+    for curve in ("dice", "Jaccard"):
+        assert f">{curve}<" in found["Training curves: validation"]
+
+
+def test_sections_and_objects_without_a_number_are_left_out(result) -> None:
+    folder = result[0]
+    whole = charts(written(result)[0])
+    for name, column, rows in (("scores.csv", 3, (0, 4)), ("objects.csv", 3, (5, 6))):
+        with (folder / name).open(newline="") as file:
+            lines = list(csv.reader(file))
+        for row in rows:
+            lines[1 + row][column] = ""
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows(lines)
+    text, _ = written(result)
+    assert list(charts(text)) == list(whole)
+    assert "nan" not in re.sub(r'"data:[^"]*"', "", text)
 
 
 def test_an_upper_bound_is_called_one(result) -> None:

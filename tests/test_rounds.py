@@ -1,5 +1,7 @@
 """Pseudo labels of the whole target, made in rounds."""
 
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,17 +11,19 @@ import pytest
 import torch
 
 from dataloader.roles import open_images
+from dataloader.synthetic import TARGET_MICROSCOPE, make_volume
 from model.checkpoint import MODEL, TRAINING_STATE, load_checkpoint, segmentor_from
 from prediction.predictor import NetworkPredictor
 from tests.plain_inference import CUBES, options, predicted
 from tests.settings import config_of
 from tests.test_faults import Project
 from training.rounds import Phase, phases
-from training.run_folder import RunLog
+from training.run_folder import RunLog, drop_lines_after
 from training.setup import build_learning
 from training.trainer import Trainer
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, Workspace
+from utils.runtime.signals import Interrupted
 
 ROUNDS = (
     *("--set", "TRAIN.weight_adv_spatial=0", "--set", "TRAIN.weight_adv_temporal=0"),
@@ -129,6 +133,78 @@ def test_lost_labels_are_not_made_by_another_network(project: Project) -> None:
     (project.models / TRAINING_STATE).unlink()  # that before it is of iteration 5
     message = project.fail(*options, "--resume")
     assert "target_labels-000004.hdf: missing, and the run is at iteration 5 already" in message
+
+
+def interrupted(project: Project, *arguments: str) -> None:
+    """A run that is stopped in its third iteration, after the first round."""
+    config = load_config(str(project.root / "tiny.yaml"), list(arguments[1::2]), CONFIG_DIR).config
+    workspace = Workspace(project.root, project.root)
+    trainer = Trainer(config, workspace, "tiny", torch.device("cpu"))
+    trainer.folder.create(config, overwrite=False, keep=False)
+    log, watch = RunLog(trainer.folder, config), trainer.watch_target
+
+    def watch_stopped(log: RunLog, iteration: int) -> None:
+        if iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        watch(log, iteration)
+
+    trainer.watch_target = watch_stopped
+    with pytest.raises(Interrupted):
+        trainer.run(log)
+    log.close()
+    trainer.folder.release()
+
+
+def overwrite_target(project: Project, sections: int = 4) -> None:
+    project.write("target.hdf", make_volume(5, (sections, 48, 48), TARGET_MICROSCOPE)[0])
+
+
+def test_each_labelling_is_logged_once(project: Project) -> None:
+    interrupted(project, *ROUNDS)
+    project.train(*ROUNDS, "--resume")
+    log = (project.logs / "train.log").read_text()
+    for iteration in (2, 4):
+        assert log.count(f"target labelled after {iteration}: ") == 1
+
+
+def test_a_labelling_after_the_state_is_logged_again(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    lines = "step=2, loss=1\ntarget labelled after 2: 5.00% of its pixels\nstep=4, loss=1\n"
+    for start, kept in ((2, 1), (3, 2), (4, 3)):
+        log.write_text(lines)
+        drop_lines_after(log, start)
+        assert log.read_text().count("\n") == kept
+
+
+def test_labels_of_another_target_are_made_anew(project: Project) -> None:
+    interrupted(project, *ROUNDS)
+    state = (project.models / TRAINING_STATE).read_bytes()
+    project.train(*ROUNDS, "--resume")
+    path = project.models / "target_labels-000004.hdf"
+    found = []
+    for lost in (False, True):  # the machine stopped after the second round, before it was saved
+        (project.models / TRAINING_STATE).write_bytes(state)
+        before = path.stat().st_mtime_ns
+        assert "made anew" not in project.train(*ROUNDS, "--resume")
+        assert path.stat().st_mtime_ns == before
+        (project.models / TRAINING_STATE).write_bytes(state)
+        overwrite_target(project)
+        if lost:
+            path.unlink()
+        output = project.train(*ROUNDS, "--resume")
+        assert "warning: DATA.data_dir_target: its files have changed" in output
+        said = "target_labels-000004.hdf: made anew (xy weights, xy files changed)"
+        assert (said in output) is not lost
+        with h5py.File(path) as file:
+            found.append(file["main"][()])
+    np.testing.assert_array_equal(*found)
+
+
+def test_labels_of_a_target_of_another_shape_are_refused(project: Project) -> None:
+    interrupted(project, *ROUNDS)
+    overwrite_target(project, sections=5)
+    message = project.fail(*ROUNDS, "--resume")
+    assert "target_labels-000002.hdf: labels of shape (4, 48, 48) do not fit" in message
 
 
 def test_labels_that_find_nothing_are_not_used(project: Project) -> None:

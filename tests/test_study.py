@@ -2,12 +2,14 @@
 
 import csv
 import json
-import re
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests.conftest import ROOT
@@ -71,7 +73,7 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert "--set TRAIN.weight_cross=0" in text
     assert (study.root / "results/trial.png").is_file()
     assert not any((study.out / "inference").iterdir())  # probabilities are not kept
-    together = (study.root / "RESULTS.md").read_text()
+    together = (study.root / "results.md").read_text()
     assert together.startswith("# Results\n")
     assert "\n## A trial\n" in together
     assert line in together
@@ -174,6 +176,44 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None
     assert "2 of 4 lines are done" in (study.root / "results/trial.md").read_text()
 
 
+STAND_IN = """#!/bin/sh
+# Stands for Python: notes which GPU a run has got; the first goes on until the last has begun.
+case "$*" in
+*trial-a-1*) echo "a $CUDA_VISIBLE_DEVICES" >> gpus; read line < last_began ;;
+*trial-b-1*) echo "b $CUDA_VISIBLE_DEVICES" >> gpus ;;
+*trial-c-1*) echo "c $CUDA_VISIBLE_DEVICES" >> gpus; echo > last_began ;;
+esac
+exit 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"), [(None, {"0", "1"}), ("5,GPU-7a,2", {"5", "GPU-7a"})]
+)
+def test_a_run_gets_a_gpu_that_is_free(
+    study: Input, monkeypatch, visible: str | None, names: set[str]
+) -> None:
+    content = yaml.safe_load((study.root / "trial.yaml").read_text())
+    content |= {"seeds": [1], "rows": [{"name": name} for name in "abc"]}
+    (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
+    stand_in = study.root / "python"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    os.mkfifo(study.root / "last_began")
+    with monkeypatch.context() as patch:
+        patch.chdir(study.root)
+        patch.setattr(sys, "executable", str(stand_in))
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 2)
+        patch.delenv("CUDA_VISIBLE_DEVICES")
+        if visible:
+            patch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert run(study).code == 2  # the stand-in trains nothing
+    gpus = dict(line.split() for line in (study.root / "gpus").read_text().splitlines())
+    assert {gpus["a"], gpus["b"]} == names
+    assert gpus["c"] == gpus["b"]  # a still has the other
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -205,10 +245,7 @@ def test_shipped_studies_are_sound(path: Path) -> None:
     assert len({run.name for run in runs_of(study, name)}) == wanted
 
 
-def test_the_documents_results_are_those_gathered_and_their_links_hold(tmp_path: Path) -> None:
+def test_the_documents_results_are_those_gathered(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs/results", tmp_path / "results")
     text = gather(tmp_path / "results").read_text(encoding="utf-8")
-    assert text == (ROOT / "docs/RESULTS.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert "results/removed_options.csv" in links
-    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    assert text == (ROOT / "docs/results.md").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Reading volumes: folders, HDF5 files, resampling, masks, grey values."""
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -178,6 +179,56 @@ def test_labels_as_masks(values: list, dtype: type, expected: list, tmp_path: Pa
         assert masks.section(1).dtype == np.uint8
         assert masks.section(1).tolist() == [expected]
         assert masks.crop(0, 0, 1, 1, 2).tolist() == [expected[1:3]]
+
+
+def discs(numbers: list[int]) -> np.ndarray:
+    """A section with a disc of each number; those of the first are smaller."""
+    section = np.zeros((200, 80 * len(numbers)), np.uint8)
+    for place, number in enumerate(numbers):
+        centre, radius = (40 + 80 * place, 100), 12 if place == 0 else 36
+        cv2.circle(section, centre, radius, number, -1)
+    return section
+
+
+NUMBERS = ([1, 254], [3, 240, 255, 230], [100, 250], [29, 226], [7, 8, 254, 255, 253], [200, 255])
+
+
+@pytest.mark.parametrize("numbers", NUMBERS, ids=str)
+def test_low_numbers_count_beside_many_pixels_of_high_ones(tmp_path: Path, numbers: list) -> None:
+    labels = np.stack([discs(numbers), discs(numbers)])
+    masks = open_volume(write_hdf5(tmp_path / "l.h5", labels), masks=True)
+    np.testing.assert_array_equal(masks.section(1), labels[1] > 0)
+
+
+def jpeg(section: np.ndarray, quality: int) -> np.ndarray:
+    _, packed = cv2.imencode(".jpg", section, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE)
+
+
+NOISE = {
+    **{f"JPEG {q}": partial(jpeg, quality=q) for q in (5, 20, 50, 70, 75, 90, 100)},
+    "JPEG twice": lambda section: jpeg(jpeg(section, 60)[3:, 5:], 75),
+    "JPEG of grey": lambda section: jpeg(section // 255 * 235 + 10, 75),
+    "edges of half pixels": lambda section: cv2.resize(
+        section, None, fx=0.46, fy=0.46, interpolation=cv2.INTER_AREA
+    ),
+    "soft edges": lambda section: cv2.GaussianBlur(section, (0, 0), 2),
+    "enlarged": lambda section: cv2.resize(section, None, fx=4, fy=4),
+    "enlarged without smoothing": lambda section: cv2.resize(
+        jpeg(section, 50), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", NOISE.values(), ids=NOISE)
+def test_noise_and_edges_of_black_and_white_masks_are_cut_at_half(tmp_path: Path, change) -> None:
+    section = np.zeros((512, 512), np.uint8)
+    for y, x, radius in np.random.default_rng(0).integers((0, 0, 8), (512, 512, 40), (12, 3)):
+        cv2.circle(section, (int(x), int(y)), int(radius), 255, -1)
+    labels = np.stack([change(section), change(section[::-1].copy()), change(section * 0)])
+    masks = open_volume(write_hdf5(tmp_path / "l.h5", labels), masks=True)
+    for index in range(3):
+        np.testing.assert_array_equal(masks.section(index), labels[index] > 127)
 
 
 def test_an_empty_section_of_masks_is_read_as_its_volume_is(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dataloader.formats.opening import open_volume
 from dataloader.formats.registry import WRITERS
 from dataloader.formats.voxel_size import VoxelSize
 from prediction.report.view import Lazy, add_layers
+from utils.errors import collected_warnings
 
 SHAPE = (4, 300, 270)
 SIZE = VoxelSize(40.0, 8.0, 8.0)
@@ -137,6 +138,13 @@ def test_what_is_broken_off_leaves_nothing_and_keeps_the_earlier(tmp_path: Path,
         raise RuntimeError
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
     assert open_volume(path).section(0).any()
+
+
+def test_an_empty_section_of_an_ome_zarr_is_no_missing_chunk(tmp_path: Path) -> None:
+    path = written(tmp_path, "ome-zarr", np.zeros(SHAPE, np.uint8))
+    with collected_warnings() as warnings:
+        open_volume(path)
+    assert not warnings
 
 
 class Viewer:

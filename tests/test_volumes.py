@@ -95,6 +95,22 @@ def test_sections_that_make_up_a_thickness(thickness: float, spacing: float, cou
     assert sections_in(thickness, spacing) == count
 
 
+@pytest.mark.parametrize("spacing", [0.1, 0.7, 3.3, 5, 8.6, 40, 1 / 3])
+def test_sections_near_a_thickness_are_chosen_alike(spacing: float) -> None:
+    assert sections_in(spacing / 10, spacing) == 1
+    for odd in range(1, 41, 2):
+        for sections in (odd - 0.99, odd - 0.5, odd, odd + 0.5, odd + 0.99):
+            assert sections_in(sections * spacing, spacing) == odd
+        assert sections_in((odd + 1) * spacing, spacing) == odd  # as near to the next
+        assert sections_in((odd + 1.01) * spacing, spacing) == odd + 2
+
+
+def test_wider_spaced_sections_are_never_more() -> None:
+    for thickness in (30, 50):
+        counts = [sections_in(thickness, spacing / 100) for spacing in range(100, 6000)]
+        assert counts == sorted(counts, reverse=True)
+
+
 def test_voxel_size_in_force(workspace: Workspace) -> None:
     volume = open_images(workspace, settings(), "val")
     assert voxel_size(settings(), volume) == VoxelSize(30, 8, 8)

@@ -87,6 +87,20 @@ def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:
     return fixed, warned
 
 
+def changed_volumes(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Which volumes, by the config's keys, are read from other files than a run was saved with.
+
+    Args:
+        earlier: their fingerprints; of those it lacks nothing is known.
+        now: fingerprints of this start.
+    """
+    return [
+        f"{key}: its files have changed (names, sizes or times)"
+        for key, fingerprint in now.items()
+        if earlier.get(key, fingerprint) != fingerprint
+    ]
+
+
 def _is_ignored(key: str) -> bool:
     section, _, name = key.partition(".")
     field = Config.model_fields[section].annotation

@@ -11,10 +11,11 @@ Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et a
 CVPR 2020.
 """
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -22,15 +23,18 @@ import numpy as np
 from dataloader.formats.hdf5 import HDF5_DATASET
 from dataloader.formats.opening import open_volume
 from dataloader.orthogonal_slices import PaddedVolume, PlaneVolume, scratch_array
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, check_same_shape
 from dataloader.volume import Volume
+from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.metrics import THRESHOLD
 from prediction.orthoplane import Cut, choose_cuts, join
-from prediction.predictor import PairPredictor, predict_volume
+from prediction.predictor import NetworkPredictor, PairPredictor, predict_volume
 from training.monitor import foreground
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
 from utils.progress import progress
+
+FINGERPRINT = "fingerprint"  # attribute of labels: what they are made from
 
 
 class Phase(NamedTuple):
@@ -115,17 +119,23 @@ class TargetLabels:
         """Where the labels made after an iteration are."""
         return self.folder / f"target_labels-{iteration:06d}.hdf"
 
-    def make(self, iteration: int, predict: PairPredictor, check: Callable[[], None]) -> None:
-        """Label the target, where that has not been done yet.
+    def make(
+        self, iteration: int, predict: NetworkPredictor, check: Callable[[], None]
+    ) -> list[str]:
+        """Label the target, where that has not been done yet by this network, of these files.
 
         Args:
             iteration: after which it is done.
             predict: the network.
             check: called before each section is written; may raise.
+
+        Returns:
+            Names of what differs, where labels that were there are replaced.
         """
-        path = self.file(iteration)
-        if path.exists():
-            return
+        path, made_from = self.file(iteration), self._fingerprint(predict)
+        changed = _changed(path, made_from)
+        if path.exists() and not changed:
+            return []
         part = path.with_name(path.name + ".part")
         height, width = self.target.shape[1:]
         with writing_to(self.folder), h5py.File(part, "w") as file:
@@ -137,11 +147,23 @@ class TargetLabels:
                 compression="gzip",
                 compression_opts=1,
             )
+            masks.attrs[FINGERPRINT] = json.dumps(made_from)
             predicted = [self._predict(cut, predict, check).__getitem__ for cut in self.cuts]
             for index, probability in join(self.cuts, predicted, self.folder, check):
                 blank = self.target.blank(index)
                 masks[index] = (probability >= THRESHOLD) & (True if blank is None else ~blank)
         part.replace(path)
+        return changed
+
+    def _fingerprint(self, predict: NetworkPredictor) -> dict[str, Any]:
+        """What labels are made from, over all cuts."""
+        return {
+            f"{cut.name} {name}": value
+            for cut in self.cuts
+            for name, value in prediction_fingerprint(
+                cut, predict, self.batch_size, count=cut.count
+            ).items()
+        }
 
     def _predict(self, cut: Cut, predict: PairPredictor, check: Callable[[], None]) -> np.ndarray:
         """The probability of a cut's sections; 0 of those that are in no pair."""
@@ -199,5 +221,18 @@ class TargetLabels:
         )
 
     def open(self, iteration: int) -> Volume:
-        """The masks made after an iteration."""
-        return open_volume(self.file(iteration), masks=True)
+        """The masks made after an iteration; raises UserError if the target's shape is another."""
+        masks = open_volume(self.file(iteration), masks=True)
+        check_same_shape(self.target, masks)
+        return masks
+
+
+def _changed(path: Path, made_from: dict[str, Any]) -> list[str]:
+    """Names of what labels in a file were made from that is another now; none without a file."""
+    try:
+        with h5py.File(path) as file:
+            return differing(json.loads(file[HDF5_DATASET].attrs[FINGERPRINT]), made_from)
+    except FileNotFoundError:
+        return []
+    except (OSError, KeyError, ValueError):
+        return ["format"]

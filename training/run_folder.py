@@ -23,7 +23,7 @@ from utils.revision import git_revision
 from utils.runtime.lock import LOCK, lock_folder
 
 Columns = dict[str, tuple[str, ...]]
-# Columns of loss.txt and loss_adv.txt, and the losses of a step that are summed in them.
+# Columns of loss.txt and loss_adv.txt, and the losses they hold, of which an iteration has one.
 SUPERVISED_COLUMNS = {
     "loss_cpred": ("seg_source_current", "seg_target_current"),
     "loss_apred": ("seg_source_auxiliary", "seg_target_auxiliary"),
@@ -119,7 +119,7 @@ class RunLog:
         self.total = config.TRAIN.total_iters
         self.display_freq = config.TRAIN.display_freq
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, Tensor] = {}  # iterations in each sum
         for file in TEXT_FILES:
             drop_lines_after(self.folder / file, start)
         self.events = EventFile(self.folder, start)
@@ -137,30 +137,38 @@ class RunLog:
     def add(self, iteration: int, report: dict[str, Tensor], rates: dict[str, float]) -> None:
         """Take in the scalars of an iteration; every ``display_freq``-th, write their means.
 
-        Skipped iterations do not enter the means.
+        A scalar's mean is over the iterations that have it. Skipped ones do not enter the means.
         """
         values = torch.stack([value.float() for value in report.values()])
-        kept = torch.where(report["skipped"] > 0, 0, values).unbind()
-        report = dict(zip(report, kept, strict=True)) | {"skipped": report["skipped"]}
-        for name, value in report.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
+        skipped = report["skipped"].float()
+        kept = dict(zip(report, torch.where(skipped > 0, 0, values).unbind(), strict=True))
+        for name, value in (kept | {"skipped": skipped}).items():
+            self.sums[name] = self.sums.get(name, 0) + value
+            self.counts[name] = self.counts.get(name, 0) + (1 - skipped)
         self.done += 1
         self.bar.update()
         if iteration % self.display_freq == 0 or iteration == self.total:
-            sums = torch.stack([value.float() for value in self.sums.values()])
-            means = sums / (self.count - self.sums["skipped"])
-            means = dict(zip(self.sums, means.tolist(), strict=True))
-            means["skipped"] = float(self.sums["skipped"])  # their number
-            self._write(iteration, means, rates)
-            self.sums, self.count = {}, 0
+            self._write(iteration, self._means(skipped.device), rates)
+            self.sums, self.counts = {}, {}
+
+    def _means(self, device: torch.device) -> dict[str, float]:
+        """Means of the scalars and of the text files' columns; ``skipped`` is a number."""
+        held = {name: (name,) for name in self.sums} | SUPERVISED_COLUMNS | ADAPTATION_COLUMNS
+        held = {key: [n for n in names if n in self.sums] for key, names in held.items()}
+        held = {key: names for key, names in held.items() if names}
+        sums, counts = (
+            torch.stack([sum(part[n].to(device) for n in names) for names in held.values()])
+            for part in (self.sums, self.counts)
+        )
+        means = dict(zip(held, (sums / counts).tolist(), strict=True))
+        return means | {"skipped": float(self.sums["skipped"])}
 
     def _write(self, step: int, means: dict[str, float], rates: dict[str, float]) -> None:
         line = self._write_losses("loss.txt", "loss_supervised", step, means, SUPERVISED_COLUMNS)
         line_adv = self._write_losses("loss_adv.txt", "loss_adv", step, means, ADAPTATION_COLUMNS)
-        for name, mean in means.items():
+        for name in self.sums:
             group = "disc" if name.startswith("disc_accuracy") else "terms"
-            self.events.add_scalar(f"{group}/{name}", mean, step)
+            self.events.add_scalar(f"{group}/{name}", means[name], step)
         for name, rate in rates.items():
             self.events.add_scalar(f"learning_rate/{name}", rate, step)
         self.events.flush()  # for those who watch
@@ -176,9 +184,7 @@ class RunLog:
         self, file: str, tag: str, step: int, means: dict[str, float], columns: Columns
     ) -> str:
         """A line as ``step=100, loss=0.836106, loss_cpred=...``, the loss being their sum."""
-        values = {
-            column: sum(means.get(name, 0.0) for name in names) for column, names in columns.items()
-        }
+        values = {column: means.get(column, 0.0) for column in columns}
         values = {"loss": sum(values.values()), **values}
         line = f"step={step}, " + ", ".join(f"{key}={value:.6f}" for key, value in values.items())
         self._append(file, line)
@@ -207,11 +213,13 @@ class RunLog:
 
     def state_dict(self) -> dict:
         """What was taken in since the last line, to go on with a run."""
-        return {"sums": self.sums, "count": self.count}
+        return {"sums": self.sums, "counts": self.counts}
 
     def load_state_dict(self, state: dict) -> None:
         """Undo ``state_dict``; an empty dict changes nothing."""
-        self.sums, self.count = state.get("sums", self.sums), state.get("count", self.count)
+        self.sums = state.get("sums", self.sums)
+        count = state.get("count", 0) - self.sums.get("skipped", torch.zeros(()))  # before counts
+        self.counts = state.get("counts", dict.fromkeys(self.sums, count))
 
     @property
     def speed(self) -> float:
@@ -253,9 +261,13 @@ def drop_lines_after(path: Path, iteration: int) -> None:
 
 
 def _iteration(line: str) -> int:
-    """The iteration a line of a log is of; 0 if of none."""
+    """The iteration a line of a log is of; 0 if of none.
+
+    What is done after an iteration, once its state is saved, is of the next.
+    """
     found = re.search(r"(?:step=|model-|\b\w+ at )(\d+)", line)
-    return int(found[1]) if found else 0
+    after = re.search(r"\blabelled after (\d+)", line)
+    return int(found[1]) if found else int(after[1]) + 1 if after else 0
 
 
 def _text_logger(path: Path) -> logging.Logger:

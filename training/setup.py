@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dataloader.histogram_matching import grey_transfer
-from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
 from dataloader.pairs import Look, PairDataset, check_crop_fits, check_same_shape
 from dataloader.roles import at_common_size, open_images, open_labels
 from model.discriminator import build_discriminator
@@ -133,12 +133,12 @@ def open_pairs(
     data, train = config.DATA, config.TRAIN
     images = open_images(workspace, data, domain)
     check_crop_fits(images, data.crop)  # also where this run's crops are smaller
-    findings = [(images, inspect_images(images))]
+    findings = [(images, inspect_images(images, START_SAMPLE))]
     labels, stride = None, data.target_stride
     if domain == "source":
         labels, stride = open_labels(workspace, data, "source"), data.source_stride
         check_same_shape(images, labels)
-        findings.append((labels, inspect_labels(images, labels)))
+        findings.append((labels, inspect_labels(images, labels, START_SAMPLE)))
     for volume, found in findings:
         for line in found.warnings():
             warn(f"{shown(volume.path)}: {line}")
@@ -175,3 +175,17 @@ def open_validation(
     if labels is None:
         return None
     return Validation(config, open_images(workspace, config.DATA, "val"), labels, limit)
+
+
+def fingerprints(
+    source: PairDataset, target: PairDataset, validation: Validation | None
+) -> dict[str, str]:
+    """Of the files of all volumes, by the keys of the config."""
+    volumes = {
+        "data_dir_img": source.images,
+        "data_dir_label": source.labels,
+        "data_dir_target": target.images,
+    }
+    if validation:
+        volumes |= {"data_dir_val": validation.volume, "data_dir_val_label": validation.labels}
+    return {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}

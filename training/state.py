@@ -24,7 +24,7 @@ from model.checkpoint import (
     save_whole,
 )
 from training.learner import Learner
-from training.resuming import changes
+from training.resuming import changed_volumes, changes
 from utils.config.schema import Config
 from utils.errors import UserError
 from utils.paths import Workspace
@@ -121,13 +121,16 @@ def write_state(folder: Path, state: dict) -> None:
     save_whole(folder / TRAINING_STATE, state, previous=PREVIOUS_STATE)
 
 
-def read_state(workspace: Workspace, config: Config, run: str) -> tuple[dict, Path, list[str]]:
-    """The state that a run resumes from, compared with its config.
+def read_state(
+    workspace: Workspace, config: Config, run: str, volumes: dict[str, str]
+) -> tuple[dict, Path, list[str]]:
+    """The state that a run resumes from, compared with its config and its volumes' files.
 
     Args:
         workspace: has the output folder.
         config: of the run that goes on.
         run: its name; ``TRAIN.model_name`` may name another to start from.
+        volumes: fingerprints of the volumes, by the keys of the config.
 
     Returns:
         The state, its path, and warnings for the run's log.
@@ -140,6 +143,7 @@ def read_state(workspace: Workspace, config: Config, run: str) -> tuple[dict, Pa
     state, path, warning = load_state(workspace.models(train.save_path, earlier))
     with unfit(path):
         fixed, warned = changes(state.get("config", {}), config)
+        warned += changed_volumes(state.get("volumes", {}), volumes)
         for network in state["networks"].values():
             check_finite(path, network)
         if "best" not in state:  # of a file of its own, before states held it

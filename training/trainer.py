@@ -15,7 +15,14 @@ from training.nonfinite import NonFiniteWatch
 from training.preview import preview
 from training.rounds import Phase, TargetLabels, phases
 from training.run_folder import RunFolder, RunLog
-from training.setup import build_learning, open_pairs, open_validation, settle, source_look
+from training.setup import (
+    build_learning,
+    fingerprints,
+    open_pairs,
+    open_validation,
+    settle,
+    source_look,
+)
 from training.state import Checkpoints, read_state, unfit, write_state
 from training.steps import DaIscStep, SupervisedStep
 from utils.config.schema import Config
@@ -97,6 +104,7 @@ class Trainer:
         if config.BEYOND.rounds:
             self.target_labels = TargetLabels(config, self.target.images, self.folder.models, limit)
         self.checkpoints = Checkpoints(self.folder.models, self.learner, config)
+        self.fingerprints = fingerprints(self.source, self.target, self.validation)
         self.start = 0
         self.unvalidated = False  # whether the run was stopped in a validation
         self.log_state: dict = {}
@@ -180,11 +188,15 @@ class Trainer:
             network = self.learner.average.network
             predict = NetworkPredictor(network, self.device, self.precision)
             alone = self.group.size == 1  # others could not be told to stop while they wait
-            labels.make(iteration, predict, stop.check if alone else lambda: None)
+            if iteration >= self.start:  # else they have been learned from
+                changed = labels.make(iteration, predict, stop.check if alone else lambda: None)
+                if changed:
+                    file = labels.file(iteration).name
+                    log.info(f"{file}: made anew ({', '.join(changed)} changed)")
         self.group.wait()
         masks = labels.open(iteration)
         found = labels.judge(iteration, masks, self.monitor.source_foreground)
-        if log:
+        if log and iteration >= self.start:  # else it has been said
             log.info(str(found))
         return labels.pairs(self.target, masks) if found.sound else None
 
@@ -253,6 +265,7 @@ class Trainer:
             self.checkpoints.write(iteration, f"-{iteration:06d}")
         state = {
             "config": self.config.model_dump(mode="json"),
+            "volumes": self.fingerprints,
             "iteration": iteration,
             "unvalidated": self.unvalidated,
             "log": log.state_dict(),
@@ -265,7 +278,9 @@ class Trainer:
 
     def resume(self, workspace: Workspace) -> None:
         """Take over the state of an interrupted run; raises UserError."""
-        state, path, self.warnings = read_state(workspace, self.config, self.folder.name)
+        state, path, self.warnings = read_state(
+            workspace, self.config, self.folder.name, self.fingerprints
+        )
         with unfit(path):
             self.learner.load_state_dict(state)
             self.checkpoints.load_state_dict(state)

@@ -68,6 +68,14 @@ class ArrayVolume(Volume):
     def close(self) -> None:
         self._array = None
 
+    def fingerprint(self) -> str:
+        opened = self._array is not None
+        try:
+            return super().fingerprint()
+        finally:
+            if not opened:
+                self.close()
+
     def section(self, index: int) -> np.ndarray:
         return self._read(index, slice(None), slice(None))
 
@@ -131,7 +139,12 @@ class VolumeWriter(ABC):
 
     def __init__(self, folder: Path, stem: str, spec: VolumeSpec) -> None:
         self.path, self.spec = folder / f"{stem}{self.suffix}", spec
-        self.part = folder / f".{stem}.part{self.suffix}"
+        self.part = self.part_of(folder, stem)
+
+    @classmethod
+    def part_of(cls, folder: Path, stem: str) -> Path:
+        """Where it is until it is whole."""
+        return folder / f".{stem}.part{cls.suffix}"
 
     def __enter__(self) -> Self:
         discard(self.part)
@@ -141,10 +154,14 @@ class VolumeWriter(ABC):
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.close()
         if kind is None:
-            discard(self.path)
-            self.part.replace(self.path)
+            self.place()
         else:
             discard(self.part)
+
+    def place(self) -> None:
+        """Move the whole file to its place."""
+        discard(self.path)
+        self.part.replace(self.path)
 
     @abstractmethod
     def open(self) -> None:

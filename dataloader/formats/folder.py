@@ -14,7 +14,7 @@ from PIL import Image
 from dataloader.formats.axes import COLOURS, GREY
 from dataloader.formats.base import VolumeWriter, line
 from dataloader.formats.natural_order import natural_order
-from dataloader.formats.tiff import TIFF_SUFFIXES, check_one_channel, shown
+from dataloader.formats.tiff import check_one_channel, shown
 from dataloader.volume import Volume
 from utils.errors import UserError, warn
 from utils.files import write_picture
@@ -23,6 +23,7 @@ Image.MAX_IMAGE_PIXELS = None  # sections may be large
 warnings.filterwarnings("ignore", module="PIL")  # a broken file is said in one line, below
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 SECTION_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+TIFF_STARTS = (b"II", b"MM")  # by the order of bytes
 COLOUR_MODES = ("P", "PA")  # one band in the file, but an index of colours
 
 
@@ -45,8 +46,8 @@ class FolderVolume(Volume):
         self.files = [path / name for name in names] if names else section_files(path)
         if not self.files:
             raise UserError(f"{path}: no sections; expected {', '.join(SECTION_SUFFIXES)} files")
+        _refuse_twins(self.files)
         if names is None:
-            _refuse_twins(self.files)
             _warn_of_gaps(self.files)
         first = section_shape(self.files[0])
         for file in self.files[1:]:
@@ -61,6 +62,10 @@ class FolderVolume(Volume):
     @property
     def names(self) -> list[str]:
         return [file.name for file in self.files]
+
+    @property
+    def sources(self) -> list[Path]:
+        return self.files
 
     def section(self, index: int) -> np.ndarray:
         return read_section(self.files[index])
@@ -81,6 +86,13 @@ class FolderWriter(VolumeWriter):
 
     def open(self) -> None:
         self.part.mkdir(parents=True)
+
+    def place(self) -> None:
+        """Move the sections to their place; what is there by other names stays."""
+        self.path.mkdir(exist_ok=True)
+        for section in self.part.iterdir():
+            section.replace(self.path / section.name)
+        self.part.rmdir()
 
     def write(self, index: int, section: np.ndarray) -> None:
         name = self.part / self.spec.names[index]
@@ -148,7 +160,9 @@ def section_shape(file: Path) -> tuple[int, int]:
 
 
 def _is_tiff(file: Path) -> bool:
-    return file.suffix.lower() in TIFF_SUFFIXES
+    """Whether a section is TIFF, whatever its name says."""
+    with _blamed(file), file.open("rb") as opened:
+        return opened.read(2) in TIFF_STARTS
 
 
 @contextmanager

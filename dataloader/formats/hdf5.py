@@ -3,6 +3,7 @@
 import importlib
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -45,6 +46,16 @@ class Hdf5Volume(ArrayVolume):
             raise UserError(f"{self.where}: found type {found.dtype}, expected grey values")
         _require_filters(found, self.where)
         return Stack(found, _axes(found), self.where)
+
+    @property
+    def sources(self) -> list[Path]:
+        """The file, and those in which HDF5 keeps an array that is external or virtual."""
+        array = self.array.array
+        own = Path(array.file.filename)  # another than the path's where a link leads there
+        parts = [name for name, *_ in array.external or ()]
+        parts += [part.file_name for part in array.virtual_sources()] if array.is_virtual else []
+        others = [own, *(own.parent / name for name in parts if name != ".")]
+        return list(dict.fromkeys([self.path, *(file for file in others if file.is_file())]))
 
     def _read_voxel_size(self) -> VoxelSize | None:
         return from_attributes(self.array.array.attrs, self.array.names)

@@ -1,5 +1,6 @@
 """NIfTI."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from utils.optional import wanted
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NIFTI_1_LIMIT = 2**15 - 1  # voxels of a side
 AXES = ["x", "y", "z", "t", "c", "other", "other"]
+
+logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # what is odd in a header is mended
 
 
 class NiftiVolume(ArrayVolume):

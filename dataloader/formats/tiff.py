@@ -35,6 +35,13 @@ class TiffVolume(ArrayVolume):
     def _open(self) -> "_Pages":
         return _Pages(self.path)
 
+    @property
+    def sources(self) -> list[Path]:
+        """The file, and the others of an OME-TIFF of several."""
+        pages = (page for page in self.array.pages if page is not None)
+        others = (Path(page.parent.filehandle.path) for page in pages)
+        return list(dict.fromkeys([self.path, *others]))
+
     def _read_voxel_size(self) -> VoxelSize | None:
         file = self.array.file
         if file.is_ome:

@@ -20,6 +20,7 @@ from utils.optional import wanted
 # a store may have other files in it, bioformats2raw's OME-XML, say
 warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # files that make a folder a Zarr store
+ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # of a group
 LEVELS = 4  # at most, of an OME-Zarr's pyramid
 SMALLEST_LEVEL = 128  # pixels, of the shorter side
 MOST_NAMES = 20  # of images, in a message
@@ -58,9 +59,21 @@ class ZarrVolume(ArrayVolume):
         node = zarr.open(self.path, mode="r")
         if isinstance(node, zarr.Group):
             node = self._choose(zarr, node)
+        elif any((self.path.parent / mark).is_file() for mark in ZARR_MARKS):
+            self._take_level(zarr.open(self.path.parent, mode="r"), self.path.name)
         if np.dtype(node.dtype).kind not in "uifb":
             raise UserError(f"{self.where}: found type {node.dtype}, expected grey values")
         return Stack(node, self._axes(node), self.where)
+
+    @property
+    def sources(self) -> list[Path]:
+        """The array's folder, and the metadata above it: others of the store do not count."""
+        array = self.path / (self.dataset or "")
+        if not array.is_dir():
+            return [self.path]
+        folders = [folder for folder in array.parents if folder.is_relative_to(self.path)]
+        metadata = (folder / name for folder in folders for name in ZARR_METADATA)
+        return [*(file for file in metadata if file.is_file()), array]
 
     def _choose(self, zarr: Any, group: Any) -> Any:
         """The array of a group."""
@@ -86,11 +99,15 @@ class ZarrVolume(ArrayVolume):
                 return node[name]
         if not isinstance(node, zarr.Array):
             raise UserError(f"{self.path}: no array {self.dataset}; found {listed(arrays)}")
-        above = group.get(self.dataset.rpartition("/")[0]) if "/" in self.dataset else None
-        if isinstance(above, zarr.Group):  # a level of such an image
-            self._level = _levels(above).get(self.dataset.rpartition("/")[2])
-            self.kind = "ome-zarr" if self._level else self.kind
+        above, _, name = self.dataset.rpartition("/")
+        self._take_level(group.get(above) if above else group, name)
         return node
+
+    def _take_level(self, group: Any, name: str) -> None:
+        """Note what the image says of an array that is a level of one."""
+        level = _levels(group).get(name) if group is not None else None
+        if level:
+            self.kind, self._level = "ome-zarr", level
 
     def _image_below(self, zarr: Any, group: Any) -> dict[str, Level]:
         """The levels of the only image in a group, as bioformats2raw writes it; raises UserError.

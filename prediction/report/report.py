@@ -15,15 +15,18 @@ import numpy as np
 from dataloader.formats.opening import open_volume
 from dataloader.volume import Volume, resample
 from prediction.metrics import THRESHOLD
+from prediction.outputs import REPORT
 from prediction.pictures import contours, grey, instances_picture
 from utils.optional import wanted
 
 PURPOSE = "for --report"
-REPORT, TEMPLATE = "report.html", "report.html.j2"
+TEMPLATE = "report.html.j2"
 GALLERY, GALLERY_SIDE = 6, 560  # sections shown large, and pixels of their longer side
 GALLERY_PART = 1120  # pixels; of larger sections the middle is shown
 SHEET, SHEET_SIDE, SHEET_COLUMNS = 24, 200, 6  # sections of the contact sheet
 QUALITY = 82  # of JPEG
+# a name and its value in a line of a log
+NUMBER = r"(\w+)[=-](nan|[-+]?inf|[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?=,|\s|$)"
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # Okabe and Ito 2008
 ONLY_HERE, ONLY_THERE = (213, 94, 0), (0, 114, 178)  # RGB of orange and blue
 MEANINGS = {
@@ -145,7 +148,7 @@ def _extremes(rows: list[dict[str, str]]) -> list[tuple[str, str, str]]:
     f1 = _numbers(rows, "F1")
     if not len(f1):
         return []
-    order = [index for index in np.argsort(f1, kind="stable") if not np.isnan(f1[index])]
+    order = [i for i in np.argsort(f1, kind="stable") if np.isfinite(f1[i])]
     few = min(3, len(order) // 2)
     chosen = [("worst", i) for i in order[:few]] + [("best", i) for i in order[::-1][:few]]
     return [(kind, rows[i]["name"], f"{f1[i]:.3f}") for kind, i in chosen]
@@ -165,7 +168,8 @@ def _gallery(
     for index in spaced(len(raw), GALLERY):
         other = index + stride if index + stride < len(raw) else index - stride
         name = raw.names[index]
-        entry = {"name": name, "score": f"F1 {f1[index]:.3f}" if index < len(f1) else ""}
+        scored = index < len(f1) and np.isfinite(f1[index])
+        entry = {"name": name, "score": f"F1 {f1[index]:.3f}" if scored else ""}
         small = fitting(_middle(raw, index).shape, GALLERY_SIDE)
         image = resample(_middle(raw, index), small)
         mask = _small(_middle(prediction, index) >= THRESHOLD, small)
@@ -279,14 +283,14 @@ def _training_charts(logs: Path) -> list[tuple[str, str]]:
     for title, (file, names) in kinds.items():
         path = logs / file
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        values = [dict(re.findall(r"(\w+)[=-]([-+.\deE]+)", line)) for line in lines]
-        steps = np.array([float(v.get("step", v.get("model", "nan"))) for v in values])
+        rows = [dict(re.findall(NUMBER, line)) for line in lines]
+        steps = np.array([float(row.get("step", row.get("model", "nan"))) for row in rows])
         curves = [
-            (name, steps, np.array([float(v[key]) for v in values]), colour)
+            (name, steps, np.array([float(row.get(key, "nan")) for row in rows]), colour)
             for (key, name), colour in zip(names.items(), (BLUE, ORANGE, GREEN), strict=True)
-            if values and all(key in v for v in values)
+            if any(key in row for row in rows)
         ]
-        if any(values.any() for _, _, values, _ in curves):
+        if any(_finite(values).any() for _, _, values, _ in curves):
             charts.append((title, _chart(curves, "iteration", "score" if file == "valid.txt"
                                          else "weighted loss")))  # fmt: skip
     return charts
@@ -298,7 +302,9 @@ def _objects_table(objects: list[dict[str, str]]) -> list[tuple[str, str, str, s
     for column in objects[0] if objects else ():
         key = column.split("_")[0]
         if key in HISTOGRAMS and not column.startswith("sections_"):
-            values = _numbers(objects, column)
+            values = _finite(_numbers(objects, column))
+            if not len(values):
+                continue
             low, middle, high = np.percentile(values, [5, 50, 95])
             lines.append((_named(column), f"{middle:.3g}", f"{low:.3g}", f"{high:.3g}"))
     return lines
@@ -312,8 +318,9 @@ def _histograms(objects: list[dict[str, str]]) -> list[tuple[str, str]]:
         if column.split("_")[0] not in HISTOGRAMS:
             continue
         values = _numbers(objects, column)
-        name = _named(column)
-        charts.append((name, _histogram(values[~border], values[border], name)))
+        name, inside, cut = _named(column), _finite(values[~border]), _finite(values[border])
+        if len(inside) + len(cut):
+            charts.append((name, _histogram(inside, cut, name)))
     return charts
 
 
@@ -324,15 +331,21 @@ def _named(column: str) -> str:
     return HISTOGRAMS[key] + (f" ({unit})" if unit else "")
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
 def _chart(curves: list, x: str, y: str) -> str:
-    """Curves (name, x, y, colour) as SVG."""
+    """Curves (name, x, y, colour) as SVG, with gaps where they are not finite."""
     figure, axes = _figure()
     for name, at, values, colour in curves:
         alone = len(values) == 1
+        values = np.where(np.isfinite(values), values, np.nan)
         axes.plot(at, values, color=colour, label=name, linewidth=1.4, marker="o" if alone else "")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.set_ylim(bottom=0 if min(float(np.nanmin(v)) for _, _, v, _ in curves) >= 0 else None)
+    lowest = min((low for _, _, v, _ in curves for low in _finite(v)), default=0)
+    axes.set_ylim(bottom=0 if lowest >= 0 else None)
     if x == "section":
         axes.xaxis.get_major_locator().set_params(integer=True)
     if len(curves) > 1:

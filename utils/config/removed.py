@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from utils.errors import UserError
 
-WHY = "brought nothing: docs/RESULTS.md"
+WHY = "brought nothing: docs/results.md"
 
 
 class Removed(NamedTuple):

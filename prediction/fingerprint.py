@@ -1,0 +1,54 @@
+"""What a prediction is made from: the sections of two starts fit together where it is equal."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prediction.orthoplane import Cut
+from prediction.predictor import NetworkPredictor
+
+
+def prediction_fingerprint(
+    cut: Cut, predict: NetworkPredictor, batch_size: int, **settings: Any
+) -> dict[str, Any]:
+    """All that the predictions of a cut's sections depend on, by name, as JSON knows it.
+
+    Args:
+        cut: the sections, their pairs and windows.
+        predict: the network, its device and precision.
+        batch_size: windows predicted at a time.
+        settings: what else acts on the predictions.
+
+    Raises:
+        UserError: a file of the volume is not there any more.
+    """
+    windows, volume = cut.windows, cut.volume
+    cutting = (windows.padding, windows.corners, windows.size, cut.pairs)
+    return {
+        "weights": _checksum(predict.segmentor.state_dict()),
+        "volume": volume.where,
+        "files": volume.fingerprint(),
+        "shape": [*volume.original.shape, *volume.shape],
+        "windows": zlib.crc32(repr(cutting).encode()),
+        "batch_size": batch_size,
+        "precision": str(predict.precision),
+        "device": predict.device.type,
+        **settings,
+    }
+
+
+def differing(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of what differs between two fingerprints."""
+    return [name for name in now | earlier if earlier.get(name) != now.get(name)]
+
+
+def _checksum(weights: dict[str, Tensor]) -> int:
+    """CRC-32 over names and values."""
+    checksum = 0
+    for name, value in sorted(weights.items()):
+        checksum = zlib.crc32(value.cpu().contiguous().view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(name.encode(), checksum)
+    return checksum
