@@ -263,6 +263,7 @@ class ResampledVolume(DerivedVolume):
             return resample_mask(part, (height, width), fit)
         return fit(part, (height, width))
 
+    @lru_cache(maxsize=4)  # noqa: B019 - of the pair that is read
     def blank(self, index: int) -> np.ndarray | None:
         blank = self.volume.blank(index)
         return None if blank is None else resample_mask(blank, self.shape[1:]) > 0
