@@ -23,6 +23,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 from albumentations.core.type_definitions import Targets
 
+from utils.ignore import IGNORE
+
 FinalCrop = Literal["random", "centre"]
 
 PUBLISHED_CROP = 512
@@ -199,7 +201,7 @@ def transform_pair(
     Args:
         transform: any transform or composition of albumentations.
         images: the two sections, shape (2, H, W), float32 in [0, 1].
-        masks: their masks, shape (2, H, W), uint8 of 0 and 1, or None.
+        masks: their masks, shape (2, H, W), uint8, or None.
         rng: source of the draw; the masks do not change what is drawn.
 
     Returns:
@@ -265,13 +267,13 @@ class PairAugmentation:
         Args:
             images: current and auxiliary section, shape (2, H, W), float32 in [0, 1], H and W at
                 least `crop`.
-            masks: their masks, shape (2, H, W), uint8 of 0 and 1, or None where there are none.
-                They change nothing in the sections returned.
+            masks: their masks, shape (2, H, W), uint8 of 0, 1 and 255 (``utils.ignore``), or None
+                where there are none. They change nothing in the sections returned.
             seed: not negative; one result per seed, independent between seeds.
 
         Returns:
             Sections, shape (2, crop, crop), float32 in [0, 1], and masks, shape (2, crop, crop),
-            uint8 of 0 and 1, or None. Both are contiguous copies.
+            uint8 of 0, 1 and 255, or None. Both are contiguous copies.
 
         Raises:
             ValueError: if the arrays have the wrong shape or dtype, or are smaller than `crop`.
@@ -284,7 +286,8 @@ class PairAugmentation:
         # The cubic interpolation of the random square leaves [0, 1] at sharp edges.
         images = np.clip(images[window], 0.0, 1.0, order="C")
         if masks is not None:
-            masks = np.greater(masks[window], 0.5, order="C").astype(np.uint8)
+            masks = masks[window]
+            masks = np.where(masks == IGNORE, masks, masks > 0.5).astype(np.uint8, order="C")
         return images, masks
 
     def plain_window(self, shape: tuple[int, int], seed: int) -> tuple[slice, slice] | None:

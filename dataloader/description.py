@@ -49,6 +49,8 @@ class VolumeFacts(NamedTuple):
         section_means: of the values as a viewer shows them; of a volume of more than 4,096 sections
             those of so many evenly spaced ones.
         labels: what is in labels; None for grey sections.
+        blank: fraction of the pixels in blank areas (``dataloader.blank``), of the sections looked
+            at; 0 of labels.
         warnings: a line each.
     """
 
@@ -60,6 +62,7 @@ class VolumeFacts(NamedTuple):
     greys: tuple[float, float]
     section_means: list[float]
     labels: LabelFacts | None
+    blank: float
     warnings: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class VolumeFacts(NamedTuple):
             "voxel_size_nm": None if self.voxel_size is None else list(self.voxel_size),
             "grey_range": list(self.greys),
             "section_means": self.section_means,
+            "blank": self.blank,
             "warnings": self.warnings,
         }
         return facts | (self.labels._asdict() if self.labels else {})
@@ -85,6 +89,8 @@ class VolumeFacts(NamedTuple):
             ("voxel size", "unknown" if size is None else f"{size} (z, y, x)"),
             ("values", f"{self.greys[0]:g} to {self.greys[1]:g}"),
         ]
+        if self.blank:
+            rows.append(("blank areas", f"{self.blank:.2%} of the pixels"))
         if self.labels:
             known = 1 - self.labels.mitochondria - self.labels.ignored
             objects = "not counted" if self.labels.objects is None else f"{self.labels.objects:,}"
@@ -114,19 +120,20 @@ def describe_volume(
         UserError: it cannot be read.
     """
     with collected_warnings() as warnings:
-        volume = open_volume(path, list_file, masks=labels, keep=False)
-        raw = volume.volume if isinstance(volume, MaskVolume) else volume
-        found = _count_labels(volume) if isinstance(volume, MaskVolume) else None
+        volume = open_volume(path, list_file, masks=labels, keep=False, fill=not labels)
+        raw = volume.volume  # values as they are in the file
+        found, blank = _count_labels(volume) if labels else None, 0.0
         if found:
             greys = _range_of(raw)
         else:
             looked = inspect_images(volume)
-            greys = looked.low, looked.high
+            blank = looked.blank_share
+            greys = _range_of(raw) if blank else (looked.low, looked.high)
             warnings += [f"{volume.where}: {line}" for line in looked.warnings()]
         values = [float(raw.section(k).mean(dtype=np.float64)) for k in _spaced(raw)] * means
     return VolumeFacts(
         volume.where, volume.kind, volume.shape, str(raw.section(0).dtype), volume.voxel_size,
-        greys, values, found, list(warnings),
+        greys, values, found, blank, list(warnings),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def other_microscope(
 
     Args:
         images: (2, H, W) float32 in [0, 1].
-        masks: (2, H, W) uint8 of 0 and 1, which follow the change of scale.
+        masks: (2, H, W) uint8, which follow the change of scale.
         draw: of random numbers.
     """
     scale = float(np.exp(draw.uniform(*np.log(SCALE))))

@@ -8,6 +8,7 @@ import numpy as np
 
 from dataloader.volume import Volume, normalise, resample
 from utils.errors import UserError
+from utils.ignore import IGNORE, foreground_share
 
 SAMPLE, RUN = 256, 4  # sections that are looked at of a long volume, in runs of neighbours
 START_SAMPLE = 16  # the same at the start of a training, which is to begin soon
@@ -27,6 +28,8 @@ class ImagesFound(NamedTuple):
         low, high: grey range of the sections looked at.
         blank: sections of one value.
         repeated: sections equal to the one before.
+        blank_share: of the pixels, in blank areas (``dataloader.blank``), those sections included.
+        partly_blank: sections with such areas, but those of one value.
         misplaced: sections more like others than like their neighbours.
         likeness: correlation of sections 1, 2, 3 ... apart.
     """
@@ -37,6 +40,8 @@ class ImagesFound(NamedTuple):
     repeated: list[int]
     misplaced: list[int]
     likeness: list[float]
+    blank_share: float = 0.0
+    partly_blank: int = 0
 
     def warnings(self) -> list[str]:
         """What is odd, a line each."""
@@ -45,7 +50,14 @@ class ImagesFound(NamedTuple):
             "the same as the section before": self.repeated,
             "out of order, by its looks": self.misplaced,
         }
-        return [f"{_sections(which)}: {what}" for what, which in found.items() if which]
+        lines = [f"{_sections(which)}: {what}" for what, which in found.items() if which]
+        if self.partly_blank:
+            lines.append(
+                f"{self.blank_share:.2%} of the pixels looked at are blank (constant areas at the "
+                f"border, of {self.partly_blank} sections): they are filled with the tissue beside "
+                "them, and are neither learned from nor scored"
+            )
+        return lines
 
 
 class LabelsFound(NamedTuple):
@@ -87,24 +99,33 @@ def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
 
     Each is read once.
 
+    Blank areas are found in volumes that are opened to be filled.
+
     Raises:
         UserError: a section that cannot be read, or holds NaN or infinite values.
     """
     blank, repeated, thumbnails, ranges = [], [], {}, {}
+    shares: list[float] = []
     previous = None
     for index in sampled(len(volume), sample):
         section = volume.scaled(index)
         ranges[index] = low, high = volume.grey_range(index)
-        if low == high:
+        area = volume.blank(index)
+        shares.append(float(low == high) if area is None else float(area.mean()))
+        if shares[-1] == 1:
             blank.append(index)
-        elif ranges.get(index - 1) == (low, high) and np.array_equal(previous, section):
+            previous = None  # what it shows is no section of its own
+            continue
+        if ranges.get(index - 1) == (low, high) and np.array_equal(previous, section):
             repeated.append(index)
         side = [min(THUMBNAIL, length) for length in section.shape]
         thumbnails[index] = resample(section, tuple(side)).ravel()
         previous = section
     lows, highs = zip(*ranges.values(), strict=True)
     misplaced, likeness = _order(thumbnails)
-    return ImagesFound(min(lows), max(highs), blank, repeated, misplaced, likeness)
+    partly = sum(0 < share < 1 for share in shares)
+    share = float(np.mean(shares))
+    return ImagesFound(min(lows), max(highs), blank, repeated, misplaced, likeness, share, partly)
 
 
 def inspect_labels(images: Volume, labels: Volume, sample: int = SAMPLE) -> LabelsFound:
@@ -133,7 +154,7 @@ def inspect_labels(images: Volume, labels: Volume, sample: int = SAMPLE) -> Labe
 def _fractions(labels: Volume, sample: int) -> dict[int, float]:
     """The foreground of sections that are looked at: of all, if those of a sample lack a class."""
     for indices in (sampled(len(labels), sample), range(len(labels))):
-        fractions = {index: float(labels.section(index).mean()) for index in indices}
+        fractions = {index: foreground_share(labels.section(index)) for index in indices}
         if 0 < sum(fractions.values()) < len(fractions):
             return fractions
     raise UserError(
@@ -200,7 +221,7 @@ class _Contrasts:
 
     def __init__(self, images: Volume, labels: Volume) -> None:
         self.image = cache(lambda index, turn: normalise(_middle(images, index, turn)))
-        self.mask = cache(lambda index: _middle(labels, index))
+        self.label = cache(lambda index: _middle(labels, index))
 
     def __call__(self, index: int, shift: int = 0, turn: int | None = None) -> float:
         """The contrast of one section.
@@ -210,10 +231,11 @@ class _Contrasts:
             shift: the image is the one so many sections on.
             turn: it is mirrored along y (0), x (1) or both (-1).
         """
-        mask, image = self.mask(index), self.image(index + shift, turn)
+        label, image = self.label(index), self.image(index + shift, turn)
+        mask = (label == 1).astype(np.uint8)
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
         distance -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
-        near = np.abs(distance) < REACH
+        near = (np.abs(distance) < REACH) & (label != IGNORE)
         bins = np.floor(distance[near]).astype(np.int32) + REACH
         counts = np.bincount(bins, minlength=2 * REACH)
         profile = np.bincount(bins, image[near], 2 * REACH)[counts > 0] / counts[counts > 0]

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-IGNORE = 255  # in masks of 0 and 1
+from utils.ignore import IGNORE
+
 CLASSES = 8  # no more values than that may be classes instead of instance numbers
 SIDE = 1024  # pixels of a section's sides that are looked at, evenly spaced
 

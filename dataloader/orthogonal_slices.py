@@ -27,6 +27,7 @@ class PlaneVolume(DerivedVolume):
     ) -> None:
         self.axis, self.scratch, self.masks = axis, scratch, masks
         self._planes: np.ndarray | None = None
+        self._blank: np.ndarray | None = None  # as the planes, uint8 of 0 and 1; None: nowhere
         super().__init__(volume, (volume.shape[axis], height, volume.shape[3 - axis]))
 
     @property
@@ -43,13 +44,25 @@ class PlaneVolume(DerivedVolume):
             shape = (len(self), len(self.volume), self.shape[2])
             self._planes = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
             for index in range(len(self.volume)):
-                section = self.volume.section(index)
-                self._planes[:, index] = section if self.axis == XZ else section.T
+                self._planes[:, index] = self._across(self.volume.section(index))
+                if (blank := self.volume.blank(index)) is not None:
+                    if self._blank is None:
+                        self._blank = scratch_array(shape, np.uint8, self.scratch)
+                    self._blank[:, index] = self._across(blank)
         return self._planes
 
     def section(self, index: int) -> np.ndarray:
         fit = resample_mask if self.masks else resample
         return fit(np.asarray(self.laid_out()[index]), self.shape[1:])
+
+    def blank(self, index: int) -> np.ndarray | None:
+        self.laid_out()
+        if self._blank is None or not self._blank[index].any():
+            return None
+        return resample_mask(np.asarray(self._blank[index]), self.shape[1:]) > 0
+
+    def _across(self, section: np.ndarray) -> np.ndarray:
+        return section if self.axis == XZ else section.T
 
 
 class PaddedVolume(DerivedVolume):
@@ -68,6 +81,10 @@ class PaddedVolume(DerivedVolume):
 
     def section(self, index: int) -> np.ndarray:
         return np.pad(self.volume.section(index), self.margins, "reflect")
+
+    def blank(self, index: int) -> np.ndarray | None:
+        blank = self.volume.blank(index)
+        return None if blank is None else np.pad(blank, self.margins, "reflect")
 
 
 def scratch_array(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> np.ndarray:

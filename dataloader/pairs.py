@@ -11,11 +11,14 @@ from dataloader.augment import PairAugmentation
 from dataloader.domain_randomisation import other_microscope
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
+from utils.ignore import IGNORE, ignoring
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
-PLAIN, LOOK, CUT = 1, 2, 3  # tell the draws of plain pairs, of looks and of cuts from those of
-# samples
+# They tell the draws of plain pairs, of looks, of cuts and of further tries from those of samples.
+PLAIN, LOOK, CUT, TRY = 1, 2, 3, 4
+MOSTLY = 0.5  # a crop of which more is blank is drawn again
+TRIES = 32  # so often at most; then the least blank one is taken
 
 
 class Area(NamedTuple):
@@ -65,12 +68,13 @@ class PairDataset(Dataset):
     """Pairs (k, k + stride) of a volume, k uniform, as augmented crops.
 
     Every draw of sample number n is made from (seed, n): samples repeat with the seed, whatever
-    the number of workers, and no two workers or epochs draw alike.
+    the number of workers, and no two workers or epochs draw alike. Crops that are mostly blank
+    (``dataloader.blank``) are drawn again, from (seed, n) as well.
 
     Args:
         images: the sections.
-        labels: their masks, of 0 and 1, or None: the target's are never read in training, where
-            they may be pseudo labels.
+        labels: their masks, of 0, 1 and 255 (``utils.ignore``), or None: the target's are never
+            read in training, where they may be pseudo labels.
         stride: sections between current and auxiliary.
         crop: side of the crops, pixels.
         seed: what the draws are made from, several numbers.
@@ -106,6 +110,7 @@ class PairDataset(Dataset):
         self.images, self.labels = images, labels
         self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
         self.look = look
+        self.blank = images.may_be_blank  # as it is now, so that the samples of a batch are alike
         self.cuts: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
 
@@ -123,33 +128,33 @@ class PairDataset(Dataset):
 
         Returns:
             ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) uint8 of 0 and 1.
+            (2, crop, crop) uint8 of 0 and 1, and 255 where pixels do not count; without labels,
+            of a volume that may have blank areas, ``ignored`` (2, crop, crop) bool.
         """
         if (cut := self._cut(number)) is not self:
             return cut[number]
         draw = self._draw(number)
-        pair, area = draw.pair, draw.area
-        images = np.stack([self._image(k, area, draw.around) for k in pair])
-        masks = (
-            np.stack([self.labels.crop(k, *area) for k in pair])
-            if self.labels is not None
-            else None
-        )
+        images, masks = self._images(draw), self._masks(draw)
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
         if self.look.random:
             draw = np.random.default_rng((*self.seed, number, LOOK))
             images, masks = other_microscope(images, masks, draw)
-        return {"images": images} | ({} if masks is None else {"masks": masks})
+        if masks is None:
+            return {"images": images}
+        if self.labels is None:
+            return {"images": images, "ignored": masks == IGNORE}
+        return {"images": images, "masks": masks}
 
-    def plain(self, number: int) -> np.ndarray:
-        """Crops (2, crop, crop) of a pair as they are, drawn from (seed, number) but otherwise."""
-        draw = np.random.default_rng((*self.seed, number, PLAIN))
-        first = int(draw.integers(len(self.images) - self.stride))
-        height, width = self.images.shape[1:]
-        y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
-        area = Area(y, x, self.crop, self.crop)
-        return np.stack([self._image(k, area, area) for k in (first, first + self.stride)])
+    def plain(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Crops of a pair as they are, drawn from (seed, number) but otherwise.
+
+        Returns:
+            (2, crop, crop) float32 in [0, 1], and where they do not count, bool.
+        """
+        draw = self._least_blank((*self.seed, number, PLAIN), self._plain_draw)
+        images, masks = self._images(draw), self._masks(draw)
+        return images, np.zeros(images.shape, bool) if masks is None else masks == IGNORE
 
     def describe(self, number: int) -> str:
         """Where sample ``number`` comes from: volume, sections, rows and columns."""
@@ -171,9 +176,45 @@ class PairDataset(Dataset):
         draw = np.random.default_rng((*self.seed, number, CUT))
         return (self, *self.cuts)[draw.integers(1 + len(self.cuts))]
 
-    def _draw(self, number: int) -> "Draw":
+    def _draw(self, number: int) -> Draw:
         """What sample ``number`` is made from."""
-        draw = np.random.default_rng((*self.seed, number))
+        return self._least_blank((*self.seed, number), self._sample_draw)
+
+    def _least_blank(
+        self, seed: tuple[int, ...], make: Callable[[np.random.Generator], Draw]
+    ) -> Draw:
+        """The first of some draws that is not mostly blank, or else the least blank one."""
+        best, least = make(np.random.default_rng(seed)), 0.0
+        if self.blank:
+            least = self._blank_share(best)
+        for further in range(1, TRIES):
+            if least <= MOSTLY:
+                break
+            draw = make(np.random.default_rng((*seed, TRY, further)))
+            if (share := self._blank_share(draw)) < least:
+                best, least = draw, share
+        return best
+
+    def _blank_share(self, draw: Draw) -> float:
+        """How much is blank of the sample that a draw gives: of the section of which more is."""
+        parts = [self.images.blank_crop(k, *draw.area) for k in draw.pair]
+        if all(part is None for part in parts):
+            return 0.0
+        shape = draw.area.height, draw.area.width
+        blank = np.stack([np.zeros(shape) if part is None else part for part in parts])
+        blank = blank.astype(np.uint8)
+        if draw.augmented:
+            _, blank = self.augment(blank.astype(np.float32), blank, draw.seed)
+        return float(blank.mean((1, 2)).max())
+
+    def _plain_draw(self, draw: np.random.Generator) -> Draw:
+        first = int(draw.integers(len(self.images) - self.stride))
+        height, width = self.images.shape[1:]
+        y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
+        area = Area(y, x, self.crop, self.crop)
+        return Draw((first, first + self.stride), area, area, 0, False)
+
+    def _sample_draw(self, draw: np.random.Generator) -> Draw:
         first = int(draw.integers(len(self.images) - self.stride))
         area = around = self._area(draw)
         seed = int(draw.integers(2**32))
@@ -191,6 +232,23 @@ class PairDataset(Dataset):
         side = min(self.crop + 2 * TILE_MARGIN, height, width)
         y, x = (int(draw.integers(length - side + 1)) for length in (height, width))
         return Area(y, x, side, side)
+
+    def _images(self, draw: Draw) -> np.ndarray:
+        """The part of both sections, (2, height, width)."""
+        return np.stack([self._image(k, draw.area, draw.around) for k in draw.pair])
+
+    def _masks(self, draw: Draw) -> np.ndarray | None:
+        """Its masks, those of background where there are no labels; None: all of that counts."""
+        if self.labels is None and not self.blank:
+            return None
+        area, masks = draw.area, []
+        for k in draw.pair:
+            if self.labels is None:
+                mask = np.zeros((area.height, area.width), np.uint8)
+            else:
+                mask = self.labels.crop(k, *area)
+            masks.append(ignoring(mask, self.images.blank_crop(k, *area) if self.blank else None))
+        return np.stack(masks)
 
     def _image(self, index: int, area: Area, around: Area) -> np.ndarray:
         """A part of a section, float32, scaled as published.

@@ -202,6 +202,7 @@ def _open(
         raise UserError(f"DATA.{key}: missing; expected {EXPECTED}")
     list_file = _list_file(workspace, data, role, workspace.data_path(path))
     try:
-        return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
+        where = workspace.data_path(path)
+        return open_volume(where, list_file, scale, masks, keep, fill=not masks)
     except UserError as error:
         raise UserError(f"DATA.{key}: {error}") from None

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from dataloader.area_means import AreaMeans, resizable
+from dataloader.blank import fill_blank
 from dataloader.fingerprint import fingerprint
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.label_values import IGNORE, LabelMeaning, label_meaning
@@ -79,6 +80,25 @@ class Volume(ABC):
         """A part (height, width) of a section, its corner at (y, x); cut off at the border."""
         return self.section(index)[y : y + height, x : x + width]
 
+    def blank(self, index: int) -> np.ndarray | None:
+        """Where a section is blank (``dataloader.blank``), bool (H, W); None: nowhere."""
+        return None
+
+    def own_blank(self, index: int) -> np.ndarray | None:
+        """``blank`` on the volume's own grid, before any resampling."""
+        return None
+
+    @property
+    def may_be_blank(self) -> bool:
+        """Whether a section has blank areas, or nobody has looked yet."""
+        return False
+
+    def blank_crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray | None:
+        """Where a ``crop`` is blank; None: nowhere."""
+        blank = self.blank(index)
+        part = None if blank is None else blank[y : y + height, x : x + width]
+        return part if part is not None and part.any() else None
+
     def grey_range(self, index: int) -> tuple[float, float]:
         """Least and largest value of a section; raises UserError if they are not finite."""
         if index not in self._grey_ranges:
@@ -132,6 +152,16 @@ class DerivedVolume(Volume):
     def names(self) -> list[str]:
         return self.volume.names
 
+    def blank(self, index: int) -> np.ndarray | None:
+        return self.volume.blank(index)
+
+    def own_blank(self, index: int) -> np.ndarray | None:
+        return self.volume.own_blank(index)
+
+    @property
+    def may_be_blank(self) -> bool:
+        return self.volume.may_be_blank
+
     def fingerprint(self) -> str:
         return self.volume.fingerprint()
 
@@ -153,6 +183,12 @@ class KeptVolume(DerivedVolume):
 
     def section(self, index: int) -> np.ndarray:
         return self.sections[index]
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        part = super().crop(index, y, x, height, width)
+        blank = self.blank_crop(index, y, x, height, width) if self.tiled else None
+        # filled by what the crop shows, as where the volume is not kept
+        return part if blank is None else fill_blank(part, blank)
 
 
 class MaskVolume(DerivedVolume):
@@ -227,6 +263,11 @@ class ResampledVolume(DerivedVolume):
             return resample_mask(part, (height, width), fit)
         return fit(part, (height, width))
 
+    @lru_cache(maxsize=4)  # noqa: B019 - of the pair that is read
+    def blank(self, index: int) -> np.ndarray | None:
+        blank = self.volume.blank(index)
+        return None if blank is None else resample_mask(blank, self.shape[1:]) > 0
+
 
 class CroppedVolume(DerivedVolume):
     """The top-left square of each section of another volume."""
@@ -242,6 +283,11 @@ class CroppedVolume(DerivedVolume):
 
     def section(self, index: int) -> np.ndarray:
         return self.volume.crop(index, 0, 0, self.side, self.side)
+
+    def blank(self, index: int) -> np.ndarray | None:
+        return self.volume.blank_crop(index, 0, 0, self.side, self.side)
+
+    own_blank = blank
 
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -9,8 +9,10 @@ Source: Huang et al., MICCAI 2022.
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from loss.supervised import cross_entropy
+from utils.ignore import IGNORE
 
 
 def pseudo_labels(current: Tensor, auxiliary: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,14 +27,20 @@ def pseudo_labels(current: Tensor, auxiliary: Tensor, residual: Tensor) -> tuple
     return mask_auxiliary ^ differs, mask_current ^ differs
 
 
-def consistency_loss(current: Tensor, auxiliary: Tensor, residual: Tensor) -> Tensor:
+def consistency_loss(
+    current: Tensor, auxiliary: Tensor, residual: Tensor, ignored: Tensor | None = None
+) -> Tensor:
     """Cross entropy of both masks against their pseudo labels; nothing learns from the residual.
 
     Args:
         current, auxiliary, residual: logits (B, 2, H, W).
+        ignored: (B, 2, H, W) bool, pixels of the two sections that do not count. A pseudo label is
+            made from both, so that it counts where both do. None: all count.
     """
-    pseudo_current, pseudo_auxiliary = pseudo_labels(current, auxiliary, residual)
-    return F.cross_entropy(current, pseudo_current) + F.cross_entropy(auxiliary, pseudo_auxiliary)
+    labels = pseudo_labels(current, auxiliary, residual)
+    if ignored is not None:
+        labels = [label.masked_fill(ignored.any(1), IGNORE) for label in labels]
+    return cross_entropy(current, labels[0]) + cross_entropy(auxiliary, labels[1])
 
 
 def rampup(iteration: int, rampup_iters: int) -> float:

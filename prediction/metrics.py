@@ -2,6 +2,7 @@
 
 Per section (``SectionScores``, the published tables) or pooled over the volume (``PooledScores``),
 with the threshold 0.5 (>=) for all but the average precision, which is sklearn's definition.
+Pixels whose label is 255 (``utils.ignore``) are left out, and sections without any other pixel.
 """
 
 import math
@@ -9,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import digamma
+
+from utils.ignore import IGNORE
 
 THRESHOLD = 0.5
 
@@ -45,7 +48,8 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, mask: np.ndarray, label: np.ndarray) -> "Counts":
-        """Count two masks of 0 and 1 of one shape."""
+        """Count two masks of 0 and 1 of one shape, but pixels whose label is ignored."""
+        mask, label = counted(mask, label)
         mask, label = mask.astype(bool), label.astype(bool)
         tp = int(np.count_nonzero(mask & label))
         fp = int(np.count_nonzero(mask)) - tp
@@ -56,28 +60,44 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
     @property
+    def nothing(self) -> bool:
+        """No pixel counts."""
+        return not any(self)
+
+    @property
     def empty(self) -> bool:
         """Nothing there and nothing predicted."""
         return self.tp + self.fp + self.fn == 0
 
     @property
+    def of_empty(self) -> float:
+        """Every score where both masks are empty: 1, or NaN where no pixel counts."""
+        return math.nan if self.nothing else 1.0
+
+    @property
     def f1(self) -> float:
-        """F1, which is the Dice coefficient: 2 TP / (2 TP + FP + FN); 1 where both are empty."""
-        return 1.0 if self.empty else 2 * self.tp / (2 * self.tp + self.fp + self.fn)
+        """F1, which is the Dice coefficient: 2 TP / (2 TP + FP + FN); see ``of_empty``."""
+        return self.of_empty if self.empty else 2 * self.tp / (2 * self.tp + self.fp + self.fn)
 
     @property
     def iou(self) -> float:
-        """IoU (Jaccard): TP / (TP + FP + FN); 1 where both are empty."""
-        return 1.0 if self.empty else self.tp / (self.tp + self.fp + self.fn)
+        """IoU (Jaccard): TP / (TP + FP + FN); see ``of_empty``."""
+        return self.of_empty if self.empty else self.tp / (self.tp + self.fp + self.fn)
 
     @property
     def mcc(self) -> float:
-        """Matthews correlation; 1 where both masks are empty, 0 where it is else undefined."""
+        """Matthews correlation; see ``of_empty``; 0 where it is else undefined."""
         tp, fp, fn, tn = self
         if self.empty:
-            return 1.0
+            return self.of_empty
         scale = math.sqrt(tp + fp) * math.sqrt(tp + fn) * math.sqrt(tn + fp) * math.sqrt(tn + fn)
         return (tp * tn - fp * fn) / scale if scale else float(fp + fn == 0)
+
+
+def counted(values: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and labels of the pixels that are not ignored; as they are if none is, else flat."""
+    kept = label != IGNORE
+    return (values, label) if kept.all() else (values[kept], label[kept])
 
 
 def average_precision(probability: np.ndarray, label: np.ndarray) -> float:
@@ -85,11 +105,12 @@ def average_precision(probability: np.ndarray, label: np.ndarray) -> float:
 
     Args:
         probability: scores of any shape; equal scores count as one threshold.
-        label: 0 and 1, the same shape.
+        label: 0 and 1, the same shape; 255 where pixels do not count.
 
     Returns:
         A number in [0, 1]; NaN without a positive, where it is not defined.
     """
+    probability, label = counted(probability, label)
     scores = probability.ravel()
     positives = scores[label.ravel().astype(bool)]
     if not positives.size:
@@ -112,7 +133,7 @@ def score(probability: np.ndarray, label: np.ndarray) -> Scores:
 
 def _scores(counts: Counts, precision: float) -> Scores:
     if math.isnan(precision):
-        precision = float(counts.empty)
+        precision = counts.of_empty if counts.empty else 0.0
     return Scores(precision, counts.f1, counts.mcc, counts.iou)
 
 
@@ -123,7 +144,9 @@ class Tally:
         self.sections = self.without_mitochondria = self.without_prediction = 0
 
     def count(self, counts: Counts) -> None:
-        """Take in a section."""
+        """Take in a section, if one of its pixels counts."""
+        if counts.nothing:
+            return
         self.sections += 1
         self.without_mitochondria += counts.tp + counts.fn == 0
         self.without_prediction += counts.tp + counts.fp == 0
@@ -143,14 +166,15 @@ class SectionScores:
         self.tally = Tally()
 
     def add(self, probability: np.ndarray, label: np.ndarray) -> None:
-        """Add a section: probability (H, W) float, label (H, W) of 0 and 1."""
+        """Add a section: probability (H, W) float, label (H, W) of 0, 1 and 255."""
         counts = Counts.of(probability >= THRESHOLD, label)
         self.scores.append(_scores(counts, average_precision(probability, label)))
         self.tally.count(counts)
 
     def result(self) -> Scores:
-        """Mean over the sections added."""
-        return Scores(*np.mean(self.scores, axis=0).tolist())
+        """Mean over the sections added, but those where no pixel counts; NaN without another."""
+        kept = [scores for scores in self.scores if not math.isnan(scores.F1)]
+        return Scores(*np.mean(kept or self.scores, axis=0).tolist())
 
 
 class PooledScores:
@@ -170,7 +194,8 @@ class PooledScores:
         self.tally = Tally()
 
     def add(self, probability: np.ndarray, label: np.ndarray) -> None:
-        """Add a section: probability (H, W) float in [0, 1], label (H, W) of 0 and 1."""
+        """Add a section: probability (H, W) float in [0, 1], label (H, W) of 0, 1 and 255."""
+        probability, label = counted(probability, label)
         bins = (probability * self.BINS).astype(np.int32)
         positive = label.astype(bool)
         for histogram, part in zip(self.histograms, (~positive, positive), strict=True):
@@ -224,12 +249,16 @@ class DiceScores:
         self.tally = Tally()
 
     def add(self, mask: np.ndarray, label: np.ndarray) -> None:
-        """Add a section: mask and label (H, W) of 0 and 1."""
-        self.counts.append(Counts.of(mask, label))
-        self.tally.count(self.counts[-1])
+        """Add a section: mask (H, W) of 0 and 1, label (H, W) of 0, 1 and 255."""
+        counts = Counts.of(mask, label)
+        self.tally.count(counts)
+        if not counts.nothing:
+            self.counts.append(counts)
 
     def result(self) -> DiceJaccard:
-        """Mean dice and mean Jaccard over the sections added."""
+        """Mean dice and Jaccard over the sections added; NaN where no pixel of any counts."""
+        if not self.counts:
+            return DiceJaccard(math.nan, math.nan)
         return DiceJaccard(
             float(np.mean([counts.f1 for counts in self.counts])),
             float(np.mean([counts.iou for counts in self.counts])),

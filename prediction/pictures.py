@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from dataloader.volume import normalise
+from utils.ignore import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor  # of no use to commands that only write sections, and slow to import
@@ -45,7 +46,7 @@ def contours(
 
     Args:
         section: (H, W) in any range, or a picture of it, (H, W, 3) uint8.
-        prediction, label: (H, W) of 0 and 1.
+        prediction, label: (H, W) of 0 and 1; other values are as 0.
         thickness: of the lines, pixels.
 
     Returns:
@@ -55,7 +56,9 @@ def contours(
     for mask, colour in ((label, RED), (prediction, GREEN)):
         if mask is not None:
             lines, _ = cv2.findContours(
-                np.ascontiguousarray(mask, np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+                np.ascontiguousarray(mask == 1, np.uint8),
+                cv2.RETR_EXTERNAL,
+                cv2.CHAIN_APPROX_NONE,
             )
             cv2.drawContours(picture, lines, -1, colour, thickness)
     return picture
@@ -116,7 +119,8 @@ def training_picture(pair: Tensor, truth: tuple[Tensor, Tensor, Tensor], logits)
 
     Args:
         pair: (2, H, W) in [0, 1].
-        truth: masks of current, auxiliary and residual, (H, W) of 0 and 1 each.
+        truth: masks of current, auxiliary and residual, (H, W) of 0 and 1 each; 255, which does
+            not count, is shown grey.
         logits: ``PairLogits`` of this pair alone, (1, 2, H, W) each.
 
     Returns:
@@ -124,10 +128,12 @@ def training_picture(pair: Tensor, truth: tuple[Tensor, Tensor, Tensor], logits)
     """
     current, auxiliary = pair.float().cpu().numpy()
     seen = [current, auxiliary, np.abs(current - auxiliary)]
+    masks = [mask.cpu().numpy() for mask in truth]
+    masks = [np.where(mask == IGNORE, 0.5, mask) for mask in masks]
     said = [maps[0].float().softmax(0)[1].cpu().numpy() for maps in logits]
     return stacked(
         [
-            side_by_side([grey(image), mask_picture(mask.cpu().numpy()), mask_picture(probability)])
-            for image, mask, probability in zip(seen, truth, said, strict=True)
+            side_by_side([grey(image), mask_picture(mask), mask_picture(probability)])
+            for image, mask, probability in zip(seen, masks, said, strict=True)
         ]
     )

@@ -61,6 +61,7 @@ from prediction.windows import Windows
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
 from utils.files import write_picture
+from utils.ignore import IGNORE, ignored_share, ignoring
 from utils.paths import Workspace, shown
 from utils.progress import progress
 from utils.revision import git_revision
@@ -137,6 +138,7 @@ class Inference:
         self.format = format or self.raw.kind
         self.notes = ""
         self.rows: dict[int, dict[str, float]] = {}  # of scores.csv, by section
+        self.blank: dict[int, float] = {}  # share of each section
         self.summary: dict[str, Any] = {}
         self.instances: Path | None = None  # their volume, once they were looked for
 
@@ -211,6 +213,7 @@ class Inference:
         reads = [store.read for store in stores]
         for index, probability in join(self.cuts, reads, self.out, stop.check):
             probability = np.clip(resample(probability, shape[1:]), 0, 1)
+            probability = self._without_blank(index, probability)
             joined.write(index, probability)
             derive(index, probability)
         joined.finish()
@@ -236,6 +239,8 @@ class Inference:
         own = self.group.share([index for index in order if index not in done])
 
         def keep(index: int, probability: np.ndarray) -> None:
+            if store.path == self.predictions:  # not yet joined to others
+                probability = self._without_blank(index, probability)
             store.write(index, probability)
             derive(index, probability)
 
@@ -256,6 +261,15 @@ class Inference:
         if self.group.leads:
             for index in sorted(set(order) - done - set(own)):  # of the other processes
                 derive(index, store.read(index))
+
+    def _without_blank(self, index: int, probability: np.ndarray) -> np.ndarray:
+        """A section's probability, 0 where the section is blank."""
+        blank = self.volume.own_blank(index)
+        return probability if blank is None else np.where(blank, np.float32(0), probability)
+
+    def _label(self, index: int) -> np.ndarray:
+        """A section's mask of 0 and 1, 255 where pixels do not count: ignored or blank ones."""
+        return ignoring(self.labels.section(index), self.volume.own_blank(index))
 
     def _fingerprint(self, cut: Cut) -> dict[str, Any]:
         """What a cut's predictions are made from."""
@@ -298,6 +312,8 @@ class Inference:
                 index, np.rint(probability * 255).astype(np.uint8) if grey else probability
             )
         self.rows[index] = {"foreground_predicted": float(mask.mean())}
+        blank = self.volume.own_blank(index)
+        self.blank[index] = 0.0 if blank is None else float(blank.mean())
 
     def measure(self, measure: str) -> Scores | DiceJaccard:
         """Score ``preds.hdf``, write ``scores.txt``, leave what to know of the scores in ``notes``.
@@ -312,8 +328,10 @@ class Inference:
         """
         kinds = {"map_3d": PooledScores, "dice": DiceScores}
         scores = kinds.get(measure, SectionScores)()
+        ignored = 0.0
         for index in range(len(self.labels)):
-            label = self.labels.section(index)
+            ignored += ignored_share(self.labels.section(index)) / len(self.labels)
+            label = self._label(index)
             probability = self.probability(index)
             scores.add(probability >= THRESHOLD if measure == "dice" else probability, label)
             counts = Counts.of(probability >= THRESHOLD, label)
@@ -323,14 +341,18 @@ class Inference:
                 "F1": counts.f1,
                 "MCC": counts.mcc,
                 "IoU": counts.iou,
-                "foreground_predicted": (counts.tp + counts.fp) / label.size,
-                "foreground_label": (counts.tp + counts.fn) / label.size,
+                "foreground_predicted": (counts.tp + counts.fp) / max(1, sum(counts)),
+                "foreground_label": (counts.tp + counts.fn) / max(1, sum(counts)),
             }
         result = scores.result()
         self.summary |= {"measure": measure, "scores": result._asdict()}
         self.notes = f"{measure}: {MEASURES[measure]}; {scores.tally}"
         if isinstance(scores, PooledScores):
             self.notes += f"; mAP exact to {scores.mAP_bound:.0e}"
+        if ignored:
+            self.notes += f"; {ignored:.2%} of the labels' pixels are ignored"
+        if blank := self._blank_share():
+            self.notes += f"; {blank:.2%} of the volume is blank, and not scored"
         origin = (
             f"checkpoint={self.checkpoint_path.name}, iteration={self.checkpoint.iteration}, "
             f"chosen by: {self.checkpoint.chosen_by}"
@@ -386,7 +408,7 @@ class Inference:
             for index, section in instances.sections():
                 writer.write(index, section.astype(dtype))
                 if labels is not None:
-                    scorer.add(section, labels.section(index))
+                    scorer.add(section, labels.section(index), self._label(index) == IGNORE)
             write_table(self.out / OBJECTS, instances.table, self.voxel_size)
         self.instances = writer.path
         self.say(instances.notes)
@@ -473,6 +495,11 @@ class Inference:
         self.say(f"Prediction time (s): {seconds:.2f}")
         pairs = sum(len(cut.windows.corners) * len(cut.pairs) for cut in self.cuts)
         self.say(f"pairs of windows per second: {pairs / seconds:.2f}")
+        if blank := self._blank_share():
+            self.say(
+                f"blank areas: {blank:.2%} of the volume; seen as the tissue beside them, "
+                "and of probability 0"
+            )
         if self.labels is None:
             path = self.config.DATA.data_dir_val_label
             self.say(f"No labels ({path or 'DATA.data_dir_val_label is not set'}): not scored")
@@ -483,7 +510,7 @@ class Inference:
             self.say(str(self.measure(measure)))
             self.say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
             self.say(self.notes)
-        self.summary["seconds"] = round(seconds, 2)
+        self.summary |= {"seconds": round(seconds, 2), "blank": self._blank_share()}
         if instances:
             self.say("Finding mitochondria...")
             self.find_instances()
@@ -492,6 +519,10 @@ class Inference:
             self.draw()
         self.write_summary()
         self.say(peak_memory(self.device))
+
+    def _blank_share(self) -> float:
+        """Share of the volume that is blank."""
+        return sum(self.blank.values()) / len(self.raw)
 
     def _say_tiles(self, windows: int) -> None:
         (top, bottom), (left, right) = self.windows.padding

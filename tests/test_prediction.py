@@ -301,7 +301,7 @@ def test_tiles_are_of_input_size_test_unless_told_otherwise() -> None:
 
 def masks_like(array: np.ndarray) -> np.ndarray:
     """Masks that agree with the brighter half of a section in part."""
-    return ((scaled(array) > 0.6) * 255).astype(np.uint8)
+    return (scaled(array) > 0.6).astype(np.uint8)
 
 
 def test_validation_of_a_folder_is_dice_and_jaccard_of_the_or() -> None:
@@ -327,7 +327,7 @@ def test_validation_of_a_tiled_volume_is_f1_of_its_top_left_square() -> None:
     array = noise(2, 40, square + 30)
     labels = masks_like(array)
     # What is right of the square is neither seen nor scored.
-    labels[:, :, square:] = 255
+    labels[:, :, square:] = 1
     array[:, 0, 60], array[:, 0, 61] = 0, 255
     array[:, :, :square] = array[:, :, :square] // 2 + 20  # so that its own range is another
     volumes = ArrayVolume(array, True), ArrayVolume(labels, True)

@@ -11,6 +11,7 @@ from dataloader.pairs import PairDataset
 from dataloader.volume import Volume
 from loss.consistency import pseudo_labels
 from model.segmentor import PairLogits
+from utils.ignore import foreground_share, ignoring
 
 PAIRS = 8  # crops of the target that are looked at, the same each time
 LABELLED_SECTIONS = 8  # of the source, whose foreground is the measure
@@ -22,7 +23,7 @@ TRUSTED_FROM = 0.05  # of a run's iterations; before, every network finds nothin
 
 
 class TargetMeasures(NamedTuple):
-    """Means over all pixels of the masks that a network predicts of target pairs.
+    """Means over the pixels that count of the masks that a network predicts of target pairs.
 
     Attributes:
         foreground: fraction of mitochondria in the argmax masks.
@@ -44,6 +45,7 @@ class TargetWatch:
         source_labels: the source's masks.
         total_iters: of the run.
         pairs: number of crops that are looked at.
+        source_images: what is blank in them is left out of the source's labels.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class TargetWatch:
         source_labels: Volume,
         total_iters: int,
         pairs: int = PAIRS,
+        source_images: Volume | None = None,
     ) -> None:
         self.target, self.total_iters, self.pairs = target, total_iters, pairs
-        self.source_foreground = foreground(source_labels)
+        self.source_foreground = foreground(source_labels, source_images)
         self.collapsed = False  # and has been warned of
 
     @torch.no_grad()
@@ -64,8 +67,9 @@ class TargetWatch:
         """``TargetMeasures`` by a network that takes pairs (B, 2, H, W)."""
         sums = torch.zeros(3, device=device)
         for number in range(self.pairs):
-            pair = torch.from_numpy(self.target.plain(number))[None].to(device)
-            sums += _measures(segment(pair))
+            pair, ignored = self.target.plain(number)
+            logits = segment(torch.from_numpy(pair)[None].to(device))
+            sums += _measures(logits, torch.from_numpy(ignored)[None].to(device))
         return TargetMeasures(*(sums / self.pairs).tolist())
 
     def judge(self, iteration: int, measures: TargetMeasures) -> str | None:
@@ -85,17 +89,25 @@ class TargetWatch:
         )
 
 
-def foreground(labels: Volume) -> float:
-    """Fraction of mitochondria in a few evenly spaced sections of masks of 0 and 1."""
+def foreground(labels: Volume, images: Volume | None = None) -> float:
+    """Fraction of mitochondria in what counts of a few evenly spaced sections of masks.
+
+    What is blank in the images does not count.
+    """
     count = min(LABELLED_SECTIONS, len(labels))
     chosen = [round((n + 0.5) * len(labels) / count - 0.5) for n in range(count)]
-    return sum(float(labels.section(index).mean()) for index in chosen) / count
+    blanks = [None if images is None else images.blank(index) for index in chosen]
+    masks = [ignoring(labels.section(n), blank) for n, blank in zip(chosen, blanks, strict=True)]
+    return sum(map(foreground_share, masks)) / count
 
 
-def _measures(logits: PairLogits) -> Tensor:
-    """``TargetMeasures`` of one batch, (3,)."""
+def _measures(logits: PairLogits, ignored: Tensor) -> Tensor:
+    """``TargetMeasures`` of one batch, (3,), of the pixels that count."""
+    counted = ~ignored.transpose(0, 1)  # (2, B, H, W), as all below
     masks = torch.stack([logits.current.argmax(1), logits.auxiliary.argmax(1)])
     logs = torch.stack([logits.current, logits.auxiliary]).float().log_softmax(2)
     entropy = -(logs.exp() * logs).sum(2) / math.log(2)
     agreement = torch.stack(pseudo_labels(*logits)) == masks
-    return torch.stack([values.float().mean() for values in (masks, entropy, agreement)])
+    both = counted.all(0).expand_as(counted)  # a pseudo label is made from both sections
+    measured = ((masks, counted), (entropy, counted), (agreement, both))
+    return torch.stack([values[where].float().mean() for values, where in measured]).nan_to_num()

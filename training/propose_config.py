@@ -119,7 +119,7 @@ def _look(
     role: str, raw: str, labels: str | None, pixel: float | None, spacing: float | None
 ) -> Looked:
     """Open a volume, print what it is, warn of what is odd."""
-    images = open_volume(Path(raw).resolve(), keep=False)
+    images = open_volume(Path(raw).resolve(), keep=False, fill=True)
     found = inspect_images(images)
     own = images.voxel_size
     sides = (pixel, pixel) if pixel else (own.y, own.x) if own and own.in_plane else None
@@ -300,7 +300,7 @@ def _thumbnails(volume: Looked) -> np.ndarray:
         mask = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
         label = None
         if volume.labels is not None:
-            soft = volume.labels.section(index).astype(np.float32)
+            soft = (volume.labels.section(index) == 1).astype(np.float32)
             label = (resample(soft, (THUMBNAIL, THUMBNAIL)) >= 0.5).astype(np.uint8)
         panels.append(contours(image, mask, label, thickness=1))
     return side_by_side(panels)

@@ -150,7 +150,8 @@ class TargetLabels:
             masks.attrs[FINGERPRINT] = json.dumps(made_from)
             predicted = [self._predict(cut, predict, check).__getitem__ for cut in self.cuts]
             for index, probability in join(self.cuts, predicted, self.folder, check):
-                masks[index] = probability >= THRESHOLD
+                blank = self.target.blank(index)
+                masks[index] = (probability >= THRESHOLD) & (True if blank is None else ~blank)
         part.replace(path)
         return changed
 
@@ -192,7 +193,7 @@ class TargetLabels:
 
     def judge(self, iteration: int, masks: Volume, expected: float) -> Judgement:
         """Compare the labels of a round with the fraction of mitochondria to expect."""
-        found = foreground(masks)
+        found = foreground(masks, self.target)
         near = not self.limit or expected / self.limit < found < expected * self.limit
         return Judgement(iteration, found, expected, near or self.partial)
 

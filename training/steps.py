@@ -14,6 +14,7 @@ from loss.supervised import supervised_losses
 from model.segmentor import PairLogits
 from training.learner import Learner, Networks, Segment
 from utils.config.schema import TrainSettings
+from utils.ignore import IGNORE
 
 
 class SupervisedStep:
@@ -69,14 +70,21 @@ class DaIscStep:
         self.alignments = [alignment for alignment in alignments if alignment.weight]
 
     def __call__(
-        self, iteration: int, source: Tensor, masks: Tensor, target: Tensor
+        self,
+        iteration: int,
+        source: Tensor,
+        masks: Tensor,
+        target: Tensor,
+        ignored: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Learn from one batch of each domain.
 
         Args:
             iteration: counts from 1.
             source, target: pairs (B, 2, H, W) in [0, 1].
-            masks: of the source, (B, 2, H, W), int64 of 0 and 1.
+            masks: of the source, (B, 2, H, W), int64 of 0 and 1, 255 where pixels do not count.
+            ignored: pixels of the target that do not count, (B, 2, H, W), bool; None: all count.
+                The discriminators see them all the same.
 
         Returns:
             Detached scalars on the device: every loss with its weight applied, the accuracies of
@@ -90,9 +98,11 @@ class DaIscStep:
         losses = supervised_losses(*of_source, masks, "source")
         consistency_weight = self.consistency_weight(iteration)
         if self.train.cross_loss_source:
-            losses["consistency_source"] = consistency_weight * consistency_loss(*of_source)
+            consistency = consistency_loss(*of_source, masks == IGNORE)
+            losses["consistency_source"] = consistency_weight * consistency
         if self.train.cross_loss_target:
-            losses["consistency_target"] = consistency_weight * consistency_loss(*of_target)
+            consistency = consistency_loss(*of_target, ignored)
+            losses["consistency_target"] = consistency_weight * consistency
         for name, discriminate, maps, weight in self.alignments:
             with self.learner.frozen(f"disc_{name}"):
                 fooling = fooling_loss(discriminate, probabilities(of_target[maps]))

@@ -41,7 +41,7 @@ CHECK_SETTINGS = {
 CHECK_PAIRS = 1  # of sections in a check's validation
 CHECK_CROP_ON_CPU = 256  # pixels; an iteration on 512 takes the published network 15 s there
 
-Batch = dict[str, dict[str, Tensor]]  # by domain: images, and masks where there are labels
+Batch = dict[str, dict[str, Tensor]]  # by domain: a batch of samples, see PairDataset
 
 
 class Active(NamedTuple):
@@ -94,7 +94,12 @@ class Trainer:
         self.nonfinite = NonFiniteWatch(
             config.TRAIN.on_nan, config.TRAIN.batch_size, self.folder.logs
         )
-        self.monitor = TargetWatch(self.target, self.source.labels, config.TRAIN.total_iters)
+        self.monitor = TargetWatch(
+            self.target,
+            self.source.labels,
+            config.TRAIN.total_iters,
+            source_images=self.source.images,
+        )
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
             self.target_labels = TargetLabels(config, self.target.images, self.folder.models, limit)
@@ -301,5 +306,6 @@ class Trainer:
 
 
 def tensors(batch: Batch) -> list[Tensor]:
-    """Images and masks of each domain, in the order in which steps take them."""
-    return [part[key] for part in batch.values() for key in ("images", "masks") if key in part]
+    """Images, and masks or what is ignored, of each domain, in the order of steps' arguments."""
+    keys = ("images", "masks", "ignored")
+    return [part[key] for part in batch.values() for key in keys if key in part]

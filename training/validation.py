@@ -9,6 +9,7 @@ from prediction.predictor import PairPredictor
 from prediction.volume import choose_pairs, choose_windows, predict_on_grid, square_side
 from prediction.windows import round_up, whole_section
 from utils.config.schema import Config
+from utils.ignore import ignoring
 
 
 class Validation:
@@ -32,6 +33,7 @@ class Validation:
         self, config: Config, volume: Volume, labels: Volume, limit: int | None = None
     ) -> None:
         check_same_shape(volume.original, labels)
+        self.own_blank = volume.own_blank  # of whole sections
         self.pooled = volume.tiled
         if self.pooled:
             side = square_side(config.DATA)
@@ -65,7 +67,10 @@ class Validation:
         sections, pooled = DiceScores(), Counts(0, 0, 0, 0)
         for index, probability in predictions:
             check()
-            mask, label = probability > 0.5, self.labels.section(index)
+            label, blank = self.labels.section(index), self.own_blank(index)
+            height, width = label.shape
+            label = ignoring(label, None if blank is None else blank[:height, :width])
+            mask = probability > 0.5
             sections.add(mask, label)
             pooled += Counts.of(mask, label)
         if self.pooled:

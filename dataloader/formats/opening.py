@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from dataloader.filled_volume import FilledVolume
 from dataloader.formats.folder import FolderVolume, ImageVolume, read_names, section_files
 from dataloader.formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
 from dataloader.formats.registry import foreign, is_image, is_zarr, reader_of
@@ -36,6 +37,7 @@ def open_volume(
     scale: float | tuple[float, float] = 1.0,
     masks: bool = False,
     keep: bool = True,
+    fill: bool = False,
 ) -> Volume:
     """The volume at a path.
 
@@ -47,6 +49,7 @@ def open_volume(
         masks: the volume holds labels, to be read as masks (``dataloader.volume.MaskVolume``).
         keep: in memory, if it takes no more than a quarter of what is free; else sections are read
             as needed.
+        fill: the volume holds grey sections, whose blank areas are filled (``dataloader.blank``).
 
     Raises:
         UserError: nothing there, or nothing readable.
@@ -57,6 +60,8 @@ def open_volume(
     volume = _open(place, list_file)
     if masks:
         volume = MaskVolume(volume)
+    elif fill:
+        volume = FilledVolume(volume)
     if scale not in (1.0, (1.0, 1.0)):
         volume = ResampledVolume(volume, scale)
     return KeptVolume(volume) if keep and _fits(volume) else volume

@@ -54,8 +54,15 @@ class InstanceScorer:
         self.shared: Counter[tuple[int, int]] = Counter()
         self.notes = ""
 
-    def add(self, predicted: np.ndarray, labelled: np.ndarray) -> None:
-        """Add a section: numbers of instances (H, W), 0 is background."""
+    def add(
+        self, predicted: np.ndarray, labelled: np.ndarray, ignored: np.ndarray | None = None
+    ) -> None:
+        """Add a section: numbers of instances (H, W), 0 is background.
+
+        Pixels ``ignored`` (H, W), bool, are of no instance.
+        """
+        if ignored is not None:
+            predicted, labelled = (np.where(ignored, 0, n) for n in (predicted, labelled))
         starts, lengths = runs(predicted, labelled)
         one, other = predicted.ravel()[starts], labelled.ravel()[starts]
         inside = (one > 0) | (other > 0)

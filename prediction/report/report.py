@@ -109,12 +109,13 @@ def write_report(
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What was run, as names and values."""
-    volume = summary["volume"]
+    volume, blank = summary["volume"], summary.get("blank")
     size = volume["voxel_size_nm"]
     return [
         ("volume", f"{volume['path']} ({volume['kind']})"),
         ("sections", "{} of {} x {} pixels".format(*volume["shape"])),
         ("voxel (z, y, x)", " x ".join(f"{s:g}" for s in size) + " nm" if size else "unknown"),
+        *([("blank areas", f"{blank:.2%} of the volume: not scored")] if blank else []),
         ("labels", summary["labels"] or "none: nothing could be scored"),
         ("model", f"{summary['run']}, iteration {summary['iteration']}"),
         ("checkpoint", summary["checkpoint"]),
@@ -172,7 +173,7 @@ def _gallery(
         small = fitting(_middle(raw, index).shape, GALLERY_SIDE)
         image = resample(_middle(raw, index), small)
         mask = _small(_middle(prediction, index) >= THRESHOLD, small)
-        label = None if labels is None else _small(_middle(labels, index), small)
+        label = None if labels is None else _small(_middle(labels, index) == 1, small)
         entry["contours"] = _jpeg(contours(image, mask, label, 1))
         if 0 <= other < len(raw):
             there = _small(_middle(prediction, other) >= THRESHOLD, small)
