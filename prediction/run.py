@@ -50,10 +50,10 @@ from utils.files import write_picture
 from utils.paths import Workspace, shown
 from utils.progress import progress
 from utils.revision import git_revision
+from utils.runtime.device import choose_precision
 from utils.runtime.distributed import Group, PeerLost
 from utils.runtime.lock import lock_folder
 from utils.runtime.memory import peak_memory
-from utils.runtime.precision import choose_precision
 from utils.runtime.signals import Interrupted, StopRequested, StopSignal, awaited_signals
 from utils.runtime.threads import behind
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from model.checkpoint import MODEL
-from utils.cli import choose_device
+from utils.runtime.device import choose_device
 from utils.config.load import load_config
 from utils.config.schema import Config
 from utils.errors import run_command

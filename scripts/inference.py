@@ -3,7 +3,8 @@
 import project_root  # noqa: F401
 
 from model.checkpoint import MODEL
-from utils.cli import base_parser, choose_device, folder_name, read_arguments
+from utils.cli import base_parser, folder_name, read_arguments
+from utils.runtime.device import choose_device
 from utils.runtime.distributed import Group
 from utils.errors import run_command
 from prediction.run import MEASURES, Inference

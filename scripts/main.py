@@ -3,7 +3,8 @@
 import project_root  # noqa: F401
 
 from model.checkpoint import CHOSEN_BY, MODEL
-from utils.cli import base_parser, choose_device, folder_name, read_arguments
+from utils.cli import base_parser, folder_name, read_arguments
+from utils.runtime.device import choose_device
 from utils.runtime.distributed import Group
 from utils.errors import UserError, run_command
 from utils.faults import faults_in_one_line

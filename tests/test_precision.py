@@ -12,7 +12,7 @@ from prediction.predictor import NetworkPredictor
 from training.adaptation import AdaptationStep
 from utils.config.schema import TrainSettings
 from utils.errors import UserError
-from utils.runtime.precision import AUTO, choose_precision, widened
+from utils.runtime.device import AUTO, choose_precision, widened
 
 CPU = torch.device("cpu")
 ITERATIONS = 120

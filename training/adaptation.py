@@ -13,9 +13,8 @@ from model.discriminator import build_discriminator
 from model.segmentor import PairLogits, Segmentor
 from training.averaging import WeightAverage, choose_decay
 from utils.config.schema import BeyondSettings, TrainSettings
-from utils.runtime.compilation import compiled
+from utils.runtime.device import choose_precision, compiled, computing_in, widened
 from utils.runtime.distributed import Group
-from utils.runtime.precision import choose_precision, computing_in, widened
 
 ADAM_BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
