@@ -27,6 +27,7 @@ from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from prediction.instances.scores import InstanceScorer
 from prediction.instances.segmentation import Instances
 from prediction.instances.table import write_table
+from prediction.measures import MEASURES
 from prediction.metrics import (
     THRESHOLD,
     Counts,
@@ -57,12 +58,6 @@ from utils.runtime.memory import peak_memory
 from utils.runtime.signals import Interrupted, StopRequested, StopSignal, awaited_signals
 from utils.runtime.threads import behind
 
-MEASURES = {
-    "map": "per section, averaged over sections",
-    "map_2d": "per section, averaged over sections",
-    "map_3d": "pooled over all voxels",
-    "dice": "per section, averaged over sections",
-}
 SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 PREDICTIONS = "preds.hdf"
 MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"

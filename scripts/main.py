@@ -2,16 +2,10 @@
 
 import project_root  # noqa: F401
 
-from model.checkpoint import CHOSEN_BY, MODEL
 from utils.cli import base_parser, folder_name, read_arguments
-from utils.runtime.device import choose_device
-from utils.runtime.distributed import Group
 from utils.errors import UserError, run_command
-from utils.faults import faults_in_one_line
 from utils.paths import shown
 from utils.runtime.memory import peak_memory
-from training.run_folder import RunLog
-from training.trainer import CHECK_SETTINGS, Training, describe
 
 
 def main() -> None:
@@ -30,6 +24,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.resume and (args.overwrite or args.check):
         raise UserError("--resume: goes on with a run, which --overwrite and --check do not")
+
+    # Late, so that --help does not wait for torch.
+    from model.checkpoint import CHOSEN_BY, MODEL
+    from training.run_folder import RunLog
+    from training.trainer import CHECK_SETTINGS, Training, describe
+    from utils.faults import faults_in_one_line
+    from utils.runtime.device import choose_device
+    from utils.runtime.distributed import Group
 
     loaded, workspace = read_arguments(args)
     config = loaded.config

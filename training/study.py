@@ -30,7 +30,8 @@ from model.checkpoint import (
     TRAINING_STATE,
     load_state,
 )
-from prediction.run import MEASURES, SECTIONS, SUMMARY
+from prediction.measures import MEASURES
+from prediction.run import SECTIONS, SUMMARY
 from utils.config.load import load_config
 from utils.config.schema import Settings
 from utils.config.yaml_text import read_yaml

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError, warn
-from utils.runtime.distributed import local_rank
+from utils.runtime.rank import local_rank
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTO = "DAISC_AUTO_PRECISION"  # environment variable: what ``auto`` chooses, whatever the device
