@@ -7,7 +7,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -149,8 +149,7 @@ class Inference:
         with writing_to(self.out), ExitStack() as stack:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.group.leads:
-                lock = lock_folder(self.out, instead="--out FOLDER")
-                stack.enter_context(closing(lock) if lock else nullcontext())
+                stack.callback(lock_folder(self.out, instead="--out FOLDER").release)
             stop = stack.enter_context(awaited_signals())
             try:
                 derive = self._deriver(stack) if self.group.leads else _nothing
