@@ -35,8 +35,8 @@ from model.segmentor import Segmentor
 from prediction.metrics import SectionScores
 from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
 from prediction.windows import whole_section
-from training.adaptation import AdaptationStep
-from utils.config.schema import TrainSettings
+from training.setup import join
+from utils.config.schema import Config
 from utils.paths import ROOT
 from utils.runtime.device import choose_device, choose_precision
 
@@ -124,16 +124,18 @@ def operations(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+VOLUMES = ("data_dir_img", "data_dir_label", "data_dir_target")  # of which none is read here
+
+
 def bench_step(size: Size, precision: torch.dtype, rate: float) -> Row:
     """A training step, source and target, batch 1."""
     torch.manual_seed(0)
     width = size.width
     networks = [Segmentor(width), build_discriminator(width), build_discriminator(width)]
-    train = TrainSettings()
-    plain = PlainStep(*copy.deepcopy(networks), train)
-    fast = AdaptationStep(
-        *(net.to(memory_format=torch.channels_last) for net in networks), train, precision=precision
-    )
+    config = Config(NAME="bench", DATA=dict.fromkeys(VOLUMES, "nowhere"))
+    plain = PlainStep(*copy.deepcopy(networks), config.TRAIN)
+    networks = [network.to(memory_format=torch.channels_last) for network in networks]
+    fast = join(networks, config, precision).steps.adapt
     shape = (1, 2, size.crop, size.crop)
     batch = torch.rand(shape), (torch.rand(shape) > 0.5).long(), torch.rand(shape)
     flops = operations(lambda: fast(1, *batch))

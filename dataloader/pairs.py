@@ -1,15 +1,11 @@
 """Training pairs: two sections of a volume, cropped and augmented alike."""
 
-import atexit
-import signal
+import copy
 from collections.abc import Callable
-from functools import cache
-from multiprocessing import active_children
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dataloader.augment import PairAugmentation
 from dataloader.domain_randomisation import other_microscope
@@ -32,13 +28,19 @@ class Area(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What a sample is made from: two sections, the part of them that is read, what becomes of it.
+    """What a sample is made from.
 
-    ``seed`` is the augmentation's, where there is one.
+    Attributes:
+        pair: current and auxiliary section.
+        area: the part of them that becomes the sample, by augmentation or as it is.
+        around: the part that an augmentation would see; ``area`` is it or lies in it.
+        seed: of the augmentation.
+        augmented: whether there is one.
     """
 
     pair: tuple[int, int]
     area: Area
+    around: Area
     seed: int
     augmented: bool
 
@@ -107,6 +109,12 @@ class PairDataset(Dataset):
         self.cuts: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
 
+    def labelled(self, labels: Volume, cuts: tuple["PairDataset", ...] = ()) -> "PairDataset":
+        """The same pairs with labels, and with pairs of the same tissue cut otherwise."""
+        pairs = copy.copy(self)
+        pairs.labels, pairs.cuts = labels, cuts
+        return pairs
+
     def __len__(self) -> int:
         return self.length
 
@@ -121,7 +129,7 @@ class PairDataset(Dataset):
             return cut[number]
         draw = self._draw(number)
         pair, area = draw.pair, draw.area
-        images = np.stack([self._image(k, area) for k in pair])
+        images = np.stack([self._image(k, area, draw.around) for k in pair])
         masks = (
             np.stack([self.labels.crop(k, *area) for k in pair])
             if self.labels is not None
@@ -141,7 +149,7 @@ class PairDataset(Dataset):
         height, width = self.images.shape[1:]
         y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
         area = Area(y, x, self.crop, self.crop)
-        return np.stack([self._image(k, area) for k in (first, first + self.stride)])
+        return np.stack([self._image(k, area, area) for k in (first, first + self.stride)])
 
     def describe(self, number: int) -> str:
         """Where sample ``number`` comes from: volume, sections, rows and columns."""
@@ -167,13 +175,13 @@ class PairDataset(Dataset):
         """What sample ``number`` is made from."""
         draw = np.random.default_rng((*self.seed, number))
         first = int(draw.integers(len(self.images) - self.stride))
-        area = self._area(draw)
+        area = around = self._area(draw)
         seed = int(draw.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
         if window is not None:  # read no more than what is kept
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
-        return Draw((first, first + self.stride), area, seed, window is None)
+        return Draw((first, first + self.stride), area, around, seed, window is None)
 
     def _area(self, draw: np.random.Generator) -> Area:
         """What the augmentation sees: a whole section, or a part of a tiled one."""
@@ -184,8 +192,19 @@ class PairDataset(Dataset):
         y, x = (int(draw.integers(length - side + 1)) for length in (height, width))
         return Area(y, x, side, side)
 
-    def _image(self, index: int, area: Area) -> np.ndarray:
-        image = normalise(self.images.crop(index, *area), self.images.grey_range(index))
+    def _image(self, index: int, area: Area, around: Area) -> np.ndarray:
+        """A part of a section, float32, scaled as published.
+
+        By the range of the whole section; of a tiled volume by that of the part ``around`` it.
+        """
+        images = self.images
+        if images.tiled:
+            seen = images.crop(index, *around)
+            y, x = area.y - around.y, area.x - around.x
+            part = seen[y : y + area.height, x : x + area.width]
+            image = normalise(part, images.range_of(index, seen))
+        else:
+            image = normalise(images.crop(index, *area), images.grey_range(index))
         return self.look.transfer(image) if self.look.transfer else image
 
 
@@ -206,57 +225,3 @@ def check_same_shape(images: Volume, labels: Volume) -> None:
             f"{labels.path}: labels of shape {labels.shape} do not fit {images.path} of shape "
             f"{images.shape} (sections, height, width)"
         )
-
-
-def pair_loader(
-    dataset: PairDataset,
-    batch_size: int,
-    workers: int,
-    pin: bool,
-    first: int = 0,
-    end: int | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-) -> DataLoader:
-    """Batches of a dataset in the order of its sample numbers.
-
-    Args:
-        dataset: the pairs.
-        batch_size: pairs in a batch; a multiple of ``ranks``.
-        workers: processes that load.
-        pin: load into pinned memory.
-        first: number of the first sample.
-        end: number of the first sample that is not wanted any more; None: all are.
-        rank: of this process.
-        ranks: processes among which each batch is split.
-    """
-    if workers:
-        _end_workers_at_exit()
-    share = batch_size // ranks
-    starts = range(first + rank * share, len(dataset) if end is None else end, batch_size)
-    return DataLoader(
-        dataset,
-        batch_sampler=[range(start, start + share) for start in starts],
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_start_worker,
-    )
-
-
-@cache
-def _end_workers_at_exit() -> None:
-    """Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one."""
-    atexit.register(_end_workers)
-
-
-def _end_workers() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes their death for a fault
-    for process in active_children():
-        process.kill()
-
-
-def _start_worker(worker: int) -> None:
-    """One OpenCV thread: workers share the cores. A signal to all is for the main process."""
-    cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from dataloader.formats.opening import EXPECTED, find_volume, open_volume
+from dataloader.formats.opening import EXPECTED, find_volume, is_section_folder, open_volume
 from dataloader.formats.voxel_size import VoxelSize
+from dataloader.published.catalogue import LISTS_OF_ALL_SECTIONS
 from dataloader.volume import Volume
 from utils.config.schema import DataSettings
 from utils.errors import UserError, warn
@@ -134,6 +135,38 @@ def _same(one: float, other: float) -> bool:
     return abs(one - other) <= SAME_SIZE * max(one, other)
 
 
+def _list_file(workspace: Workspace, data: DataSettings, role: Role, volume: Path) -> Path | None:
+    """The list of a folder's sections to use; None: all of them.
+
+    Looked for under the data root, then as the shipped studies have it, in ``config/``, then in the
+    project's own ``data/``.
+
+    Raises:
+        UserError: the config names one that is nowhere.
+    """
+    key, named = LISTS[role], getattr(data, LISTS[role])
+    place = find_volume(volume)
+    if named is None or place is None:
+        return None
+    if not is_section_folder(place.path):
+        warn(f"DATA.{key}: {named}: not used, as lists are of folders and {place.path} is none")
+        return None
+    local = workspace.data_path(named)
+    elsewhere = (CONFIG_DIR / named, Workspace().data_path(named))
+    found = next((file for file in (local, *elsewhere) if file.is_file()), None)
+    if found is None and any(local == workspace.data / name for name in LISTS_OF_ALL_SECTIONS):
+        warn(
+            f"DATA.{key}: {local}: no such list, so that all sections are used; "
+            "prepare_data.py writes it"
+        )
+    elif found is None:
+        raise UserError(
+            f"DATA.{key}: {local}: no such file; expected the names of sections, one a line; to "
+            f"use all sections, give --set DATA.{key}=null"
+        )
+    return found
+
+
 def _open(
     workspace: Workspace,
     data: DataSettings,
@@ -146,12 +179,7 @@ def _open(
     path: Path | None = getattr(data, key)
     if path is None:
         raise UserError(f"DATA.{key}: missing; expected {EXPECTED}")
-    list_file = getattr(data, LISTS[role])
-    if list_file:
-        beside = CONFIG_DIR / list_file  # lists of studies are shipped
-        list_file = beside if beside.is_file() else workspace.data_path(list_file)
-    if list_file and not list_file.is_file():
-        warn(f"DATA.{LISTS[role]}: {list_file}: no such list of sections; all are used")
+    list_file = _list_file(workspace, data, role, workspace.data_path(path))
     try:
         return open_volume(workspace.data_path(path), list_file, scale, masks, keep)
     except UserError as error:

@@ -78,13 +78,17 @@ class Volume(ABC):
         return normalise(section, self._grey_ranges[index])
 
     def _note_grey_range(self, index: int, section: np.ndarray) -> None:
-        low, high = float(section.min()), float(section.max())
+        self._grey_ranges[index] = self.range_of(index, section)
+
+    def range_of(self, index: int, part: np.ndarray) -> tuple[float, float]:
+        """Least and largest value of a part of a section; raises UserError as ``grey_range``."""
+        low, high = float(part.min()), float(part.max())
         if not np.isfinite(high - low):
             raise UserError(
                 f"{self.path}: section {index} holds NaN or infinite values, expected numbers; "
                 "fill them with the section's mean, say"
             )
-        self._grey_ranges[index] = low, high
+        return low, high
 
     def close(self) -> None:  # noqa: B027 - few volumes hold a file open
         """Let go of the file; the next reading opens it again."""

@@ -36,3 +36,8 @@ def discriminator_loss(
     loss = (domain_loss(source, SOURCE) + domain_loss(target, TARGET)) / 2
     accuracy = torch.cat([source < 0, target >= 0]).float().mean()
     return loss, accuracy
+
+
+def probabilities(logits: Sequence[Tensor]) -> list[Tensor]:
+    """Softmax maps (B, 2, H, W), as discriminators see them, from logits (B, 2, H, W)."""
+    return [maps.softmax(1) for maps in logits]

@@ -4,5 +4,5 @@ MEASURES = {
     "map": "per section, averaged over sections",
     "map_2d": "per section, averaged over sections",
     "map_3d": "pooled over all voxels",
-    "dice": "per section, averaged over sections",
+    "dice": "of the masks at 0.5, per section, averaged over sections",
 }

@@ -32,7 +32,7 @@ class DiceJaccard(NamedTuple):
     jac: float
 
     def __str__(self) -> str:
-        return f"dice={self.dice:.4f}, jac={self.jac:.4f}"
+        return f"dice={self.dice:.6f}, jac={self.jac:.6f}"
 
 
 class Counts(NamedTuple):

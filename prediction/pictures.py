@@ -22,6 +22,13 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.repeat((normalise(image) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
+def as_stored(section: np.ndarray) -> np.ndarray:
+    """A section (H, W) -> (H, W, 3) uint8: 8-bit greys as they are, others as ``grey``."""
+    if section.dtype == np.uint8:
+        return np.repeat(section[..., None], 3, axis=2)
+    return grey(section)
+
+
 def mask_picture(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) of 0 and 1, or a probability, -> (H, W, 3) uint8; NaN is black."""
     shades = np.clip(np.nan_to_num(mask), 0, 1) * 255
@@ -37,14 +44,14 @@ def contours(
     """A section with the external contours of the label in red and of the prediction in green.
 
     Args:
-        section: (H, W) in any range.
+        section: (H, W) in any range, or a picture of it, (H, W, 3) uint8.
         prediction, label: (H, W) of 0 and 1.
         thickness: of the lines, pixels.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    picture = np.ascontiguousarray(grey(section))
+    picture = section.copy() if section.ndim == 3 else grey(section)
     for mask, colour in ((label, RED), (prediction, GREEN)):
         if mask is not None:
             lines, _ = cv2.findContours(

@@ -38,7 +38,7 @@ from prediction.metrics import (
     SectionScores,
 )
 from prediction.orthoplane import Cut, choose_cuts, join
-from prediction.pictures import contours, mask_picture
+from prediction.pictures import as_stored, contours, mask_picture
 from prediction.predictor import FlippedPredictor, NetworkPredictor
 from prediction.report.report import write_report
 from prediction.report.view import add_layers
@@ -133,19 +133,15 @@ class Inference:
         with h5py.File(self.predictions) as file:
             return file[HDF5_DATASET][index]
 
-    def predict(self, argmax: bool = False) -> None:
+    def predict(self) -> None:
         """Write the probabilities to ``preds.hdf`` (``main``, float32), masks and probabilities.
 
-        What an earlier start has predicted of the same volume by the same weights is kept.
-
-        Args:
-            argmax: join a section's predictions from several pairs by their maximum, which gives
-                the OR of its argmax masks at the threshold; else by their mean, as published.
+        A section's predictions from several pairs are joined by their mean, as published. What an
+        earlier start has predicted of the same volume by the same weights is kept.
 
         Raises:
             Interrupted: by SIGINT or SIGTERM; the same command goes on.
         """
-        combine = "max" if argmax else "mean"
         with writing_to(self.out), ExitStack() as stack:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.group.leads:
@@ -154,39 +150,35 @@ class Inference:
             try:
                 derive = self._deriver(stack) if self.group.leads else _nothing
                 if len(self.cuts) > 1 or self.cuts[0].count > 1:
-                    self._predict_cuts(derive, combine, stop, stack)
+                    self._predict_cuts(derive, stop, stack)
                 else:
-                    self._predict_sections(derive, combine, stop, stack)
+                    self._predict_sections(derive, stop, stack)
             except StopRequested:
                 raise Interrupted("interrupted; the same command goes on", stop.received) from None
             except PeerLost as error:
                 raise UserError(f"{error}; the same command goes on") from None
 
-    def _predict_sections(
-        self, derive: SectionUser, combine: str, stop: StopSignal, stack: ExitStack
-    ) -> None:
+    def _predict_sections(self, derive: SectionUser, stop: StopSignal, stack: ExitStack) -> None:
         """Predict the sections as they are."""
         (cut,) = self.cuts
-        origin = self._origin(cut, combine)
+        origin = self._origin(cut)
         store = PredictionStore(
             self.predictions, self.raw.shape, self.voxel_size, origin, self.group
         )
         stack.callback(store.close)
-        self._fill(store, cut, derive, combine, stop)
+        self._fill(store, cut, derive, stop)
         if self.group.leads:
             store.finish()
 
-    def _predict_cuts(
-        self, derive: SectionUser, combine: str, stop: StopSignal, stack: ExitStack
-    ) -> None:
+    def _predict_cuts(self, derive: SectionUser, stop: StopSignal, stack: ExitStack) -> None:
         """Predict each cut's sections on the working grid, then join them to the volume's own."""
-        origins = [self._origin(cut, combine) for cut in self.cuts]
+        origins = [self._origin(cut) for cut in self.cuts]
         stores = []
         for cut, origin in zip(self.cuts, origins, strict=True):
             path = self.out / f"preds_{cut.name}.hdf"
             stores.append(PredictionStore(path, cut.volume.shape, None, origin, self.group))
             stack.callback(stores[-1].close)
-            self._fill(stores[-1], cut, _nothing, combine, stop)
+            self._fill(stores[-1], cut, _nothing, stop)
         if not self.group.leads:
             return
         origin = {"cuts": origins, "counts": [cut.count for cut in self.cuts]}
@@ -203,12 +195,7 @@ class Inference:
             store.discard()
 
     def _fill(
-        self,
-        store: PredictionStore,
-        cut: Cut,
-        derive: SectionUser,
-        combine: str,
-        stop: StopSignal,
+        self, store: PredictionStore, cut: Cut, derive: SectionUser, stop: StopSignal
     ) -> None:
         """Predict this process's part of what a store lacks; derive what follows from sections."""
         done, unit = store.done(), "section" if len(self.cuts) == 1 else f"{cut.name} section"
@@ -231,8 +218,7 @@ class Inference:
             cut.windows,
             store.shape[1:],
             self.config.TEST.batch_size,
-            combine,
-            set(own),
+            sections=set(own),
         )
         with behind(keep) as write:
             for index, probability in progress(sections, len(own), unit):
@@ -243,7 +229,7 @@ class Inference:
             for index in sorted(set(order) - done - set(own)):  # of the other processes
                 derive(index, store.read(index))
 
-    def _origin(self, cut: Cut, combine: str) -> dict[str, Any]:
+    def _origin(self, cut: Cut) -> dict[str, Any]:
         """What predictions are made from: with the same, sections of two starts fit together."""
         weights = 0
         for name, value in sorted(self.checkpoint.weights.items()):
@@ -256,7 +242,6 @@ class Inference:
             "changed": self.raw.path.stat().st_mtime_ns,
             "shape": [*self.raw.shape, *cut.volume.shape],
             "windows": zlib.crc32(repr(windows).encode()),
-            "combine": combine,
             "flips": self.config.TEST.flips,
             "batch_size": self.config.TEST.batch_size,
             "precision": str(self.precision),
@@ -299,7 +284,8 @@ class Inference:
 
         Args:
             measure: ``map`` or ``map_2d`` per section, ``map_3d`` pooled, ``dice`` for dice and
-                Jaccard.
+                Jaccard of the masks. The validation in training scores other masks: those of single
+                pairs, joined by OR.
 
         Returns:
             The scores; their text is as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``.
@@ -309,7 +295,7 @@ class Inference:
         for index in range(len(self.labels)):
             label = self.labels.section(index)
             probability = self.probability(index)
-            scores.add(probability > THRESHOLD if measure == "dice" else probability, label)
+            scores.add(probability >= THRESHOLD if measure == "dice" else probability, label)
             counts = Counts.of(probability >= THRESHOLD, label)
             own = scores.scores[-1].mAP if isinstance(scores, SectionScores) else math.nan
             self.rows[index] = {
@@ -345,7 +331,7 @@ class Inference:
                 picture = mask_picture(mask)[..., 0]
                 if not self.raw.tiled:
                     label = None if self.labels is None else self.labels.section(index)
-                    picture = contours(self.raw.section(index), mask, label)
+                    picture = contours(as_stored(self.raw.section(index)), mask, label)
                 write_picture(folder / self.picture_name(index), picture)
 
     def view(self, viewer: Any) -> None:
@@ -461,11 +447,14 @@ class Inference:
             f"checkpoint: {shown(self.checkpoint_path)}, iteration {self.checkpoint.iteration}, "
             f"chosen by: {self.checkpoint.chosen_by}, precision: {_name(self.precision)}"
         )
+        windows = len(self.windows.corners) * len(self.pairs)
         if self.raw.tiled:
-            self._say_tiles()
+            self._say_tiles(windows)
         self.say("Begin inference...")
+        if self.raw.tiled:
+            self.say(f"the number of sub-volume: {windows}")
         begin = time.perf_counter()
-        self.predict(argmax=measure == "dice")
+        self.predict()
         if not self.group.leads:
             return
         seconds = time.perf_counter() - begin
@@ -488,17 +477,20 @@ class Inference:
             self.say("Finding mitochondria...")
             self.find_instances()
         if show:
+            self.say("Show...")
             self.draw()
         self.write_summary()
         self.say(peak_memory(self.device))
 
-    def _say_tiles(self) -> None:
+    def _say_tiles(self, windows: int) -> None:
         (top, bottom), (left, right) = self.windows.padding
         sections, height, width = self.volume.shape
         self.say(f"Load {shown(self.raw.path)}")
         self.say(f"raw shape: {self.raw.shape}")
         self.say(f"padded raw shape: {(sections, height + top + bottom, width + left + right)}")
-        self.say(f"the number of sub-volume: {len(self.windows.corners) * len(self.pairs)}")
+        self.say(f"iters: {windows}")
+        if self.labels is not None:
+            self.say(f"Load {shown(self.labels.path)}")
 
 
 def _nothing(*_: object) -> None:

@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 
 from dataloader.volume import Volume, resample
+from model.segmentor import Segmentor
 from prediction.predictor import PairPredictor, predict_volume, section_pairs
 from prediction.windows import Windows, tiles, whole_section
-from utils.config.schema import Config
+from utils.config.schema import Config, DataSettings
 from utils.errors import UserError
 
 
@@ -23,18 +24,34 @@ def choose_windows(
         padded_size: of whole sections; None: ``TEST.padded_size``.
 
     Raises:
-        UserError: the padded size is smaller than the sections.
+        UserError: the padded size is smaller than the sections, or a tile is none.
     """
     test, shape = config.TEST, volume.shape[1:]
     kind = test.windows
     if kind == "auto":
         kind = "tile" if volume.tiled else "section"
     if kind == "tile":
-        return tiles(shape, test.tile, test.tile_step, test.tile_pad)
+        if test.tile is None:
+            square_side(config.DATA, multiple=Segmentor.SIZE_MULTIPLE, least=32)
+        return tiles(shape, config.tile, config.tile_step, test.tile_pad)
     try:
         return whole_section(shape, padded_size or test.padded_size)
     except ValueError as error:
         raise UserError(f"TEST.padded_size: {error}") from None
+
+
+def square_side(data: DataSettings, multiple: int = 1, least: int = 1) -> int:
+    """``DATA.input_size_test`` as the side of a square, pixels; raises UserError if it is none.
+
+    Checked when a tiled volume is used: the published files of other volumes give the key as well.
+    """
+    height, width = data.input_size_test
+    if height != width or height % multiple or height < least:
+        end = f" of a multiple of {multiple} from {least} on" if multiple > 1 else ""
+        raise UserError(
+            f"DATA.input_size_test: found {data.input_size_test}, expected a square{end}"
+        )
+    return height
 
 
 def choose_pairs(config: Config, volume: Volume) -> list[tuple[int, int]]:

@@ -7,21 +7,29 @@ from utils.errors import run_command
 from prediction.measures import MEASURES
 
 
-def main() -> None:
-    """Read the arguments, load model and volume, predict, score, draw."""
-    parser = base_parser(__doc__)
+def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
+    """Read the arguments, load model and volume, predict, score, draw.
+
+    Args:
+        config_name: of the config, without ``-c``.
+        measure: how it is scored, without ``-mm``.
+    """
+    parser = base_parser(__doc__, config_name)
     parser.add_argument(
         "-mn",
         "--model-name",
+        "--model_name",
         help="folder in models/ that holds the checkpoint (default: TEST.model_name, else NAME)",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="in that folder (default: model.ckpt)")
     parser.add_argument(
         "-mm",
         "--mode-map",
+        "--mode_map",
         choices=MEASURES,
-        default="map",
-        help="map, map_2d: per section; map_3d: pooled; dice: dice and Jaccard (default: map)",
+        default=measure,
+        help="map, map_2d: per section; map_3d: pooled; dice: dice and Jaccard "
+        f"(default: {measure})",
     )
     parser.add_argument("-sw", "--show", action="store_true", help="write pictures to seg_img/")
     parser.add_argument(

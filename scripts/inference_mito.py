@@ -1,6 +1,11 @@
-"""The published name of inference.py for the MitoEM volumes; the data decide how they are read."""
+"""inference.py by its published name for the MitoEM volumes, with that command's defaults."""
 
-from inference import main, run_command
+from functools import partial
+
+import inference
+from utils.errors import run_command
+
+main = partial(inference.main, "mitor2h", "map_2d")
 
 if __name__ == "__main__":
     run_command(main)

@@ -11,6 +11,9 @@ from utils.runtime.memory import peak_memory
 def main() -> None:
     """Read the arguments, build the run, run it."""
     parser = base_parser(__doc__)
+    parser.add_argument(
+        "-m", "--mode", default="train", help="train, as the published commands have it"
+    )
     parser.add_argument("--run-name", help="name of the run's folders (default: the config's NAME)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     parser.add_argument(
@@ -22,13 +25,16 @@ def main() -> None:
         help="two iterations, a validation on two sections, a picture and a checkpoint",
     )
     args = parser.parse_args()
+    if args.mode != "train":
+        raise UserError(f"-m {args.mode}: expected train; inference.py predicts and scores")
     if args.resume and (args.overwrite or args.check):
         raise UserError("--resume: goes on with a run, which --overwrite and --check do not")
 
     # Late, so that --help does not wait for torch.
     from model.checkpoint import CHOSEN_BY, MODEL
+    from training.description import describe
     from training.run_folder import RunLog
-    from training.trainer import CHECK_SETTINGS, Training, describe
+    from training.trainer import CHECK_SETTINGS, Trainer
     from utils.faults import faults_in_one_line
     from utils.runtime.device import choose_device
     from utils.runtime.distributed import Group
@@ -44,28 +50,28 @@ def main() -> None:
     device = choose_device(args.device, config.TRAIN.if_cuda)
 
     group = Group.join()
-    training = Training(config, workspace, run, device, check=args.check, group=group)
+    trainer = Trainer(config, workspace, run, device, check=args.check, group=group)
     goes_on = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
     if group.leads:
         overwrite = args.overwrite or args.check
-        training.folder.create(training.config, overwrite=overwrite, keep=goes_on)
-    with faults_in_one_line(training.folder.logs, config.TRAIN.num_workers):
-        log = RunLog(training.folder, training.config, training.start) if group.leads else None
+        trainer.folder.create(trainer.config, overwrite=overwrite, keep=goes_on)
+    with faults_in_one_line(trainer.folder.logs, config.TRAIN.num_workers):
+        log = RunLog(trainer.folder, trainer.config, trainer.start) if group.leads else None
         try:
-            lines = [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(training)]
+            lines = [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(trainer)]
             for line in lines if log else ():
                 log.info(line)
-            training.run(log)
+            trainer.run(log)
             if log:
                 log.info(f"iterations per second: {log.speed:.2f}, {peak_memory(device)}")
         finally:
             if log:
                 log.close()
-            training.folder.release()
+            trainer.folder.release()
     group.leave()
-    print(f"logs: {shown(training.folder.logs)}")
+    print(f"logs: {shown(trainer.folder.logs)}")
     chosen = CHOSEN_BY[config.TRAIN.choose_by]
-    print(f"checkpoint: {shown(training.folder.models)}/{MODEL} ({chosen})")
+    print(f"checkpoint: {shown(trainer.folder.models)}/{MODEL} ({chosen})")
     print("Done")
 
 

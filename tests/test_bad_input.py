@@ -278,6 +278,10 @@ REFUSED: dict[str, tuple[Callable[[Input], None], str]] = {
         r"source/9\.png: no such file",
     ),
     "list that is empty": (list_file(""), r"list\.txt: "),
+    "list that is not there": (
+        key("DATA.data_list_target", "gone.txt"),
+        r"DATA\.data_list_target: .*gone\.txt: no such file; .*--set DATA\.data_list_target=null",
+    ),
     # files
     "HDF5 of no bytes": (as_file(write_hdf5, "v.hdf", 0), r"v\.hdf: "),
     "HDF5 cut off": (as_file(write_hdf5, "v.hdf", 0.6), r"v\.hdf: "),
@@ -497,10 +501,6 @@ def spaces_and_unicode(bad: Input) -> None:
     bad.set("DATA.data_dir_img", "Мозг мухи – süß 脑")
 
 
-def list_that_is_not_there(bad: Input) -> None:
-    bad.set("DATA.data_list", "gone.txt")
-
-
 def few_labels(bad: Input) -> None:
     labels = np.zeros(SHAPE, np.uint8)
     labels[:, 10, 10] = 255
@@ -517,7 +517,6 @@ BORNE: dict[str, tuple[Callable[[Input], None], str | None]] = {
     "12 of 16 bits": (twelve_bits, None),
     "instance numbers": (numbered_labels, None),
     "path with spaces and Unicode": (spaces_and_unicode, None),
-    "list that is not there": (list_that_is_not_there, r"gone\.txt"),
     "hardly any label": (few_labels, r"0\.03% of the labels are mitochondria"),
 }
 

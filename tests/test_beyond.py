@@ -13,10 +13,10 @@ from dataloader.pairs import Look, PairDataset
 from loss.consistency import consistency_loss
 from model.segmentor import Segmentor
 from prediction.predictor import FlippedPredictor, NetworkPredictor
+from tests.settings import config_of
 from tests.test_properties import Sections
-from training.adaptation import AdaptationStep
 from training.averaging import WeightAverage, choose_decay
-from utils.config.schema import BeyondSettings, TrainSettings
+from training.setup import build_learning
 
 CPU = torch.device("cpu")
 
@@ -41,43 +41,33 @@ def test_average_of_weights_is_as_defined() -> None:
     assert choose_decay(0.5, 10) == 0.5
 
 
-def step_of(**beyond) -> AdaptationStep:
-    torch.manual_seed(0)
-    settings = TrainSettings(
-        total_iters=10,
-        weight_adv_spatial=0,
-        weight_adv_temporal=0,
-        consistency_weight_rampup=False,
-        precision="float32",
-    )
-    return AdaptationStep.build(settings, 2, CPU, BeyondSettings(**beyond))
-
-
-def batch() -> dict[str, torch.Tensor]:
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A source pair, its masks, a target pair."""
     draw = torch.Generator().manual_seed(3)
     source, target = (torch.rand(1, 2, 32, 32, generator=draw) for _ in range(2))
-    masks = torch.randint(0, 2, (1, 2, 32, 32), generator=draw)
-    return {"source": source, "masks": masks, "target": target}
+    return source, torch.randint(0, 2, (1, 2, 32, 32), generator=draw), target
 
 
-@pytest.mark.parametrize("beyond", [{}, {"rounds": 1, "begin": 0.1}], ids=["published", "rounds"])
-def test_compiled_networks_learn_the_same(beyond: dict) -> None:
+@pytest.mark.parametrize("kind", ["adapt", "target"])
+def test_compiled_networks_learn_the_same(kind: str) -> None:
     reports = []
     for compile in (lambda network: network, partial(torch.compile, backend="eager")):
-        step, data = step_of(**beyond), batch()
-        step.run_segmentor = compile(step.run_segmentor)
-        if "rounds" in beyond:
-            data |= {"target_masks": data["masks"]}
-        reports.append({name: float(value) for name, value in step(2, **data).items()})
-    assert reports[0]["consistency_target"] > 0
+        torch.manual_seed(0)
+        step = getattr(build_learning(config_of(total_iters=10), CPU).steps, kind)
+        step.segment = compile(step.segment)
+        report = step(2, *batch()[: 3 if kind == "adapt" else 2])
+        reports.append({name: float(value) for name, value in report.items()})
     assert reports[0] == pytest.approx(reports[1], rel=1e-4)
 
 
-def test_off_is_the_published_loss() -> None:
-    step, data = step_of(), batch()
+def test_consistency_is_the_published_loss() -> None:
+    torch.manual_seed(0)
+    settings = {"total_iters": 10, "consistency_weight_rampup": False}
+    made = build_learning(config_of(**settings), CPU)
     with torch.no_grad():
-        expected = 0.1 * consistency_loss(*step.segmentor(data["target"]))
-    assert step(1, **data)["consistency_target"] == pytest.approx(float(expected), rel=1e-4)
+        expected = 0.1 * consistency_loss(*made.networks.segmentor(batch()[2]))
+    found = made.steps.adapt(1, *batch())["consistency_target"]
+    assert found == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_other_microscopes_show_the_same_tissue() -> None:
@@ -110,15 +100,9 @@ def test_randomised_samples_repeat_and_move_their_masks() -> None:
             np.testing.assert_array_equal(other[name], again[number][name])
 
 
-def test_the_source_alone_is_learned_before_the_begin() -> None:
-    torch.manual_seed(0)
-    settings = TrainSettings(total_iters=10, rampup_iters=4, precision="float32")
-    step = AdaptationStep.build(settings, 2, CPU, BeyondSettings(begin=0.3))
-    data, before = batch(), copy.deepcopy(step.disc_seg.state_dict())
-    for iteration in range(1, 4):
-        assert "consistency_target" not in step(iteration, **data)
-    torch.testing.assert_close(step.disc_seg.state_dict(), before, rtol=0, atol=0)
-    assert step(4, **data).keys() >= {"consistency_target", "disc_seg", "grad_norm_disc_seg"}
+def test_consistency_ramps_up_from_the_begin() -> None:
+    config = config_of(total_iters=10, rampup_iters=4, beyond={"begin": 0.3})
+    step = build_learning(config, CPU).steps.adapt
     weights = [step.consistency_weight(iteration) for iteration in (3, 5, 7)]
     assert weights == pytest.approx([0.1 * np.exp(-5 * (1 - t) ** 2) for t in (0, 0.5, 1)])
 

@@ -35,7 +35,7 @@ from prediction.predictor import NetworkPredictor
 from tests.conftest import ROOT
 from tests.plain_inference import predicted
 from training.run_folder import RunLog
-from training.trainer import Training
+from training.trainer import Trainer
 from utils.config.load import load_config
 from utils.paths import Workspace
 from utils.runtime.signals import Interrupted, StopSignal
@@ -223,6 +223,11 @@ def test_run_folder_holds_config_revision_and_log(trained: Project) -> None:
         assert line in log
         assert line in trained.training_output
     assert re.search(r"target: .*png/target, 5 sections of 64 x 64, stride 2", log)
+    rates = re.findall(
+        r"step=\d+, loss=.*, lr=(\d\.\d{3}e-\d\d|0\.000e\+00), elapsed=\d\d:\d\d\n +adaptation", log
+    )
+    expected = [1e-2 * (1 - it / ITERATIONS) ** 0.9 for it in (2, 4, 6)]
+    assert [float(rate) for rate in rates] == pytest.approx(expected, rel=1e-3)
 
 
 def test_tensorboard_holds_the_published_scalars(trained: Project) -> None:
@@ -273,6 +278,7 @@ def test_inference_prints_as_published(trained: Project) -> None:
         SCORES_LINE,
         r"Measurement time \(s\): \d+\.\d+",
         r"map: per section, .*; sections: \d+, without mitochondria: \d+, with none predicted: \d+",
+        r"Show\.\.\.",
         r"peak memory: \d+\.\d GB",
         r"Done",
     ]
@@ -308,6 +314,9 @@ def test_pictures_and_masks_of_sections(trained: Project) -> None:
         np.testing.assert_array_equal(mask, (probability[index] >= 0.5) * 255)
         picture = cv2.imread(str(folder / "seg_img" / name), cv2.IMREAD_UNCHANGED)
         assert picture.shape == (SIDE, SIDE, 3)
+        section = cv2.imread(str(trained.data / "png/val" / name), cv2.IMREAD_UNCHANGED)
+        plain = np.ptp(picture, axis=-1) == 0  # no contour there
+        np.testing.assert_array_equal(picture[plain][:, 0], section[plain])
         red += np.all(picture == (0, 0, 255), axis=-1).sum()  # OpenCV reads BGR
         if mask.any():
             assert np.all(picture == (0, 255, 0), axis=-1).any()
@@ -427,10 +436,16 @@ def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_
     pooled = project.run("inference", "-mm", "map_3d").splitlines()[-5]
     assert numbers(pooled) == pytest.approx(sklearn_scores(probability, label), abs=1e-4)
 
-    output = project.run("inference", "-mm", "dice", "--checkpoint", LAST).splitlines()
+    output = project.run("inference", "-mm", "dice").splitlines()
     assert "Measure on dice and Jaccard..." in output
-    # The same number as in training: the same windows, the same masks.
-    assert numbers(output[-5]) == pytest.approx(numbers(trained.lines("valid.txt")[-1]), abs=1e-4)
+    np.testing.assert_array_equal(project.predictions(), probability)
+    masks, truths = (array.reshape(SECTIONS, -1) > 0 for array in (probability >= 0.5, label))
+    found = [
+        (sk.f1_score(truth, mask), sk.jaccard_score(truth, mask))
+        for mask, truth in zip(masks, truths, strict=True)
+    ]
+    assert re.fullmatch(rf"dice={NUMBER}, jac={NUMBER}", output[-5])
+    assert numbers(output[-5]) == pytest.approx(np.mean(found, axis=0), abs=1e-6)
 
     output = project.run("inference", "--checkpoint", BEST)
     assert "chosen by: best-on-target-labels" in output
@@ -450,10 +465,17 @@ def test_hdf5_training_validates_by_f1(trained_hdf5: Project) -> None:
 
 def test_hdf5_inference_in_tiles(trained_hdf5: Project) -> None:
     output = trained_hdf5.inference_output
-    assert re.search(r"^Load .*hdf/val\.hdf$", output, re.M)
-    assert "\nraw shape: (5, 64, 64)\n" in output
-    assert "\npadded raw shape: (5, 96, 96)\n" in output
-    assert "\nthe number of sub-volume: 100\n" in output  # 5 x 5 tiles of 4 pairs
+    lines = [
+        r"Load .*hdf/val\.hdf",
+        r"raw shape: \(5, 64, 64\)",
+        r"padded raw shape: \(5, 96, 96\)",
+        r"iters: 100",  # 5 x 5 tiles of 4 pairs
+        r"Load .*hdf/val_groundtruth\.hdf",
+        r"Begin inference\.\.\.",
+        r"the number of sub-volume: 100",
+        r"Prediction time \(s\): \d+\.\d+",
+    ]
+    assert re.search("^" + "\n".join(lines) + "$", output, re.M)
     probability, label = trained_hdf5.predictions(), labels(trained_hdf5.data)
     line = re.search(SCORES_LINE, output)[0]
     expected = np.mean([sklearn_scores(*pair) for pair in zip(probability, label, strict=True)], 0)
@@ -585,14 +607,32 @@ def test_training_repeats_with_its_seed(project: Project, trained: Project) -> N
         assert one != other
 
 
+def test_a_drawn_seed_is_logged_kept_and_repeats_the_run(project: Project) -> None:
+    drawn = ("--set", "TRAIN.random_seed=-1")
+    assert stopped(project, "step=2,", signal.SIGTERM, *drawn)[0] == 128 + signal.SIGTERM
+    project.run("main", *drawn, "--resume")
+    resolved = yaml.safe_load((project.out / "logs/tiny/resolved.yaml").read_text())
+    seed = resolved["TRAIN"]["random_seed"]
+    log = (project.out / "logs/tiny/train.log").read_text()
+    assert re.findall(r"random seed: (-?\d+)", log) == [str(seed)] * 2
+
+    project.run("main", "--run-name", "given", "--set", f"TRAIN.random_seed={seed}")
+    assert project.lines("loss.txt", "given") == project.lines("loss.txt")
+    for name, value in project.weights("given").items():
+        assert torch.equal(value, project.weights()[name])
+    project.run("main", "--run-name", "other", *drawn)
+    other = yaml.safe_load((project.out / "logs/other/resolved.yaml").read_text())
+    assert other["TRAIN"]["random_seed"] not in (seed, -1)
+
+
 def test_draws_follow_the_seed_and_the_domain(project: Project) -> None:
     write_config(project.config, DATA={"data_dir_target": "png/source", "source_stride": 2})
     draws = set()
     for seed in (2, 3):
         config = load_config(str(project.config), [f"TRAIN.random_seed={seed}"], Path()).config
         workspace = Workspace(project.data, project.out)
-        training = Training(config, workspace, "run", torch.device("cpu"))
-        for dataset in (training.source, training.target):
+        trainer = Trainer(config, workspace, "run", torch.device("cpu"))
+        for dataset in (trainer.source, trainer.target):
             assert len(dataset) == ITERATIONS
             draws |= {dataset[n]["images"].tobytes() for n in range(ITERATIONS)}
     assert len(draws) == 4 * ITERATIONS
@@ -684,19 +724,19 @@ def test_a_run_stopped_in_its_validation_validates_when_it_goes_on(
     project: Project, trained: Project, signal_at: int
 ) -> None:
     config = load_config(str(project.config), [], Path()).config
-    training = Training(config, Workspace(project.data, project.out), "tiny", torch.device("cpu"))
-    training.folder.create(config, overwrite=False, keep=False)
-    log = RunLog(training.folder, config)
-    validate = training.validate
+    trainer = Trainer(config, Workspace(project.data, project.out), "tiny", torch.device("cpu"))
+    trainer.folder.create(config, overwrite=False, keep=False)
+    log = RunLog(trainer.folder, config)
+    score = trainer.score
 
-    def validate_stopped(log: RunLog, iteration: int, stop: StopSignal) -> None:
+    def score_stopped(log: RunLog, iteration: int, stop: StopSignal) -> None:
         if iteration == signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        validate(log, iteration, stop)
+        score(log, iteration, stop)
 
-    training.validate = validate_stopped
+    trainer.score = score_stopped
     with pytest.raises(Interrupted, match=f"at iteration {signal_at} of 6") as caught:
-        training.run(log)
+        trainer.run(log)
     log.close()
     assert caught.value.code == 143
     assert project.lines("valid.txt") == trained.lines("valid.txt")[: signal_at // 3]

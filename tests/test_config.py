@@ -62,10 +62,11 @@ DATA:
     data_dir_target_label: '../data/Lucchi/training_groundtruth'
     data_list_target: '../data/Lucchi/train.txt'
     input_size_target: {input_size}
+    input_size_target: {input_size}
     target_stride: 10
     data_dir_val: '../data/Lucchi/testing'
     data_dir_val_label: '../data/Lucchi/testing_groundtruth'
-    data_list_val: '../data/Lucchi/test.txt'
+    data_list_val: '../data/Lucchi/testing.txt'
     input_size_test: 1024
 TEST:
     pad: 48
@@ -118,6 +119,7 @@ def test_the_published_settings_are_shipped() -> None:
         rates = (train.learning_rate, train.learning_rate_ms, train.learning_rate_mt)
         assert rates == (1e-4, 1e-4, 1e-4)
         assert (train.batch_size, train.random_seed) == (1, 555)
+        assert (config.tile, config.tile_step, config.TEST.tile_pad) == (1024, 512, 256)
 
 
 @pytest.mark.parametrize("size", ["512", "[512, 512]", "[512]", "'512'", "'512, 512'"])
@@ -131,6 +133,47 @@ def test_published_files_load_unchanged(load, size: str) -> None:
     place = Workspace(data=Path("/d"), out=Path("/o"))
     assert place.data_path(data.data_dir_img) == Path("/d/VNC3/training")
     assert place.models(train.save_path, "run") == Path("/o/models/run")
+
+
+def test_a_key_twice_with_one_value_is_warned_of(load, capsys) -> None:
+    load(text=PUBLISHED.format(input_size=512))
+    line = 1 + [i for i, t in enumerate(PUBLISHED.splitlines()) if "input_size_target" in t][1]
+    assert capsys.readouterr().err == (
+        f"warning: {load.path}: line {line}: the key input_size_target is given twice, both times "
+        "as 512\n"
+    )
+
+
+@pytest.mark.parametrize("other", ["256", "512.0", "[512, 512]", "true"])
+def test_a_key_with_two_values_is_refused(load, other: str) -> None:
+    text = yaml.safe_dump(SMALL) + f"TRAIN: {{batch_size: 512, batch_size: {other}}}\n"
+    with pytest.raises(UserError) as caught:
+        load(text=text)
+    line = len(text.splitlines())
+    assert f"{load.path}: line {line}: " in str(caught.value)
+    assert "the key batch_size is given twice, as 512 and as " in str(caught.value)
+
+
+def optional_keys() -> list[str]:
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    return ["TRAIN", "MODEL"] + [
+        f"{section}.{name}"
+        for section, settings in sections.items()
+        if section != "NAME"
+        for name, field in settings.model_fields.items()
+        if not field.is_required()
+    ]
+
+
+@pytest.mark.parametrize("key", optional_keys())
+def test_an_empty_text_is_as_no_value(load, key: str) -> None:
+    assert load(f"{key}=''") == load()
+
+
+@pytest.mark.parametrize("key", ["NAME", "DATA.data_dir_img", "DATA.data_dir_target"])
+def test_an_empty_text_for_what_is_needed_is_refused(load, key: str) -> None:
+    with pytest.raises(UserError, match=rf"^--set {key}='': {key}: found '', expected a value$"):
+        load(f"{key}=''")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +240,7 @@ def test_what_is_gone_is_answered_with_its_last_revision(load, section, keys, an
         "TRAIN.total_iters=",
         "TRAIN.learning_rate=true",
         "TRAIN.if_valid=perhaps",
-        "TRAIN.opt_type=sgd",
+        "TRAIN.opt_type=rmsprop",
         "TRAIN.choose_by=best",
         "TRAIN.if_adv_weight=true",
         "MODEL.num_classes=3",
@@ -227,7 +270,7 @@ def test_wrong_type_names_key_and_value(load, override: str) -> None:
         "TRAIN.display_freq=0",
         "TRAIN.rampup_iters=0",
         "TRAIN.num_workers=-1",
-        "TRAIN.random_seed=-1",
+        "TRAIN.random_seed=-2",
         "TRAIN.learning_rate=0",
         "TRAIN.learning_rate=.nan",
         "TRAIN.weight_cross=-0.1",

@@ -20,14 +20,16 @@ from utils.runtime.distributed import Group
 BATCH = ("--set", "TRAIN.batch_size=2", "--set", "TRAIN.save_freq=3")
 
 
-def torchrun(processes: int, script: str, *arguments: str) -> subprocess.Popen:
+def torchrun(processes: int, script: str | Path, *arguments: str) -> subprocess.Popen:
+    """Start a command of ``scripts/`` by its name, or a file by its path."""
+    file = script if isinstance(script, Path) else ROOT / f"scripts/{script}.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
-        [*command, f"--nproc_per_node={processes}", str(ROOT / f"scripts/{script}.py"), *arguments],
+        [*command, f"--nproc_per_node={processes}", str(file), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -48,6 +50,22 @@ def test_items_are_shared_evenly() -> None:
             parts = [Group(rank, size).share(range(count)) for rank in range(size)]
             assert [n for part in parts for n in part] == list(range(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_all_processes_take_the_number_of_the_first(tmp_path: Path) -> None:
+    assert Group().agree(7) == 7
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from utils.runtime.distributed import Group\n"
+        "group = Group.join()\n"
+        "number = group.agree(2**32 - 1 - group.rank)\n"
+        "Path(__file__).with_name(f'{group.rank}.txt').write_text(str(number))\n"
+        "group.leave()\n"
+    )
+    finished(torchrun(2, script))
+    numbers = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert numbers == [str(2**32 - 1)] * 2
 
 
 def losses(project: Project) -> np.ndarray:

@@ -35,11 +35,11 @@ from model.checkpoint import (
 )
 from model.segmentor import PairLogits
 from tests.conftest import ROOT
+from tests.settings import config_of
 from tests.test_checkpoint import Malicious
-from training.adaptation import AdaptationStep
 from training.monitor import TargetMeasures, TargetWatch, foreground
 from training.nonfinite import MOST_SKIPPED, NonFiniteWatch
-from utils.config.schema import TrainSettings
+from training.setup import build_learning
 from utils.errors import UserError
 
 SHAPE = (4, 48, 48)
@@ -236,8 +236,7 @@ def test_files_beside_the_state_are_restored_from_it(resumable: Project) -> None
 
 
 def other_width() -> dict:
-    step = AdaptationStep.build(TrainSettings(precision="float32"), 4, torch.device("cpu"))
-    return step.state_dict()
+    return build_learning(config_of(4), torch.device("cpu")).learner.state_dict()
 
 
 def with_nan(state: dict) -> dict:
@@ -305,6 +304,10 @@ def test_another_run_is_not_resumed_in_this_ones_folder(resumable: Project) -> N
     error = resumable.fail(*RESUME, "--set", "TRAIN.batch_size=2", "--set", "TRAIN.random_seed=1")
     assert "TRAIN.batch_size: was 1, is 2; TRAIN.random_seed: was 555, is 1" in error
     assert "MODEL.width: was 2, is 4" in resumable.fail(*RESUME, "--set", "MODEL.width=4")
+    sgd = ("--set", "TRAIN.opt_type=sgd")
+    assert "TRAIN.opt_type: was adam, is sgd" in resumable.fail(*RESUME, *sgd)
+    other = ("--run-name", "other", "--set", "TRAIN.model_name=tiny")
+    assert "of another optimiser" in resumable.fail(*RESUME, *sgd, *other)
     assert (resumable.models / TRAINING_STATE).read_bytes() == before
 
 
@@ -493,24 +496,27 @@ def test_skipped_iterations_change_nothing_but_the_count(project: Project) -> No
     assert load_file(project.models / TRAINING_STATE)["nonfinite"]["skipped"] == 5
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 @pytest.mark.parametrize("where", ["source", "target"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_step_that_is_skipped_leaves_everything_as_it_was(where: str, value: float) -> None:
+def test_a_step_that_is_skipped_leaves_everything_as_it_was(
+    where: str, value: float, optimiser: str
+) -> None:
     torch.manual_seed(0)
-    step = AdaptationStep.build(
-        TrainSettings(total_iters=10, precision="float32"), 2, torch.device("cpu")
-    )
+    settings = config_of(total_iters=10, opt_type=optimiser)
+    made = build_learning(settings, torch.device("cpu"))
+    step, learner = made.steps.adapt, made.learner
     source, target = torch.rand(1, 2, 32, 32), torch.rand(1, 2, 32, 32)
     masks = torch.randint(0, 2, (1, 2, 32, 32))
     assert step(1, source, masks, target)["skipped"] == 0
-    before = plain(step.state_dict())
+    before = plain(learner.state_dict())
     (source if where == "source" else target)[0, 0, 3, 3] = value
     report = step(2, source, masks, target)
     assert report["skipped"] == 1
-    assert plain(step.state_dict()) == before
+    assert plain(learner.state_dict()) == before
     target = source = torch.rand(1, 2, 32, 32)
     assert step(2, source, masks, target)["skipped"] == 0
-    assert plain(step.state_dict()) != before
+    assert plain(learner.state_dict()) != before
 
 
 def plain(value: object) -> object:
@@ -524,19 +530,20 @@ def plain(value: object) -> object:
 
 def test_too_many_skips_in_a_row_stop(project: Project) -> None:
     dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 1, 32, (1, 0), 200)
-    watch, lines = NonFiniteWatch("skip", {"source": dataset}, 1, None), []
+    pairs = {"source": dataset}
+    watch, lines = NonFiniteWatch("skip", 1, None), []
     bad = {"loss": torch.tensor(float("nan")), "skipped": torch.tensor(1.0)}
     good = {"loss": torch.tensor(1.0), "skipped": torch.tensor(0.0)}
     for iteration in range(1, MOST_SKIPPED):
-        watch.add(iteration, bad)
+        watch.add(iteration, bad, pairs)
     watch.settle(lines.append)
-    other = NonFiniteWatch("skip", {"source": dataset}, 1, None)
+    other = NonFiniteWatch("skip", 1, None)
     other.load_state_dict(watch.state_dict())  # a resumed run goes on counting
-    watch.add(MOST_SKIPPED, good)
-    watch.add(MOST_SKIPPED + 1, bad)
+    watch.add(MOST_SKIPPED, good, pairs)
+    watch.add(MOST_SKIPPED + 1, bad, pairs)
     watch.settle(lines.append)
     assert len(lines) == MOST_SKIPPED
-    other.add(MOST_SKIPPED, bad)
+    other.add(MOST_SKIPPED, bad, pairs)
     with pytest.raises(UserError, match=f"{MOST_SKIPPED} iterations in a row were skipped"):
         other.settle(lines.append)
 

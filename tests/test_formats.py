@@ -10,12 +10,16 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+import torch
 import zarr
 
 from dataloader.formats.opening import find_volume, open_volume
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.pairs import PairDataset, pair_loader
+from dataloader.loader import load_batches
+from dataloader.pairs import PairDataset
+from utils.config.schema import TrainSettings
 from utils.errors import UserError
+from utils.runtime.distributed import Group
 
 SHAPE = (5, 40, 48)
 SIZE = VoxelSize(30.0, 4.0, 4.0)  # nm
@@ -142,9 +146,19 @@ def test_volumes_are_read_in_worker_processes(
     volume = open_volume(write(tmp_path / "v", stack(dtype)), keep=False)
     volume.section(0)  # open here before the workers start
     pairs = PairDataset(volume, None, 1, 32, (1,), 6)
-    alone = [batch["images"] for batch in pair_loader(pairs, 2, 0, pin=False)]
-    shared = [batch["images"] for batch in pair_loader(pairs, 2, 2, pin=False)]
-    assert all(one.equal(other) for one, other in zip(alone, shared, strict=True))
+    alone, shared = (
+        load_batches(
+            pairs,
+            range(3),
+            TrainSettings(batch_size=2, num_workers=workers),
+            torch.device("cpu"),
+            Group(),
+        )
+        for workers in (0, 2)
+    )
+    assert all(
+        one["images"].equal(other["images"]) for one, other in zip(alone, shared, strict=True)
+    )
     again = pickle.loads(pickle.dumps(volume))
     np.testing.assert_array_equal(again.section(2), volume.section(2))
 

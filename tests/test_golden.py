@@ -22,8 +22,9 @@ from prediction.predictor import NetworkPredictor
 from prediction.run import Inference
 from tests.golden.formula import blobs, fill_segmentor, fill_weights, moving_blobs
 from tests.plain_inference import predicted, predicted_in_tiles
-from training.adaptation import AdaptationStep
-from utils.config.schema import Config, TrainSettings
+from tests.settings import config_of
+from training.setup import Learning, join
+from utils.config.schema import Config
 from utils.paths import Workspace
 
 TRAINING_TOLERANCE = 1e-8
@@ -56,11 +57,11 @@ def training(request: pytest.FixtureRequest) -> tuple[dict, dict]:
         return json.loads((request.param / "settings.json").read_text()), dict(arrays)
 
 
-def golden_step(settings: dict, memory_format: torch.memory_format) -> AdaptationStep:
-    """The step on formula-made weights, float64."""
+def golden_learning(settings: dict, memory_format: torch.memory_format) -> Learning:
+    """The networks on formula-made weights, float64."""
     rate = settings["learning_rate"]
     skipped = ("size", "iterations", "seed", "learning_rate")
-    train = TrainSettings(
+    config = config_of(
         **{key: value for key, value in settings.items() if key not in skipped},
         **dict.fromkeys(("learning_rate", "learning_rate_ms", "learning_rate_mt"), rate),
     )
@@ -70,7 +71,7 @@ def golden_step(settings: dict, memory_format: torch.memory_format) -> Adaptatio
         fill_weights(build_discriminator(), "disc_res."),
     )
     networks = (net.to(torch.float64, memory_format=memory_format) for net in networks)
-    return AdaptationStep(*networks, train)
+    return join(list(networks), config)
 
 
 def pair(settings: dict, iteration: int, domain: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,17 +97,17 @@ def test_networks_and_pseudo_labels(
     training: tuple[dict, dict], memory_format: torch.memory_format
 ) -> None:
     settings, golden = training
-    step = golden_step(settings, memory_format)
+    made = golden_learning(settings, memory_format)
     source, _ = pair(settings, 1, "source")
     close(source, golden["source_input"])
-    logits = step.segmentor(source)
+    logits = made.networks.segmentor(source)
     for head in PairLogits._fields:
         name = head if head == "residual" else f"seg_{head}"
         close(getattr(logits, head), golden[f"source_{name}"])
 
-    target = step.segmentor(pair(settings, 1, "target")[0])
-    close(step.disc_seg(target.current.softmax(1)), golden["disc_seg_on_target"])
-    close(step.disc_residual(target.residual.softmax(1)), golden["disc_res_on_target"])
+    target = made.networks.segmentor(pair(settings, 1, "target")[0])
+    close(made.networks.disc_seg(target.current.softmax(1)), golden["disc_seg_on_target"])
+    close(made.networks.disc_residual(target.residual.softmax(1)), golden["disc_res_on_target"])
     current, auxiliary = pseudo_labels(*target)
     np.testing.assert_array_equal(current.numpy(), golden["pseudo_current"])
     np.testing.assert_array_equal(auxiliary.numpy(), golden["pseudo_auxiliary"])
@@ -115,18 +116,18 @@ def test_networks_and_pseudo_labels(
 @MEMORY_FORMATS
 def test_training_steps(training: tuple[dict, dict], memory_format: torch.memory_format) -> None:
     settings, golden = training
-    step = golden_step(settings, memory_format)
+    made = golden_learning(settings, memory_format)
     columns = list(golden["columns"])
     assert set(columns) == {*COLUMNS, "lr"}
     for iteration, row in enumerate(golden["history"], start=1):
         source, masks = pair(settings, iteration, "source")
-        report = step(iteration, source, masks, pair(settings, iteration, "target")[0])
+        report = made.steps.adapt(iteration, source, masks, pair(settings, iteration, "target")[0])
         expected = dict(zip(columns, row, strict=True))
         found = {column: float(report[name]) for column, name in COLUMNS.items()}
         assert found == pytest.approx(
             {column: expected[column] for column in COLUMNS}, rel=TRAINING_TOLERANCE, abs=1e-15
         )
-        for rate in step.learning_rates.values():
+        for rate in made.learner.learning_rates.values():
             assert rate == pytest.approx(expected["lr"], rel=1e-12)
 
 

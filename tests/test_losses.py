@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from loss.adversarial import discriminator_loss, fooling_loss
+from loss.adversarial import discriminator_loss, fooling_loss, probabilities
 from loss.consistency import consistency_loss, pseudo_labels, rampup
 from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from tests.golden.formula import blobs
-from training.adaptation import AdaptationStep
-from utils.config.schema import TrainSettings
+from tests.settings import config_of
+from training.setup import Learning, build_learning, join
 
 SIZE = 32
-ZERO = {"weight_cross": 0, "weight_adv_spatial": 0, "weight_adv_temporal": 0}
+ALIGNMENT_OFF = {"weight_adv_spatial": 0, "weight_adv_temporal": 0}
 ADAPTATION = ("consistency_target", "adv_target_seg", "adv_target_residual")
 
 
@@ -135,9 +135,9 @@ def networks() -> list[nn.Module]:
     return [net.double() for net in nets]
 
 
-def make_step(adapt: bool = True, nets: list | None = None, **settings) -> AdaptationStep:
+def learning(nets: list | None = None, **settings) -> Learning:
     settings = {"total_iters": 20, "rampup_iters": 4, "learning_rate": 1e-2} | settings
-    return AdaptationStep(*(nets or networks()), TrainSettings(**settings), adapt=adapt)
+    return join(nets or networks(), config_of(**settings))
 
 
 def batch(iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -147,9 +147,14 @@ def batch(iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tuple(torch.from_numpy(array)[None] for array in (images, masks, target))
 
 
-def run(step: AdaptationStep, iterations: int) -> list[dict[str, float]]:
-    reports = [step(it, *batch(it)) for it in range(1, iterations + 1)]
+def run(made: Learning, iterations: int) -> list[dict[str, float]]:
+    """Reports of iterations that adapt."""
+    reports = [made.steps.adapt(it, *batch(it)) for it in range(1, iterations + 1)]
     return [{name: value.item() for name, value in report.items()} for report in reports]
+
+
+def segmentor(made: Learning) -> nn.Module:
+    return made.learner.networks["segmentor"]
 
 
 def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
@@ -157,36 +162,44 @@ def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-9, atol=1e-12)
 
 
+def assert_other_weights(one: nn.Module, other: nn.Module) -> None:
+    assert distance(one, other) > 1e-6
+
+
 def test_fooling_trains_the_segmentor_alone() -> None:
-    step = make_step(weight_cross=0, weight_adv_spatial=1, weight_adv_temporal=1)
-    losses = step.target_losses(1, step.segmentor(batch(1)[2]))
-    (losses["adv_target_seg"] + losses["adv_target_residual"]).backward()
-    for discriminator in (step.disc_seg, step.disc_residual):
+    made = learning()
+    logits = made.networks.segmentor(batch(1)[2])
+    for name, discriminate, maps, _ in made.steps.adapt.alignments:
+        with made.learner.frozen(f"disc_{name}"):
+            fooling_loss(discriminate, probabilities(logits[maps])).backward(retain_graph=True)
+        discriminator = made.learner.networks[f"disc_{name}"]
         assert all(p.grad is None for p in discriminator.parameters())
         assert all(p.requires_grad for p in discriminator.parameters())
     for name in ("seg_current", "seg_auxiliary", "residual_fine"):
-        assert step.segmentor.get_submodule(name).head_logits.weight.grad.abs().max() > 0
+        assert segmentor(made).get_submodule(name).head_logits.weight.grad.abs().max() > 0
 
 
-def test_each_fooling_loss_reaches_its_own_decoder() -> None:
-    for key, trained, spared in (
-        ("adv_target_seg", "seg_current", "residual_fine"),
-        ("adv_target_residual", "residual_fine", "seg_current"),
+def test_each_alignment_reaches_its_own_decoder() -> None:
+    for index, trained, spared in (
+        (0, "seg_current", "residual_fine"),
+        (1, "residual_fine", "seg_current"),
     ):
-        step = make_step()
-        step.target_losses(1, step.segmentor(batch(1)[2]))[key].backward()
-        assert step.segmentor.get_submodule(trained).head_logits.weight.grad is not None
-        assert step.segmentor.get_submodule(spared).head_logits.weight.grad is None
+        made = learning()
+        _, discriminate, maps, _ = made.steps.adapt.alignments[index]
+        logits = made.networks.segmentor(batch(1)[2])
+        fooling_loss(discriminate, probabilities(logits[maps])).backward()
+        assert segmentor(made).get_submodule(trained).head_logits.weight.grad is not None
+        assert segmentor(made).get_submodule(spared).head_logits.weight.grad is None
 
 
 @pytest.mark.parametrize("left_out", ["adv_spatial", "adv_temporal"])
 def test_a_discriminator_of_weight_0_is_left_out_and_changes_nothing(left_out: str) -> None:
     weights = {"weight_cross": 0, "weight_adv_spatial": 1, "weight_adv_temporal": 1}
-    one, tiny = (make_step(**weights | {f"weight_{left_out}": w}) for w in (0, 1e-20))
+    one, tiny = (learning(**weights | {f"weight_{left_out}": w}) for w in (0, 1e-20))
     reports = run(one, 3), run(tiny, 3)
     for left, whole in zip(*reports, strict=True):
         assert left == pytest.approx({name: whole[name] for name in left}, rel=1e-9)
-    assert_same_weights(one.segmentor, tiny.segmentor)
+    assert_same_weights(segmentor(one), segmentor(tiny))
     gone = "seg" if left_out == "adv_spatial" else "residual"
     assert {name for name in reports[1][0] if name not in reports[0][0]} == {
         f"adv_target_{gone}",
@@ -197,62 +210,59 @@ def test_a_discriminator_of_weight_0_is_left_out_and_changes_nothing(left_out: s
 
 
 def test_reported_losses_are_weighted() -> None:
-    plain = run(make_step(weight_cross=1, weight_adv_spatial=1, weight_adv_temporal=1), 1)[0]
+    plain = run(learning(weight_cross=1, weight_adv_spatial=1, weight_adv_temporal=1), 1)[0]
     weights = {"weight_cross": 0.1, "weight_adv_spatial": 0.2, "weight_adv_temporal": 0.3}
-    weighted = run(make_step(**weights), 1)[0]
+    weighted = run(learning(**weights), 1)[0]
     for name, weight in zip(ADAPTATION, weights.values(), strict=True):
         assert weighted[name] == pytest.approx(weight * plain[name], rel=1e-12)
         assert plain[name] > 0
 
 
 def test_consistency_follows_the_ramp_unless_it_is_off() -> None:
-    ramped, flat = (make_step(consistency_weight_rampup=on) for on in (True, False))
+    ramped, flat = (learning(consistency_weight_rampup=on) for on in (True, False))
     for iteration in (1, 2, 4, 9):
-        assert flat.consistency_weight(iteration) == 0.1
+        assert flat.steps.adapt.consistency_weight(iteration) == 0.1
         expected = 0.1 * math.exp(-5 * (1 - min(iteration, 4) / 4) ** 2)
-        assert ramped.consistency_weight(iteration) == pytest.approx(expected, rel=1e-12)
-    logits = flat.segmentor(batch(1)[2])
-    full = flat.target_losses(2, logits)["consistency_target"].item()
-    part = ramped.target_losses(2, logits)["consistency_target"].item()
+        found = ramped.steps.adapt.consistency_weight(iteration)
+        assert found == pytest.approx(expected, rel=1e-12)
+    full, part = (
+        made.steps.adapt(2, *batch(1))["consistency_target"].item() for made in (flat, ramped)
+    )
     assert part == pytest.approx(full * math.exp(-1.25), rel=1e-12)
 
 
-def test_without_adaptation_the_segmentor_learns_as_with_weights_of_zero() -> None:
-    alone, zero = make_step(adapt=False, **ZERO), make_step(**ZERO)
-    before = copy.deepcopy(alone.segmentor)
-    reports = run(alone, 4), run(zero, 4)
-    assert_same_weights(alone.segmentor, zero.segmentor)
-    assert not torch.equal(
-        before.section_full.conv1.weight, alone.segmentor.section_full.conv1.weight
-    )
-    for one, other in zip(*reports, strict=True):
-        assert one == pytest.approx({name: other[name] for name in one}, rel=1e-9)
-    assert_same_weights(alone.disc_seg, networks()[1])  # untouched
-    assert "disc_seg" not in reports[0][0]
+def test_plain_supervision_learns_as_adaptation_with_weights_of_zero() -> None:
+    alone, tiny = learning(), learning(weight_cross=1e-30, **ALIGNMENT_OFF)
+    before = copy.deepcopy(segmentor(alone))
+    reports = [alone.steps.source(it, *batch(it)[:2]) for it in range(1, 5)]
+    assert_other_weights(before, segmentor(alone))
+    for one, other in zip(reports, run(tiny, 4), strict=True):
+        del other["consistency_target"]
+        assert {name: value.item() for name, value in one.items()} == pytest.approx(other, rel=1e-9)
+    assert_same_weights(segmentor(alone), segmentor(tiny))
+    assert_same_weights(alone.learner.networks["disc_seg"], networks()[1])  # untouched
 
 
 def test_adaptation_changes_what_is_learned() -> None:
-    supervised, adapted = make_step(**ZERO), make_step(weight_cross=1)
-    for step in (supervised, adapted):
-        run(step, 2)
-    one, other = (step.segmentor.section_full.conv1.weight for step in (supervised, adapted))
-    assert (one - other).abs().max() > 1e-6
+    supervised, adapted = learning(), learning(weight_cross=1)
+    for iteration in (1, 2):
+        supervised.steps.source(iteration, *batch(iteration)[:2])
+    run(adapted, 2)
+    assert_other_weights(segmentor(supervised), segmentor(adapted))
 
 
 def test_source_consistency_adds_its_term() -> None:
-    plain, source = make_step(**ZERO), make_step(cross_loss_source=True)
-    logits = source.segmentor(batch(1)[0])
-    masks = batch(1)[1]
-    assert "consistency_source" not in plain.source_losses(2, logits, masks)
-    found = source.source_losses(2, logits, masks)["consistency_source"].item()
+    made = learning(cross_loss_source=True)
+    images, masks, target = batch(1)
+    logits = segmentor(made)(images)
     expected = 0.1 * math.exp(-1.25) * consistency_loss(*logits).item()
-    assert found == pytest.approx(expected, rel=1e-12)
-    report = run(source, 1)[0]
-    assert report["consistency_source"] > 0
+    report = made.steps.adapt(2, images, masks, target)
+    assert report["consistency_source"].item() == pytest.approx(expected, rel=1e-12)
+    assert "consistency_source" not in run(learning(), 1)[0]
 
 
 def test_target_consistency_can_be_left_out() -> None:
-    assert "consistency_target" not in run(make_step(cross_loss_target=False), 1)[0]
+    assert "consistency_target" not in run(learning(cross_loss_target=False), 1)[0]
 
 
 def distance(before: nn.Module, after: nn.Module) -> float:
@@ -263,71 +273,83 @@ def distance(before: nn.Module, after: nn.Module) -> float:
 def test_gradients_are_clipped_for_each_network_by_itself() -> None:
     rates = dict.fromkeys(("learning_rate", "learning_rate_ms", "learning_rate_mt"), 1)
     for weight in (1, 1e4):
-        step = make_step(weight_adv_spatial=weight, weight_adv_temporal=weight, **rates)
-        before = copy.deepcopy(step.networks)
+        made = learning(weight_adv_spatial=weight, weight_adv_temporal=weight, **rates)
+        learner = made.learner
+        before = copy.deepcopy(learner.networks)
         # Plain descent: the weights move by the rate times the clipped gradient.
-        step.optimizers = {
+        learner.optimizers = {
             name: torch.optim.SGD(network.parameters(), fused=True)
-            for name, network in step.networks.items()
+            for name, network in learner.networks.items()
         }
-        report = run(step, 1)[0]
-        for name, network in step.networks.items():
-            norm, rate = report[f"grad_norm_{name}"], step.learning_rates[name]
+        report = run(made, 1)[0]
+        for name, network in learner.networks.items():
+            norm, rate = report[f"grad_norm_{name}"], learner.learning_rates[name]
             assert distance(before[name], network) == pytest.approx(rate * min(norm, 1), rel=1e-5)
         # The segmentor's large gradient does not shrink the discriminators'.
         assert report["grad_norm_segmentor"] > 1 > report["grad_norm_disc_seg"]
 
 
+@pytest.mark.parametrize("skips_first", [False, True])
+def test_sgd_of_the_segmentor_is_as_published(skips_first: bool) -> None:
+    made = learning(opt_type="sgd")
+    if skips_first:
+        source, masks, target = batch(1)
+        assert made.steps.adapt(1, source * float("nan"), masks, target)["skipped"] == 1
+    velocity = [torch.zeros_like(p) for p in segmentor(made).parameters()]
+    for iteration in (2, 3, 4):
+        before = copy.deepcopy(list(segmentor(made).parameters()))
+        made.steps.adapt(iteration, *batch(iteration))
+        rate = 1e-2 * (1 - iteration / 20) ** 0.9
+        parameters = list(segmentor(made).parameters())
+        for n, (old, new) in enumerate(zip(before, parameters, strict=True)):
+            velocity[n] = 0.9 * velocity[n] + new.grad + 0.0005 * old  # the gradient is clipped
+            torch.testing.assert_close(new, old - rate * velocity[n], rtol=1e-12, atol=1e-14)
+    assert isinstance(made.learner.optimizers["disc_seg"], torch.optim.Adam)
+
+
 def test_learning_rates_fall_from_their_own_base() -> None:
     rates = {"learning_rate": 1e-3, "learning_rate_ms": 2e-3, "learning_rate_mt": 3e-3}
-    step = make_step(**rates, total_iters=10)
+    learner = learning(**rates, total_iters=10).learner
     for iteration in (1, 5, 9):
-        step.set_learning_rates(iteration)
+        learner.start(iteration)
         decay = (1 - iteration / 10) ** 0.9
         expected = {"segmentor": 1e-3, "disc_seg": 2e-3, "disc_residual": 3e-3}
-        assert step.learning_rates == pytest.approx({k: v * decay for k, v in expected.items()})
-    step.set_learning_rates(10)
-    assert set(step.learning_rates.values()) == {0}
+        assert learner.learning_rates == pytest.approx({k: v * decay for k, v in expected.items()})
+    learner.start(10)
+    assert set(learner.learning_rates.values()) == {0}
 
 
-def test_state_goes_on_as_if_never_stopped() -> None:
-    whole, first = make_step(), make_step()
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_resumed_learner_is_the_same(optimiser: str) -> None:
+    whole, first = learning(opt_type=optimiser), learning(opt_type=optimiser)
     run(whole, 2)
     run(first, 2)
-    second = make_step(
-        nets=[Segmentor(2).double(), *(build_discriminator(2).double() for _ in "ab")]
-    )
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    for step in (whole, second):
+    nets = [Segmentor(2).double(), *(build_discriminator(2).double() for _ in "ab")]
+    second = learning(nets, opt_type=optimiser)
+    second.learner.load_state_dict(copy.deepcopy(first.learner.state_dict()))
+    for made in (whole, second):
         for iteration in (3, 4):
-            step(iteration, *batch(iteration))
-    for name, network in whole.networks.items():
-        assert_same_weights(network, second.networks[name])
+            made.steps.adapt(iteration, *batch(iteration))
+    for name, network in whole.learner.networks.items():
+        assert_same_weights(network, second.learner.networks[name])
 
 
 def test_batches_are_means_over_their_pairs() -> None:
-    step = make_step()
-    (source, masks, _), (more, more_masks, _) = batch(1), batch(2)
-    logits = step.segmentor(torch.cat([source, more]))
-    both = step.source_losses(1, logits, torch.cat([masks, more_masks]))
-    parts = [
-        step.source_losses(1, step.segmentor(s), m)
-        for s, m in ((source, masks), (more, more_masks))
-    ]
+    network = segmentor(learning())
+    (one, masks, _), (other, other_masks, _) = batch(1), batch(2)
+    both = supervised_losses(*network(torch.cat([one, other])), torch.cat([masks, other_masks]))
+    parts = [supervised_losses(*network(i), m) for i, m in ((one, masks), (other, other_masks))]
     for name, value in both.items():
         mean = (parts[0][name] + parts[1][name]).item() / 2
         assert value.item() == pytest.approx(mean, rel=1e-9)
 
 
-def test_built_networks_depend_on_the_seed_and_follow_the_weights() -> None:
-    def build(seed: int, **settings) -> AdaptationStep:
+def test_networks_depend_on_the_seed_and_not_on_the_weights_of_losses() -> None:
+    def build(seed: int, **settings) -> Learning:
         torch.manual_seed(seed)
-        return AdaptationStep.build(
-            TrainSettings(**settings, precision="float32"), 2, torch.device("cpu")
-        )
+        return build_learning(config_of(**settings), torch.device("cpu"))
 
-    assert_same_weights(build(1).segmentor, build(1, **ZERO).segmentor)
-    with pytest.raises(AssertionError):
-        assert_same_weights(build(1).segmentor, build(2).segmentor)
-    assert build(1).adapt
-    assert not build(1, **ZERO).adapt
+    assert_same_weights(segmentor(build(1)), segmentor(build(1, weight_cross=0, **ALIGNMENT_OFF)))
+    assert_other_weights(segmentor(build(1)), segmentor(build(2)))
+    assert build(1).steps.adapt
+    assert build(1, weight_cross=0, **ALIGNMENT_OFF).steps.adapt is None

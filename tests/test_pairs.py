@@ -1,5 +1,6 @@
 """Training pairs: stride, crops, masks, and draws that depend on seed and number alone."""
 
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 
 from dataloader.formats.opening import open_volume
-from dataloader.loader import on_device
-from dataloader.pairs import TILE_MARGIN, PairDataset, pair_loader
+from dataloader.loader import load_batches
+from dataloader.pairs import TILE_MARGIN, PairDataset
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import Volume
 from loss.supervised import inter_section_residual
+from utils.config.schema import TrainSettings
 from utils.errors import UserError
+from utils.runtime.distributed import Group
 
 SECTIONS, SIDE, CROP = 6, 96, 48
 SEED = (7, 0)
@@ -88,9 +91,7 @@ def test_pairs_are_a_stride_apart_and_all_are_drawn(tmp_path, stride: int, tiled
     assert set(drawn) == {(k, k + stride) for k in range(SECTIONS - stride)}
 
 
-@pytest.mark.parametrize("kind", ["volumes", "tiled_volumes"])
-def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -> None:
-    volumes = request.getfixturevalue(kind)
+def test_samples_are_crops_of_the_section_by_its_own_range(volumes) -> None:
     samples = dataset(volumes, length=40)
     whole = [volumes[0].section(i).astype(float) for i in range(SECTIONS)]
     whole = [(s - s.min()) / (s.max() - s.min()) for s in whole]
@@ -118,6 +119,56 @@ def test_samples_are_crops_of_the_section_by_its_own_range(kind: str, request) -
     assert 0.6 < found / len(samples) < 0.9
 
 
+def place(samples: PairDataset, number: int) -> tuple[int, int, int, int, int]:
+    """Current section, first row, end of rows, first column, end of columns of a sample."""
+    found = re.search(
+        r"sections (\d+) .*rows (\d+) to (\d+), columns (\d+) to (\d+)", samples.describe(number)
+    )
+    k, top, bottom, left, right = map(int, found.groups())
+    return k, top, bottom + 1, left, right + 1
+
+
+def test_samples_of_a_tiled_volume_are_scaled_by_the_range_of_what_is_round_them(
+    tiled_volumes,
+) -> None:
+    images, labels = tiled_volumes
+    samples, found = dataset(tiled_volumes, length=40), 0
+    for n in range(len(samples)):
+        if samples.describe(n).endswith("augmented"):
+            continue
+        k, top, end, left, right = place(samples, n)
+        assert (end - top, right - left) == (CROP, CROP)
+        rows = slice(top - TILE_MARGIN, end + TILE_MARGIN)
+        columns = slice(left - TILE_MARGIN, right + TILE_MARGIN)
+        for role, index in enumerate((k, k + 2)):
+            around = images.section(index)[rows, columns].astype(float)
+            assert around.shape == (CROP + 2 * TILE_MARGIN,) * 2
+            scaled = (around - around.min()) / (around.max() - around.min())
+            inner = slice(TILE_MARGIN, TILE_MARGIN + CROP)
+            np.testing.assert_allclose(samples[n]["images"][role], scaled[inner, inner], atol=1e-6)
+            mask = labels.section(index)[top:end, left:right]
+            np.testing.assert_array_equal(samples[n]["masks"][role], mask)
+        found += 1
+    assert 0.6 < found / len(samples) < 0.9
+
+
+def test_a_bright_spot_far_away_darkens_no_sample_of_a_tiled_volume(tmp_path) -> None:
+    side = CROP + 2 * TILE_MARGIN
+    array = np.random.default_rng(0).integers(50, 100, (3, side + 40, side + 40), np.uint8)
+    array[:, 0, 0] = 255
+    samples = dataset((hdf5(tmp_path / "v.h5", array), None), length=60)
+    means = {True: [], False: []}  # with and without augmentation
+    for n in range(len(samples)):
+        augmented = samples.describe(n).endswith("augmented")
+        _, top, _, left, _ = place(samples, n)
+        corner = (top, left) if augmented else (top - TILE_MARGIN, left - TILE_MARGIN)
+        if corner != (0, 0):
+            means[augmented].append(samples[n]["images"].mean())
+    assert len(means[True]) > 5
+    assert np.mean(means[True]) == pytest.approx(0.5, abs=0.1)
+    assert means[False] == pytest.approx([0.5] * len(means[False]), abs=0.05)
+
+
 @pytest.mark.parametrize("tiled", [False, True])
 def test_parts_of_masks_are_read_as_the_whole_section_is(tmp_path, tiled: bool) -> None:
     volume = marked_volume()
@@ -133,9 +184,16 @@ def test_parts_of_masks_are_read_as_the_whole_section_is(tmp_path, tiled: bool) 
     assert max(samples[n]["masks"].mean() for n in range(30)) < 0.1
 
 
+def loaded(samples: PairDataset, batch_size: int, workers: int = 0, first: int = 0) -> list[dict]:
+    """The batches of all iterations after the first ones."""
+    train = TrainSettings(batch_size=batch_size, num_workers=workers)
+    iterations = range(first, len(samples) // batch_size)
+    return list(load_batches(samples, iterations, train, torch.device("cpu"), Group()))
+
+
 def test_residual_is_where_exactly_one_of_the_two_masks_is(volumes) -> None:
     samples = dataset(volumes, length=20)
-    loader = pair_loader(samples, batch_size=4, workers=0, pin=False)
+    loader = loaded(samples, 4)
     differing = 0
     for batch in loader:
         residual = inter_section_residual(batch["masks"])
@@ -148,9 +206,7 @@ def test_residual_is_where_exactly_one_of_the_two_masks_is(volumes) -> None:
 
 def test_number_of_workers_changes_nothing(volumes) -> None:
     samples = dataset(volumes, length=10)
-    alone, shared = (
-        list(pair_loader(samples, batch_size=2, workers=workers, pin=False)) for workers in (0, 2)
-    )
+    alone, shared = (loaded(samples, 2, workers) for workers in (0, 2))
     assert len(alone) == 5
     assert all(equal(*batches) for batches in zip(alone, shared, strict=True))
 
@@ -158,23 +214,33 @@ def test_number_of_workers_changes_nothing(volumes) -> None:
 def test_hdf5_volumes_are_read_by_workers(tiled_volumes) -> None:
     samples = dataset(tiled_volumes, length=6)
     alone = [samples[n] for n in range(6)]  # leaves the files open before the workers start
-    shared = pair_loader(samples, batch_size=1, workers=2, pin=False)
+    shared = loaded(samples, 1, workers=2)
     for sample, batch in zip(alone, shared, strict=True):
         assert equal(sample, {name: value[0].numpy() for name, value in batch.items()})
 
 
 def test_batches_reach_the_device_with_masks_as_losses_take_them(volumes) -> None:
-    loaded = pair_loader(dataset(volumes, length=6), 2, workers=0, pin=False)
-    for before, after in zip(loaded, on_device(loaded, torch.device("cpu")), strict=True):
-        assert after["masks"].dtype == torch.int64
-        assert torch.equal(after["masks"], before["masks"])
-        assert torch.equal(after["images"], before["images"])
+    samples = dataset(volumes, length=6)
+    for number, batch in enumerate(loaded(samples, 1)):
+        assert batch["masks"].dtype == torch.int64
+        np.testing.assert_array_equal(batch["masks"][0], samples[number]["masks"])
+        np.testing.assert_array_equal(batch["images"][0], samples[number]["images"])
+
+
+def test_processes_share_a_batch(volumes) -> None:
+    samples, train = dataset(volumes, length=8), TrainSettings(batch_size=4, num_workers=0)
+    parts = [
+        list(load_batches(samples, range(2), train, torch.device("cpu"), Group(rank, 2)))
+        for rank in (0, 1)
+    ]
+    for whole, *shares in zip(loaded(samples, 4), *parts, strict=True):
+        joined = {name: torch.cat([share[name] for share in shares]) for name in whole}
+        assert equal(whole, joined)
 
 
 def test_a_stream_resumes_anywhere(volumes) -> None:
     samples = dataset(volumes, length=12)
-    whole = list(pair_loader(samples, batch_size=2, workers=0, pin=False))
-    rest = list(pair_loader(samples, batch_size=2, workers=0, pin=False, first=8))
+    whole, rest = loaded(samples, 2), loaded(samples, 2, first=4)
     assert len(rest) == 2
     assert all(equal(*batches) for batches in zip(rest, islice(whole, 4, None), strict=True))
 
@@ -194,30 +260,24 @@ def test_without_labels_there_are_no_masks_and_the_same_images(volumes) -> None:
 
 
 def test_tiles_are_cut_at_the_centre_of_a_larger_window(tmp_path) -> None:
-    # A pixel tells its own place: one volume holds y, the other x.
-    side, length = 2 * TILE_MARGIN + CROP + 20, 60
-    place = np.tile(np.arange(side, dtype=np.uint16), (3, side, 1))
-    columns = dataset((hdf5(tmp_path / "x.h5", place), None), 1, length=length)
-    rows = dataset((hdf5(tmp_path / "y.h5", place.swapaxes(1, 2)), None), 1, length=length)
-    starts = []
+    # A pixel tells its place in the window by whose range it is scaled: y or x, from 0 to 1.
+    window = 2 * TILE_MARGIN + CROP
+    side, length = window + 20, 60
+    ramp = np.tile(np.arange(side, dtype=np.uint16), (3, side, 1))
+    columns = dataset((hdf5(tmp_path / "x.h5", ramp), None), 1, length=length)
+    rows = dataset((hdf5(tmp_path / "y.h5", ramp.swapaxes(1, 2)), None), 1, length=length)
+    corners = []
     for n in range(length):
-        x, y = (s[n]["images"][0] * (side - 1) for s in (columns, rows))
-        if np.allclose(np.diff(x, axis=1), 1, atol=1e-3) and np.ptp(x, axis=0).max() < 1e-3:
-            starts.append((round(float(y[0, 0])), round(float(x[0, 0]))))
-    assert len(starts) > 30
-    starts = np.array(starts)
-    # The window's corner is 0 to 20, its margin TILE_MARGIN.
-    assert starts.min() >= TILE_MARGIN
-    assert starts.max() <= TILE_MARGIN + 20
-    assert (np.ptp(starts, axis=0) >= 15).all()
-
-
-def test_tiled_sections_are_scaled_by_the_whole_section(tmp_path) -> None:
-    volume = np.full((2, 300, 300), 50, np.uint8)
-    volume[:, 0, 0], volume[:, -1, -1] = 0, 200
-    samples = dataset((hdf5(tmp_path / "v.h5", volume), None), 1, length=12)
-    values = [float(np.median(samples[n]["images"])) for n in range(12)]
-    assert np.median(values) == 0.25
+        if not columns.describe(n).endswith("augmented"):
+            x, y = (s[n]["images"][0] * (window - 1) for s in (columns, rows))
+            np.testing.assert_allclose(x[0], TILE_MARGIN + np.arange(CROP), atol=1e-3)
+            np.testing.assert_allclose(y[:, 0], TILE_MARGIN + np.arange(CROP), atol=1e-3)
+            _, top, _, left, _ = place(columns, n)
+            corners.append((top - TILE_MARGIN, left - TILE_MARGIN))
+    assert len(corners) > 30
+    assert np.min(corners) >= 0
+    assert np.max(corners) <= 20
+    assert (np.ptp(corners, axis=0) >= 15).all()
 
 
 def test_tiled_volume_smaller_than_crop_and_margin_still_works(tmp_path) -> None:

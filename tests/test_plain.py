@@ -18,8 +18,8 @@ from prediction.metrics import SectionScores
 from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
 from prediction.windows import whole_section
 from tests.golden.formula import blobs
-from training.adaptation import AdaptationStep
-from utils.config.schema import TrainSettings
+from tests.settings import config_of
+from training.setup import join
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def volumes(tmp_path_factory) -> tuple[Volume, Volume]:
 def test_step_learns_as_the_plain_one() -> None:
     torch.manual_seed(1)
     networks = [net.double() for net in (Segmentor(2), *(build_discriminator(2) for _ in "ab"))]
-    train = TrainSettings(
+    config = config_of(
         total_iters=10, rampup_iters=5, weight_cross=1, weight_adv_spatial=0.5,
         weight_adv_temporal=0.3, learning_rate=1e-2,
     )  # fmt: skip
-    plain = PlainStep(*copy.deepcopy(networks), train)
-    step = AdaptationStep(*(n.to(memory_format=torch.channels_last) for n in networks), train)
+    plain = PlainStep(*copy.deepcopy(networks), config.TRAIN)
+    made = join([n.to(memory_format=torch.channels_last) for n in networks], config)
     for iteration in range(1, 5):
         draws = [blobs(10 * iteration + n, 32) for n in range(4)]
         source, masks, target = (
@@ -47,10 +47,10 @@ def test_step_learns_as_the_plain_one() -> None:
             for pair, kind in ((draws[:2], 0), (draws[:2], 1), (draws[2:], 0))
         )
         expected = plain(iteration, source, masks, target)
-        report = step(iteration, source, masks, target)
+        report = made.steps.adapt(iteration, source, masks, target)
         found = sum(v.item() for k, v in report.items() if k.startswith(("seg", "cons", "adv")))
         assert found == pytest.approx(expected, rel=1e-9)
-    for one, other in zip(plain.networks, step.networks.values(), strict=True):
+    for one, other in zip(plain.networks, made.learner.networks.values(), strict=True):
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 

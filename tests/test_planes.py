@@ -67,7 +67,8 @@ def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> 
     images, masks = ArrayVolume(array), ArrayVolume((array > 127).astype(np.uint8))
     own = PairDataset(PaddedVolume(images, CROP), PaddedVolume(masks, CROP), 4, CROP, (3, 1), 300)
     alone = [own[number] for number in range(20)]
-    own.cuts = TargetLabels(config(), images, tmp_path).plane_pairs(own, masks)
+    planes = TargetLabels(config(), images, tmp_path).pairs(own, masks).cuts
+    own = own.labelled(own.labels, planes)
     read = len(images.read), len(masks.read)
     assert own.cuts[0][0].keys() == own.cuts[1][0].keys() == {"images", "masks"}
     assert read == (len(images.read), len(masks.read))  # all planes lie ready for workers
@@ -96,4 +97,4 @@ def test_planes_are_learned_from_only_where_voxels_are_near_to_cubes(tmp_path: P
         TargetLabels(config(None), images, tmp_path)
     labels = TargetLabels(config(orthoplane=False), images, tmp_path)
     pairs = PairDataset(PaddedVolume(images, CROP), None, 4, CROP, (3, 1), 9)
-    assert labels.plane_pairs(pairs, images) == ()
+    assert labels.pairs(pairs, images).cuts == ()

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dataloader.synthetic import make_volume
 from dataloader.volume import normalise
 from model.normalisation import norm_relu
 from prediction.metrics import SectionScores
 from prediction.predictor import NetworkPredictor
-from training.adaptation import AdaptationStep
-from utils.config.schema import TrainSettings
+from tests.settings import config_of
+from training.setup import build_learning
 from utils.errors import UserError
 from utils.runtime.device import AUTO, choose_precision, widened
 
@@ -31,30 +32,22 @@ def pairs(volume: tuple[torch.Tensor, np.ndarray]) -> tuple[torch.Tensor, torch.
     return torch.stack([images[:2], images[1:3]], 1), torch.stack([masks[:2], masks[1:3]], 1)
 
 
-def source_only(precision: str, **settings) -> AdaptationStep:
-    torch.manual_seed(0)
-    settings |= {"weight_cross": 0, "weight_adv_spatial": 0, "weight_adv_temporal": 0}
-    train = TrainSettings(
-        total_iters=ITERATIONS, learning_rate=3e-3, precision=precision, **settings
-    )
-    return AdaptationStep.build(train, 8, CPU)
-
-
 @pytest.fixture(scope="module")
-def trained(volume) -> AdaptationStep:
+def trained(volume) -> nn.Module:
     """A small network that has learned something."""
-    step = source_only("float32")
+    torch.manual_seed(0)
+    made = build_learning(config_of(8, total_iters=ITERATIONS, learning_rate=3e-3), CPU)
     images, masks = pairs(volume)
     for iteration in range(1, ITERATIONS + 1):
-        step(iteration, images, masks, None)
-    return step
+        made.steps.source(iteration, images, masks)
+    return made.learner.networks["segmentor"]
 
 
-def test_scores_of_a_trained_network_do_not_move(trained: AdaptationStep, volume) -> None:
+def test_scores_of_a_trained_network_do_not_move(trained: nn.Module, volume) -> None:
     images, labels = volume
     results = []
     for precision in (torch.float32, torch.bfloat16):
-        predict = NetworkPredictor(trained.segmentor.eval(), CPU, precision)
+        predict = NetworkPredictor(trained.eval(), CPU, precision)
         scores = SectionScores()
         for index in range(len(images) - 1):
             features = [predict.encode(images[i : i + 1]) for i in (index, index + 1)]
@@ -68,17 +61,17 @@ def test_scores_of_a_trained_network_do_not_move(trained: AdaptationStep, volume
     np.testing.assert_allclose(*results, rtol=0, atol=0.002)
 
 
-def test_a_step_in_bfloat16_is_nearly_the_same(trained: AdaptationStep, volume) -> None:
+def test_a_step_in_bfloat16_is_nearly_the_same(trained: nn.Module, volume) -> None:
     images, masks = pairs(volume)
     reports = []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
-        settings = TrainSettings(total_iters=10, precision=precision)
-        step = AdaptationStep.build(settings, 8, CPU)
-        step.segmentor.load_state_dict(trained.segmentor.state_dict())
-        report = step(1, images, masks, images.flip(-1))
+        made = build_learning(config_of(8, total_iters=10, precision=precision), CPU)
+        segmentor = made.learner.networks["segmentor"]
+        segmentor.load_state_dict(trained.state_dict())
+        report = made.steps.adapt(1, images, masks, images.flip(-1))
         assert {value.dtype for value in report.values()} == {torch.float32}
-        assert {p.dtype for p in step.segmentor.parameters()} == {torch.float32}
+        assert {p.dtype for p in segmentor.parameters()} == {torch.float32}
         reports.append({name: value.item() for name, value in report.items()})
     plain, rounded = reports
     assert plain != rounded

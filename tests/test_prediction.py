@@ -12,7 +12,7 @@ from model.segmentor import Segmentor
 from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
 from prediction.volume import choose_windows, predict_on_grid
 from prediction.windows import Windows, tiles, whole_section
-from training.validation import VALIDATION_SQUARE, Validation
+from training.validation import Validation
 from utils.config.schema import Config
 from utils.errors import UserError
 
@@ -65,8 +65,9 @@ def predicted(array: np.ndarray, windows: Windows, stride: int, predict=half, **
     return np.stack([found[index] for index in range(len(array))])
 
 
-def config(**test) -> Config:
+def config(input_size_test: object = 1024, **test) -> Config:
     data = dict.fromkeys(("data_dir_img", "data_dir_label", "data_dir_target"), "x")
+    data["input_size_test"] = input_size_test
     return Config(NAME="x", DATA=data, TEST=test)
 
 
@@ -264,6 +265,26 @@ def test_windows_follow_the_data_unless_the_config_decides() -> None:
         choose_windows(config(padded_size=48), folder)
 
 
+def test_tiles_are_of_input_size_test_unless_told_otherwise() -> None:
+    folder, tiled = ArrayVolume(noise(2, 64, 64)), ArrayVolume(noise(2, 1100, 1100), tiled=True)
+
+    def tiling(volume: Volume = tiled, **settings) -> tuple:
+        windows = choose_windows(config(**settings), volume)
+        starts = sorted({x for _, x in windows.corners})
+        return windows.size[0], starts[1] - starts[0], windows.padding[0]
+
+    assert tiling() == (1024, 512, (256, 256))
+    assert tiling(input_size_test=32) == (32, 16, (256, 256))
+    assert tiling(input_size_test=[64, 64]) == (64, 32, (256, 256))
+    assert tiling(input_size_test=32, tile=64) == (64, 32, (256, 256))
+    assert tiling(input_size_test=64, tile_step=48) == (64, 48, (256, 256))
+    for size in ([64, 32], 40, 16):
+        with pytest.raises(UserError, match=r"DATA\.input_size_test: found .*expected a square of"):
+            tiling(input_size_test=size)
+        assert choose_windows(config(input_size_test=size), folder).size == (160, 160)
+        tiling(input_size_test=size, tile=32)
+
+
 def masks_like(array: np.ndarray) -> np.ndarray:
     """Masks that agree with the brighter half of a section in part."""
     return ((scaled(array) > 0.6) * 255).astype(np.uint8)
@@ -288,15 +309,18 @@ def test_validation_of_a_folder_is_dice_and_jaccard_of_the_or() -> None:
 
 
 def test_validation_of_a_tiled_volume_is_f1_of_its_top_left_square() -> None:
-    array = noise(2, 40, VALIDATION_SQUARE + 30)
+    square = 48
+    array = noise(2, 40, square + 30)
     labels = masks_like(array)
     # What is right of the square is neither seen nor scored.
-    labels[:, :, VALIDATION_SQUARE:] = 255
-    array[:, 0, 0], array[:, 0, 1] = 0, 255
-    validation = Validation(config(), ArrayVolume(array, True), ArrayVolume(labels, True))
+    labels[:, :, square:] = 255
+    array[:, 0, 60], array[:, 0, 61] = 0, 255
+    array[:, :, :square] = array[:, :, :square] // 2 + 20  # so that its own range is another
+    volumes = ArrayVolume(array, True), ArrayVolume(labels, True)
+    validation = Validation(config(input_size_test=square), *volumes)
     found = validation(Plain(lambda pairs: pairs))
-    mask = scaled(array[:, :, :VALIDATION_SQUARE]) > 0.5
-    truth = labels[:, :, :VALIDATION_SQUARE] > 0
+    mask = scaled(array[:, :, :square]) > 0.5
+    truth = labels[:, :, :square] > 0
     assert found == {"F1": pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))}
 
 

@@ -208,7 +208,7 @@ class Tree:
 
     def no_leftovers(self) -> None:
         suffixes = {file.suffix for file in self.root.rglob("*")}
-        assert suffixes <= {"", ".png", ".hdf", ".json", ".zip"}
+        assert suffixes <= {"", ".png", ".hdf", ".json", ".zip", ".txt"}
 
 
 @pytest.fixture
@@ -281,6 +281,26 @@ def test_mitoem_zips(tree: Tree) -> None:
         assert list(file) == ["main"]
         assert file["main"].chunks[0] == 1
     tree.no_leftovers()
+
+
+def test_lists_of_all_sections_are_written_as_the_published_configs_name_them(tree: Tree) -> None:
+    tree.prepare(VNC, write(tree.given / "vnc", vnc_files()))
+    tree.prepare(small("lucchi"), write(tree.given / "lucchi", lucchi_files()[0]))
+    lists = {
+        "VNC3/train.txt": "VNC3/training",
+        "Lucchi/train.txt": "Lucchi/training",
+        "Lucchi/testing.txt": "Lucchi/testing",
+    }
+    for name, folder in lists.items():
+        names = (tree.root / name).read_text().splitlines()
+        assert names == sorted(file.name for file in (tree.root / folder).iterdir())
+        assert open_volume(tree.root / folder, tree.root / name).names == names
+    (tree.root / "VNC3/train.txt").write_text("00.png\n")
+    (tree.root / "Lucchi/train.txt").unlink()
+    for name in ("vnc", "lucchi"):
+        tree.prepare(small(name))
+    assert (tree.root / "VNC3/train.txt").read_text() == "00.png\n"  # mine, and left so
+    assert len((tree.root / "Lucchi/train.txt").read_text().splitlines()) == SHAPE[0]
 
 
 def test_few_instances_in_8_bits_are_all_foreground(tree: Tree) -> None:
@@ -602,6 +622,7 @@ def test_failure_in_the_second_volume_leaves_the_first(tree: Tree) -> None:
     tree.holds("Lucchi/training", *volumes["training"])
     assert sorted(p.name for p in (tree.root / "Lucchi").iterdir()) == [
         "sources.json",
+        "train.txt",
         "training",
         "training_groundtruth",
     ]

@@ -1,6 +1,6 @@
 """Pseudo labels of the whole target, made in rounds."""
 
-import copy
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from dataloader.roles import open_images
-from loss.supervised import supervised_losses
 from model.checkpoint import MODEL, TRAINING_STATE, load_checkpoint, segmentor_from
 from prediction.predictor import NetworkPredictor
 from tests.plain_inference import CUBES, options, predicted
-from tests.test_beyond import batch, step_of
+from tests.settings import config_of
 from tests.test_faults import Project
-from training.rounds import round_starts
+from training.rounds import Phase, phases
 from training.run_folder import RunLog
-from training.trainer import Training
+from training.setup import build_learning
+from training.trainer import Trainer
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, Workspace
 
@@ -34,32 +34,37 @@ def project(command, tmp_path: Path) -> Project:
 
 
 def test_rounds_are_spread_from_the_begin_on() -> None:
-    assert round_starts(600, 1500, 3) == [600, 900, 1200]
-    assert round_starts(600, 1500, 1) == [600]
-    assert round_starts(600, 1500, 0) == []
-    assert round_starts(1, 2, 3) == [1]
+    def starts(begin: float, total: int, rounds: int) -> list[Phase]:
+        beyond = {"begin": begin, "rounds": rounds}
+        off = {"weight_adv_spatial": 0, "weight_adv_temporal": 0}
+        return phases(config_of(total_iters=total, beyond=beyond, **off))
+
+    alone = Phase(0, 600, "source")
+    labelled = [Phase(first, last, "target") for first, last in pairwise((600, 900, 1200, 1500))]
+    assert starts(0.4, 1500, 3) == [alone, *labelled]
+    assert starts(0.4, 1500, 1) == [alone, Phase(600, 1500, "target")]
+    assert starts(0.5, 2, 3) == [Phase(0, 1, "source"), Phase(1, 2, "target")]
+
+
+def test_without_rounds_both_domains_are_learned_from() -> None:
+    assert phases(config_of(total_iters=10)) == [Phase(0, 10, "both")]
+    begun = [Phase(0, 3, "source"), Phase(3, 10, "both")]
+    assert phases(config_of(total_iters=10, beyond={"begin": 0.3})) == begun
+    off = {"weight_cross": 0, "weight_adv_spatial": 0, "weight_adv_temporal": 0}
+    assert phases(config_of(total_iters=10, **off)) == [Phase(0, 10, "source")]
 
 
 def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
-    step, data = step_of(rounds=1, begin=0.1), batch()
-    masks = torch.randint(0, 2, (1, 2, 32, 32), generator=torch.Generator().manual_seed(9))
-    before = copy.deepcopy(step.segmentor)
-    with torch.no_grad():
-        target = sum(supervised_losses(*before(data["target"]), masks).values())
-        source = sum(supervised_losses(*before(data["source"]), data["masks"]).values())
-
-    def learned(iteration: int, **changes) -> tuple[float, float]:
-        step.segmentor.load_state_dict(before.state_dict())
-        report = step(iteration, **(data | {"target_masks": masks} | changes))
-        parts = sum(value for name, value in report.items() if name.startswith("seg_source"))
-        return float(parts), float(report.get("consistency_target", 0))
-
-    assert learned(2) == pytest.approx((float(source), 0.1 * float(target)), rel=1e-4)
-    alone = learned(2, source=None, masks=None)
-    assert alone == pytest.approx((0, 0.1 * float(target)), rel=1e-4)
-    assert learned(1) == pytest.approx((float(source), 0), rel=1e-4)  # before the begin
-    unlabelled = learned(2, target_masks=None)  # what was found was not sound
-    assert unlabelled == pytest.approx((float(source), 0), rel=1e-4)
+    torch.manual_seed(0)
+    images, masks = torch.rand(1, 2, 32, 32), torch.randint(0, 2, (1, 2, 32, 32))
+    reports = []
+    for domain in ("source", "target"):
+        torch.manual_seed(0)
+        step = getattr(build_learning(config_of(), torch.device("cpu")).steps, domain)
+        losses = {name: float(value) for name, value in step(1, images, masks).items()}
+        reports.append({name.replace(domain, "any"): value for name, value in losses.items()})
+    assert reports[0] == reports[1]
+    assert reports[0]["seg_any_residual"] > 0
 
 
 DEPTH = ("TEST.depth=30", "DATA.section_spacing_target=10")
@@ -96,8 +101,8 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
 
 @pytest.mark.parametrize(
     ("sets", "labels"),
-    [((), "000005"), (("BEYOND.keep_source=false",), "000012"), (PLANES, "000005")],
-    ids=["source kept", "source left", "planes"],
+    [((), "000012"), (PLANES, "000005")],
+    ids=["sections", "planes"],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
     command, tmp_path: Path, sets: tuple[str, ...], labels: str
@@ -139,10 +144,22 @@ def test_planes_are_learned_from_while_labels_are_sound(
     sets = [*ROUNDS[1::2], *PLANES, f"BEYOND.guard={guard}"]
     config = load_config(str(project.root / "tiny.yaml"), sets, CONFIG_DIR).config
     workspace = Workspace(project.root, project.root)
-    training = Training(config, workspace, "tiny", torch.device("cpu"))
-    training.folder.create(config, overwrite=False, keep=False)
-    training.run(RunLog(training.folder, config))
-    assert len(training.target.cuts) == cuts
+    trainer = Trainer(config, workspace, "tiny", torch.device("cpu"))
+    trainer.folder.create(config, overwrite=False, keep=False)
+    trainer.run(RunLog(trainer.folder, config))
+    labels = trainer.target_labels
+    masks = labels.open(4)
+    judgement = labels.judge(4, masks, trainer.monitor.source_foreground)
+    assert judgement.sound == (cuts > 0)
+    assert len(labels.pairs(trainer.target, masks).cuts) == 2
+
+
+def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> None:
+    project.train(*ROUNDS, "--set", "TRAIN.weight_cross=0")
+    alone = load_checkpoint(project.models / MODEL).weights
+    project.train(*ROUNDS, "--set", "TRAIN.weight_cross=0.5", "--overwrite")
+    for name, value in load_checkpoint(project.models / MODEL).weights.items():
+        assert torch.equal(value, alone[name]), name
 
 
 @pytest.mark.parametrize(
@@ -151,11 +168,6 @@ def test_planes_are_learned_from_while_labels_are_sound(
         ("BEYOND.begin=0", "rounds: found begin 0"),
         ("BEYOND.orthoplane=true BEYOND.rounds=0", "orthoplane: found true, expected rounds"),
         ("BEYOND.guard=3 BEYOND.rounds=0", "guard: found 3, expected rounds with it"),
-        ("TRAIN.weight_cross=0", "TRAIN.weight_cross: found 0 and BEYOND.rounds 2, expected"),
-        (
-            "TRAIN.cross_loss_target=false",
-            "TRAIN.cross_loss_target: found false and BEYOND.rounds 2, expected",
-        ),
         ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: found BEYOND.rounds besides"),
     ],
 )

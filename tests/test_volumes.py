@@ -1,5 +1,7 @@
 """Pixel sizes: of the config, of the files, and the size all are brought to."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -7,11 +9,19 @@ import numpy as np
 import pytest
 
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.roles import as_trained, at_common_size, open_images, open_labels, voxel_size
+from dataloader.roles import (
+    LISTS,
+    as_trained,
+    at_common_size,
+    open_images,
+    open_labels,
+    voxel_size,
+)
+from dataloader.synthetic import write_sections
 from prediction.z_average import sections_in
 from utils.config.schema import DataSettings
 from utils.errors import UserError
-from utils.paths import Workspace
+from utils.paths import CONFIG_DIR, Workspace
 
 
 @pytest.fixture
@@ -92,3 +102,72 @@ def test_voxel_size_in_force(workspace: Workspace) -> None:
     assert voxel_size(changed, volume) == VoxelSize(50, 5, 5)
     unknown = open_images(workspace, settings("unknown"), "val")
     assert voxel_size(settings("unknown", pixel_size_target=5), unknown) is None
+
+
+SHIPPED_LIST = "studies/lucchi_first_half.txt"
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Callable[..., list[str]]:
+    """The names of the sections that a config with a list uses, of a folder of 82."""
+    write_sections(tmp_path / "folder", np.arange(82 * 12, dtype=np.uint16).reshape(82, 3, 4))
+
+    def names(list_file: str, role: str = "target") -> list[str]:
+        data = DataSettings(
+            data_dir_img="folder",
+            data_dir_label="folder",
+            data_dir_target="folder",
+            data_dir_val="folder",
+            **{LISTS[role]: list_file},
+        )
+        return open_images(Workspace(tmp_path, tmp_path), data, role).names
+
+    return names
+
+
+def test_a_list_is_looked_for_under_the_data_root_before_the_shipped_ones(
+    listed, tmp_path: Path
+) -> None:
+    assert listed(SHIPPED_LIST) == (CONFIG_DIR / SHIPPED_LIST).read_text().split()
+    own = tmp_path / SHIPPED_LIST
+    own.parent.mkdir()
+    own.write_text("003.png\n001.png\n")
+    assert listed(SHIPPED_LIST) == listed(f"../data/{SHIPPED_LIST}") == ["003.png", "001.png"]
+    assert listed(str(own)) == ["003.png", "001.png"]
+
+
+@pytest.mark.parametrize("role", LISTS)
+def test_a_list_that_is_nowhere_is_refused(listed, tmp_path: Path, role: str) -> None:
+    with pytest.raises(UserError) as caught:
+        listed("studies/lucchi_frist_half.txt", role)
+    key = f"DATA.{LISTS[role]}"
+    assert str(caught.value) == (
+        f"{key}: {tmp_path}/studies/lucchi_frist_half.txt: no such file; expected the names of "
+        f"sections, one a line; to use all sections, give --set {key}=null"
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "../data/", "data/"])
+@pytest.mark.parametrize("name", ["VNC3/train.txt", "Lucchi/train.txt", "Lucchi/testing.txt"])
+def test_lists_of_the_published_configs_may_be_missing(
+    listed, tmp_path: Path, capsys, name: str, prefix: str
+) -> None:
+    if (Workspace().data / name).exists():
+        pytest.skip(f"the project's own data/ has {name}")
+    assert len(listed(prefix + name)) == 82
+    assert capsys.readouterr().err == (
+        f"warning: DATA.data_list_target: {tmp_path / name}: no such list, so that all sections "
+        "are used; prepare_data.py writes it\n"
+    )
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("007.png\n")
+    assert listed(prefix + name) == ["007.png"]
+
+
+def test_a_list_beside_a_file_is_said_to_be_unused(workspace: Workspace, capsys) -> None:
+    data = settings(data_list_target="gone.txt")
+    assert len(open_images(workspace, data, "target")) == 4
+    assert re.fullmatch(
+        r"warning: DATA\.data_list_target: gone\.txt: not used, .*target\.h5 is none\n",
+        capsys.readouterr().err,
+    )

@@ -18,7 +18,7 @@ from prediction.metrics import THRESHOLD, Scores
 from prediction.pictures import contours, grey, side_by_side, stacked
 from prediction.run import Inference
 from training.run_folder import RunLog
-from training.trainer import Training
+from training.trainer import Trainer
 from utils.config.load import load_config
 from utils.config.schema import Config
 from utils.files import write_picture
@@ -79,11 +79,11 @@ def make_volumes(folder: Path, seed: int) -> None:
 
 def train(config: Config, workspace: Workspace, run: str, device: torch.device) -> None:
     """One training run, replacing an earlier one of the demo."""
-    training = Training(config, workspace, run, device)
-    training.folder.create(config, overwrite=True, keep=False)
-    log = RunLog(training.folder, config)
+    trainer = Trainer(config, workspace, run, device)
+    trainer.folder.create(config, overwrite=True, keep=False)
+    log = RunLog(trainer.folder, config)
     try:
-        training.run(log)
+        trainer.run(log)
     finally:
         log.close()
 

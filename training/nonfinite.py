@@ -27,7 +27,6 @@ class NonFiniteWatch:
 
     Args:
         rule: TRAIN.on_nan.
-        domains: the datasets by their names, to say what an iteration saw.
         batch_size: pairs of each domain in an iteration.
         folder: for the pairs of such an iteration: ``nonfinite-37-source.png`` and all arrays in
             ``nonfinite-37.npz``; None: they are not written.
@@ -36,17 +35,22 @@ class NonFiniteWatch:
     def __init__(
         self,
         rule: Literal["stop", "skip"],
-        domains: dict[str, PairDataset],
         batch_size: int,
         folder: Path | None,
     ) -> None:
-        self.rule, self.domains, self.batch_size, self.folder = rule, domains, batch_size, folder
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.rule, self.batch_size, self.folder = rule, batch_size, folder
+        self.pending: list[tuple[int, dict[str, Tensor], dict[str, PairDataset]]] = []
         self.skipped = self.in_a_row = 0
 
-    def add(self, iteration: int, report: dict[str, Tensor]) -> None:
-        """Keep what an iteration reports; the host does not wait for it."""
-        self.pending.append((iteration, report))
+    def add(self, iteration: int, report: dict[str, Tensor], pairs: dict[str, PairDataset]) -> None:
+        """Keep what an iteration reports; the host does not wait for it.
+
+        Args:
+            iteration: counts from 1.
+            report: its scalars.
+            pairs: what it learned from, by domain.
+        """
+        self.pending.append((iteration, report, pairs))
 
     def settle(self, say: Callable[[str], None]) -> None:
         """Look at the iterations since the last time.
@@ -59,17 +63,23 @@ class NonFiniteWatch:
         """
         if not self.pending:
             return
-        flags = torch.stack([report["skipped"] for _, report in self.pending]).tolist()
+        flags = torch.stack([report["skipped"] for _, report, _ in self.pending]).tolist()
         pending, self.pending = self.pending, []
-        for (iteration, report), flag in zip(pending, flags, strict=True):
+        for (iteration, report, pairs), flag in zip(pending, flags, strict=True):
             self.in_a_row = self.in_a_row + 1 if flag else 0
             if flag:
-                self._found(iteration, report, say)
+                self._found(iteration, report, pairs, say)
 
-    def _found(self, iteration: int, report: dict[str, Tensor], say: Callable[[str], None]) -> None:
+    def _found(
+        self,
+        iteration: int,
+        report: dict[str, Tensor],
+        pairs: dict[str, PairDataset],
+        say: Callable[[str], None],
+    ) -> None:
         values = {name: float(value) for name, value in report.items()}
         names = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-        places, kept = self._pairs(iteration, save=self.skipped < MOST_SAVED)
+        places, kept = self._pairs(iteration, pairs, save=self.skipped < MOST_SAVED)
         text = f"not finite: {names}; {places}{kept}"
         self.skipped += 1
         if self.rule == "stop":
@@ -84,16 +94,16 @@ class NonFiniteWatch:
                 f"{text}; the data or the learning rates are at fault"
             )
 
-    def _pairs(self, iteration: int, save: bool) -> tuple[str, str]:
+    def _pairs(
+        self, iteration: int, domains: dict[str, PairDataset], save: bool
+    ) -> tuple[str, str]:
         """Where the pairs of an iteration lie, and where they can be seen."""
         first = (iteration - 1) * self.batch_size
         numbers = range(first, first + self.batch_size)
-        samples = {
-            name: [data[number] for number in numbers] for name, data in self.domains.items()
-        }
+        samples = {name: [data[number] for number in numbers] for name, data in domains.items()}
         places = [
             f"{name} {data.describe(number)}"
-            for name, data in self.domains.items()
+            for name, data in domains.items()
             for number in numbers
         ]
         if not save or self.folder is None:

@@ -232,8 +232,6 @@ def _go_beyond(config: dict[str, dict], source: Looked, target: Looked) -> None:
     for key in ("rampup_iters", "learning_rate_ms", "learning_rate_mt"):
         del config["TRAIN"][key]
     config["TRAIN"] |= {
-        "consistency_weight_rampup": (False, "full weight as soon as the target is labelled"),
-        "weight_cross": (1.0, "of the losses on the labelled target"),
         "weight_adv_spatial": (0.0, "no discriminators"),
         "weight_adv_temporal": (0.0, "no discriminators"),
         "learning_rate": (
@@ -246,7 +244,6 @@ def _go_beyond(config: dict[str, dict], source: Looked, target: Looked) -> None:
         "match_greys": (True, "the source in the target's grey levels"),
         "begin": (0.4, "fraction of the run in which the source alone is learned"),
         "rounds": (3, "times the target is labelled from then on, and learned from"),
-        "keep_source": (False, "whether the source is learned from beside it"),
         "guard": (3.0, "labels count while their foreground is this near to the source's"),
     }
     if source.spacing and target.spacing and sections_in(source.spacing, target.spacing) > 1:

@@ -1,8 +1,13 @@
-"""What may change in the config when a run goes on."""
+"""What may change in the config when a run goes on, and what is taken over from it."""
 
+import secrets
+from pathlib import Path
+
+from model.checkpoint import load_state
 from utils.config.load import flat
 from utils.config.removed import REMOVED
-from utils.config.schema import Config, Ignored
+from utils.config.schema import Config, Ignored, TrainSettings
+from utils.runtime.distributed import Group
 
 # What a run leaves behind does not depend on these.
 FREE = {
@@ -24,6 +29,7 @@ FIXED = {
     "MODEL.width",
     "TRAIN.random_seed",
     "TRAIN.batch_size",
+    "TRAIN.opt_type",
     "DATA.input_size",
     "DATA.source_stride",
     "DATA.target_stride",
@@ -34,6 +40,27 @@ FIXED = {
     "DATA.section_spacing_target",
     "DATA.section_thickness",
 }
+
+
+def with_seed(train: TrainSettings, earlier: Path, group: Group) -> TrainSettings:
+    """The settings with a seed in the place of -1: drawn, or that of the run that goes on.
+
+    Args:
+        train: the settings.
+        earlier: folder with the training state of that run, if ``train.resume``.
+        group: the processes, which get the same seed.
+
+    Raises:
+        UserError: there is no such state.
+    """
+    if train.random_seed >= 0:
+        return train
+    seed = None
+    if train.resume:
+        seed = flat(load_state(earlier)[0].get("config", {})).get("TRAIN.random_seed")
+    if seed is None:
+        seed = group.agree(secrets.randbelow(2**32))
+    return train.model_copy(update={"random_seed": seed})
 
 
 def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:

@@ -12,7 +12,9 @@ CVPR 2020.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -25,14 +27,67 @@ from dataloader.volume import Volume
 from prediction.metrics import THRESHOLD
 from prediction.orthoplane import Cut, choose_cuts, join
 from prediction.predictor import PairPredictor, predict_volume
+from training.monitor import foreground
 from utils.config.schema import Config
-from utils.errors import writing_to
+from utils.errors import UserError, writing_to
 from utils.progress import progress
+
+
+class Phase(NamedTuple):
+    """Iterations that learn in the same way.
+
+    Attributes:
+        first: the iteration after which it starts.
+        last: its last iteration.
+        learns: from the source, from both domains, or from the labelled target.
+    """
+
+    first: int
+    last: int
+    learns: Literal["source", "both", "target"]
+
+
+def phases(config: Config) -> list[Phase]:
+    """The phases of a run, in their order.
+
+    As published there is one, which learns from both domains. ``BEYOND.begin`` puts one on the
+    source alone before it, ``BEYOND.rounds`` replaces it by as many on the labelled target.
+    """
+    total, begin, rounds = config.TRAIN.total_iters, config.begin, config.BEYOND.rounds
+    if rounds:
+        starts = [*round_starts(begin, total, rounds), total]
+        main = [Phase(first, last, "target") for first, last in pairwise(starts)]
+    else:
+        main = [Phase(begin, total, "both" if config.TRAIN.adapts else "source")]
+    return ([Phase(0, begin, "source")] if begin else []) + main
 
 
 def round_starts(begin: int, total: int, rounds: int) -> list[int]:
     """The iterations after which the target is labelled, evenly from ``begin`` on."""
     return sorted({begin + (total - begin) * n // rounds for n in range(rounds)})
+
+
+class Judgement(NamedTuple):
+    """Whether the labels of a round are fit to learn from.
+
+    Attributes:
+        iteration: after which the target was labelled.
+        found: fraction of mitochondria in its labels.
+        expected: the same in the source's labels.
+        sound: whether the two are near enough (``BEYOND.guard``).
+    """
+
+    iteration: int
+    found: float
+    expected: float
+    sound: bool
+
+    def __str__(self) -> str:
+        end = "from here on it alone is learned from" if self.sound else "not used (BEYOND.guard)"
+        return (
+            f"target labelled after {self.iteration}: {self.found:.2%} of its pixels, "
+            f"{self.expected:.2%} in the source's labels; {end}"
+        )
 
 
 class TargetLabels:
@@ -54,7 +109,7 @@ class TargetLabels:
     ) -> None:
         self.target, self.folder, self.partial = target, folder, limit is not None
         self.cuts = choose_cuts(config, target, "target", folder, limit)
-        self.batch_size = config.TEST.batch_size
+        self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.guard
 
     def file(self, iteration: int) -> Path:
         """Where the labels made after an iteration are."""
@@ -97,14 +152,37 @@ class TargetLabels:
             found[index] = probability
         return found
 
-    def plane_pairs(self, pairs: PairDataset, masks: Volume) -> tuple[PairDataset, ...]:
-        """Pairs of the labelled target's planes, with ``BEYOND.orthoplane``; else none.
+    def require(self, iteration: int, start: int) -> None:
+        """Demand the labels of a round that a resumed run has learned from already.
 
         Args:
-            pairs: of its sections; those of the planes are like them.
-            masks: its labels.
+            iteration: after which they were made.
+            start: the iteration that the run goes on from.
+
+        Raises:
+            UserError: they are gone; the network that made them is as well.
         """
-        return tuple(self._pairs_of(cut, pairs, masks) for cut in self.cuts[1:])
+        if iteration < start and not self.file(iteration).exists():
+            raise UserError(
+                f"{self.file(iteration)}: missing, and the run is at iteration {start} already; "
+                "expected the labels that it learned from; begin it anew (--overwrite)"
+            )
+
+    def judge(self, iteration: int, masks: Volume, expected: float) -> Judgement:
+        """Compare the labels of a round with the fraction of mitochondria to expect."""
+        found = foreground(masks)
+        near = not self.limit or expected / self.limit < found < expected * self.limit
+        return Judgement(iteration, found, expected, near or self.partial)
+
+    def pairs(self, target: PairDataset, masks: Volume) -> PairDataset:
+        """The target's pairs with labels; with ``BEYOND.orthoplane`` its planes' as well.
+
+        Args:
+            target: the pairs without labels.
+            masks: the labels of a round.
+        """
+        planes = tuple(self._pairs_of(cut, target, masks) for cut in self.cuts[1:])
+        return target.labelled(masks, planes)
 
     def _pairs_of(self, cut: Cut, pairs: PairDataset, masks: Volume) -> PairDataset:
         labels = PlaneVolume(masks, cut.axis, cut.volume.shape[1], self.folder, masks=True)

@@ -22,16 +22,17 @@ from utils.progress import progress
 from utils.revision import git_revision
 from utils.runtime.lock import LOCK, lock_folder
 
-# Columns of loss.txt and loss_adv.txt, and the losses of the step they hold.
+Columns = dict[str, tuple[str, ...]]
+# Columns of loss.txt and loss_adv.txt, and the losses of a step that are summed in them.
 SUPERVISED_COLUMNS = {
-    "loss_cpred": "seg_source_current",
-    "loss_apred": "seg_source_auxiliary",
-    "loss_diff": "seg_source_residual",
+    "loss_cpred": ("seg_source_current", "seg_target_current"),
+    "loss_apred": ("seg_source_auxiliary", "seg_target_auxiliary"),
+    "loss_diff": ("seg_source_residual", "seg_target_residual"),
 }
 ADAPTATION_COLUMNS = {
-    "loss_cross": "consistency_target",
-    "loss_adv_spatial": "adv_target_seg",
-    "loss_adv_temporal": "adv_target_residual",
+    "loss_cross": ("consistency_target",),
+    "loss_adv_spatial": ("adv_target_seg",),
+    "loss_adv_temporal": ("adv_target_residual",),
 }
 
 
@@ -162,14 +163,20 @@ class RunLog:
             self.events.add_scalar(f"learning_rate/{name}", rate, step)
         self.events.flush()  # for those who watch
         self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
-        if self.bar.disable:  # no terminal: plain lines
-            self.info(f"{line}\n    adaptation: {line_adv.split(', ', 1)[1]}")
+        elapsed = tqdm.format_interval(time.perf_counter() - self.begin)
+        self.logger.log(
+            logging.INFO if self.bar.disable else logging.DEBUG,  # the terminal has the bar
+            f"{line}, lr={rates['segmentor']:.3e}, elapsed={elapsed}\n"
+            f"    adaptation: {line_adv.split(', ', 1)[1]}",
+        )
 
     def _write_losses(
-        self, file: str, tag: str, step: int, means: dict[str, float], columns: dict[str, str]
+        self, file: str, tag: str, step: int, means: dict[str, float], columns: Columns
     ) -> str:
         """A line as ``step=100, loss=0.836106, loss_cpred=...``, the loss being their sum."""
-        values = {column: means.get(name, 0.0) for column, name in columns.items()}
+        values = {
+            column: sum(means.get(name, 0.0) for name in names) for column, names in columns.items()
+        }
         values = {"loss": sum(values.values()), **values}
         line = f"step={step}, " + ", ".join(f"{key}={value:.6f}" for key, value in values.items())
         self._append(file, line)
@@ -250,13 +257,16 @@ def _iteration(line: str) -> int:
 
 
 def _text_logger(path: Path) -> logging.Logger:
+    """A logger of all lines to a file, and of those from INFO on to the terminal."""
     logger = logging.getLogger(str(path))
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     to_file = _Strict(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(to_file)
-    logger.addHandler(_Lenient(sys.stdout))
+    to_terminal = _Lenient(sys.stdout)
+    to_terminal.setLevel(logging.INFO)
+    logger.addHandler(to_terminal)
     return logger
 
 

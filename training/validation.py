@@ -6,24 +6,26 @@ from dataloader.pairs import check_same_shape
 from dataloader.volume import CroppedVolume, Volume
 from prediction.metrics import Counts, DiceScores
 from prediction.predictor import PairPredictor
-from prediction.volume import choose_pairs, choose_windows, predict_on_grid
+from prediction.volume import choose_pairs, choose_windows, predict_on_grid, square_side
 from prediction.windows import round_up, whole_section
 from utils.config.schema import Config
-
-VALIDATION_SQUARE = 1024  # pixels; of each section of a tiled volume
 
 
 class Validation:
     """Scores the argmax masks of a labelled volume, OR-ed where a section is seen twice.
 
     A folder's sections give dice and Jaccard averaged over sections; of an HDF5 volume the
-    top-left 1024 square of each section gives F1 pooled over the volume. As published.
+    top-left square of each section, of the side ``DATA.input_size_test`` on its own grid, gives F1
+    pooled over the volume. As published.
 
     Args:
         config: of the run.
         volume: sections at the working pixel size.
         labels: masks on their own grid.
         limit: number of pairs to score, for a quick look; None: all.
+
+    Raises:
+        UserError: the labels do not fit, or the padded size or the square does not.
     """
 
     def __init__(
@@ -32,9 +34,10 @@ class Validation:
         check_same_shape(volume.original, labels)
         self.pooled = volume.tiled
         if self.pooled:
+            side = square_side(config.DATA)
             scale = volume.shape[1] / volume.original.shape[1]
-            volume = CroppedVolume(volume, round(VALIDATION_SQUARE * scale))
-            labels = CroppedVolume(labels, VALIDATION_SQUARE)
+            volume = CroppedVolume(volume, round(side * scale))
+            labels = CroppedVolume(labels, side)
             padded = tuple(round_up(side) for side in volume.shape[1:])
             self.windows = whole_section(volume.shape[1:], padded)
         else:

@@ -9,11 +9,16 @@ from utils.errors import UserError
 from utils.paths import CONFIG_DIR, ROOT, Workspace
 
 
-def base_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the arguments every command has."""
+def base_parser(description: str, config_name: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the arguments every command has; ``-c`` is needed if it has no default."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(
-        "-c", "--cfg", required=True, help="a config's name (vnc2lucchi1) or path to a YAML file"
+        "-c",
+        "--cfg",
+        required=config_name is None,
+        default=config_name,
+        help="a config's name (vnc2lucchi1) or path to a YAML file"
+        + (f" (default: {config_name})" if config_name else ""),
     )
     parser.add_argument(
         "--data", type=Path, default=ROOT / "data", help="root of the data tree (default: data/)"

@@ -89,12 +89,18 @@ def find_volume(path: Path) -> Place | None:
     return None
 
 
+def is_section_folder(path: Path) -> bool:
+    """Whether the volume at a path is a folder of sections, and not a file or a Zarr store."""
+    is_zarr = any((path / mark).is_file() for mark in ZARR_MARKS) or path.suffix == ".zarr"
+    return path.is_dir() and not is_zarr
+
+
 def _open(place: Place, list_file: Path | None) -> Volume:
     path, dataset = place
-    if path.is_dir():
-        if any((path / mark).is_file() for mark in ZARR_MARKS) or path.suffix == ".zarr":
-            return ZarrVolume(path, dataset)
+    if is_section_folder(path):
         return FolderVolume(path, read_names(list_file))
+    if path.is_dir():
+        return ZarrVolume(path, dataset)
     kind = next((kind for kind, ends in FILES.items() if path.name.lower().endswith(ends)), None)
     if kind is None:
         raise UserError(f"{path}: unknown format; expected {EXPECTED}")

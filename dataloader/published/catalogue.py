@@ -100,6 +100,8 @@ class PublishedVolume(NamedTuple):
         images, masks: where they go, below the data root: a folder, or an HDF5 file by its suffix.
         shape: (sections, height, width).
         image_files, mask_files: where they come from.
+        list_file: the list of all its sections that the published configs name, below the data
+            root; None: they name none.
     """
 
     images: Path
@@ -107,6 +109,7 @@ class PublishedVolume(NamedTuple):
     shape: tuple[int, int, int]
     image_files: SectionFiles
     mask_files: SectionFiles
+    list_file: Path | None = None
 
 
 class PublishedData(NamedTuple):
@@ -131,7 +134,7 @@ class PublishedData(NamedTuple):
         return list(dict.fromkeys(files.file for files in wanted))
 
 
-def _epfl(part: str) -> PublishedVolume:
+def _epfl(part: str, list_name: str) -> PublishedVolume:
     images, masks = part, f"{part}_groundtruth"
     return PublishedVolume(
         Path("Lucchi", images),
@@ -139,6 +142,7 @@ def _epfl(part: str) -> PublishedVolume:
         (165, 768, 1024),
         SectionFiles(EPFL_STACKS[images], rf"{images}\.tiff?", 165, "image"),
         SectionFiles(EPFL_STACKS[masks], rf"{masks}\.tiff?", 165, "mask"),
+        Path("Lucchi", list_name),
     )
 
 
@@ -165,6 +169,7 @@ DATA_SETS = {
                 (20, 1024, 1024),
                 SectionFiles(VNC_ARCHIVE, r"stack1/raw/(\d+)\.tiff?", 20, "image"),
                 SectionFiles(VNC_ARCHIVE, r"stack1/mitochondria/(\d+)\.png", 20, "mask"),
+                Path("VNC3/train.txt"),
             ),
         ),
         least_overlap=0.5,  # 0.73 to 0.86 on the data
@@ -172,7 +177,7 @@ DATA_SETS = {
     "lucchi": PublishedData(
         "Lucchi (EPFL)",
         Path("Lucchi"),
-        (_epfl("training"), _epfl("testing")),
+        (_epfl("training", "train.txt"), _epfl("testing", "testing.txt")),
         least_overlap=0.7,  # 0.92 and more on the training stack
     ),
 } | {
@@ -187,3 +192,11 @@ DATA_SETS = {
     )
     for letter, animal in (("R", "rat"), ("H", "human"))
 }
+
+# Named in the published configs; they came with the authors' download.
+LISTS_OF_ALL_SECTIONS = tuple(
+    volume.list_file
+    for data in DATA_SETS.values()
+    for volume in data.volumes
+    if volume.list_file is not None
+)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader.formats.folder import SECTION_SUFFIXES
+from dataloader.formats.folder import SECTION_SUFFIXES, section_files
 from dataloader.published.archives import LooseFiles, Members, files_in, open_archive
 from dataloader.published.catalogue import OfficialFile, PublishedData, PublishedVolume
 from dataloader.published.download import Patience, fetch
@@ -133,7 +133,20 @@ class Preparation:
             there = there and shape is not None
         if there:
             self.say(f"{shown(self._places(volume)[0])}: there already, with its masks")
+            self._write_list(volume)
         return there
+
+    def _write_list(self, volume: PublishedVolume) -> None:
+        """Name all sections in the list that the published configs want, if it is not there."""
+        if volume.list_file is None or (self.root / volume.list_file).exists():
+            return
+        place = self.root / volume.list_file
+        part_of(place).write_text(
+            "".join(f"{file.name}\n" for file in section_files(self.root / volume.images)),
+            encoding="utf-8",
+        )
+        part_of(place).replace(place)
+        self.say(f"{shown(place)}: the names of all its sections")
 
     def _sources(self, stack: ExitStack) -> list[Members]:
         """All that can be read from: loose files first, then archives as they were given."""
@@ -213,6 +226,7 @@ class Preparation:
             try:
                 self._write(volume, images, masks, journal, made_from, asked.check)
                 self._finish(volume, journal)
+                self._write_list(volume)
                 asked.check()
             except UserError:
                 self._discard(volume, journal)

@@ -80,7 +80,7 @@ def _read_yaml(path: Path) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
-        values = read_yaml(text)
+        values = read_yaml(text, str(path))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):

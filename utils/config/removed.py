@@ -27,6 +27,7 @@ REMOVED = {
     "BEYOND.hidden_fraction": Removed("88888e3", 0.0),
     "BEYOND.complementary": Removed("88888e3", "no"),
     "BEYOND.context": Removed("88888e3", 0),
+    "BEYOND.keep_source": Removed("88888e3", False),
     "BEYOND.match_spectrum": Removed("88888e3", False),
     "BEYOND.random_strides": Removed("88888e3", False),
     "BEYOND.paste": Removed("88888e3", False),

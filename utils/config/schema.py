@@ -37,8 +37,11 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
-OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]  # "": None
 COMPILATION_PAYS = {"cuda": 5000, "cpu": 500}  # iterations; before, compiling takes longer
+Optimiser = Annotated[
+    Literal["adam", "sgd"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
 Precision = Literal["auto", "float32", "bfloat16"]
 Ignored = Any
 
@@ -54,9 +57,23 @@ RunName = Annotated[str, AfterValidator(check_run_name)]
 
 
 class Settings(BaseModel):
-    """A section of the config: no unknown key, no number out of a truth value."""
+    """A section of the config: no unknown key, no number out of a truth value.
+
+    An empty text is as no value at all, as in the published files.
+    """
 
     model_config = ConfigDict(extra="forbid", validate_default=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        empty = {k for k, v in values.items() if isinstance(v, str) and not v.strip()}
+        for key in sorted(empty & cls.model_fields.keys()):
+            if cls.model_fields[key].is_required():
+                raise ValueError(f"{key}: found {values[key]!r}, expected a value")
+        return {k: v for k, v in values.items() if k not in empty or k not in cls.model_fields}
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +103,8 @@ class TrainSettings(Settings):
 
     total_iters: PositiveInt = 200_000  # iterations of the run
     batch_size: PositiveInt = 1  # pairs of each domain in an iteration
-    random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 555  # of weights and of every draw
+    # of weights and of every draw; -1: draw one, which resolved.yaml then holds
+    random_seed: Annotated[int, Field(ge=-1, lt=2**32)] = 555
     # processes that load pairs, for each domain
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 2
     if_cuda: bool = True  # use a GPU where there is one (--device decides otherwise)
@@ -98,7 +116,9 @@ class TrainSettings(Settings):
     learning_rate_ms: Rate = 1e-4  # discriminator of masks
     learning_rate_mt: Rate = 1e-4  # discriminator of residuals
     power: Weight = 0.9  # rates fall as (1 - it / total_iters)^power
-    opt_type: Literal["adam", "Adam", "ADAM"] = "adam"  # betas 0.9, 0.99
+    # of the segmentor; adam: betas 0.9, 0.99; sgd: momentum 0.9, weight decay 0.0005. The
+    # discriminators' is Adam
+    opt_type: Optimiser = "adam"
     lr_mode: Ignored = None  # published as "fixed", though the published runs decayed, as here
 
     weight_cross: Weight = 0.1  # of the consistency loss
@@ -134,9 +154,9 @@ class TrainSettings(Settings):
 
     @property
     def adapts(self) -> bool:
-        """Whether anything is learned from the target."""
-        consistency = self.weight_cross if self.cross_loss_target else 0
-        return consistency > 0 or self.adversarial
+        """Whether any loss besides the supervised ones has a weight."""
+        consistency = self.cross_loss_target or self.cross_loss_source
+        return (consistency and self.weight_cross > 0) or self.adversarial
 
     @property
     def adversarial(self) -> bool:
@@ -160,10 +180,9 @@ class BeyondSettings(Settings):
     head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of mitochondria at which
     # the mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
     rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
-    # on, as inference does (training/rounds.py); 0: never
+    # on, as inference does, and then learned from alone (training/rounds.py); 0: never
     orthoplane: bool = False  # rounds label by xy sections, xz and yz planes, and all three are
     # learned from (training/rounds.py); of volumes whose voxels are near to cubes
-    keep_source: bool = True  # go on with the source beside the labelled target; rounds
     guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of a round's labels
     # may differ from the source's before they do not count; 0: by any; rounds
 
@@ -191,20 +210,21 @@ class DataSettings(Settings):
 
     data_dir_img: Path  # source sections
     data_dir_label: Path  # their masks
-    data_list: OptionalPath = None  # text file: names of the sections to use, one a line
+    data_list: Path | None = None  # text file: names of the sections to use, one a line
     source_stride: PositiveInt = 1  # sections between current and auxiliary
     input_size: Size = (512, 512)  # crop, pixels
 
     data_dir_target: Path  # target sections, without labels
-    data_dir_target_label: OptionalPath = None  # never read in training
-    data_list_target: OptionalPath = None
+    data_dir_target_label: Path | None = None  # never read in training
+    data_list_target: Path | None = None
     target_stride: PositiveInt = 1
     input_size_target: Size | None = None  # must equal input_size
 
-    data_dir_val: OptionalPath = None  # the volume that is scored
-    data_dir_val_label: OptionalPath = None  # its masks, if it has any
-    data_list_val: OptionalPath = None
-    input_size_test: Ignored = None  # published; see TEST.padded_size
+    data_dir_val: Path | None = None  # the volume that is scored
+    data_dir_val_label: Path | None = None  # its masks, if it has any
+    data_list_val: Path | None = None
+    # of HDF5 volumes, pixels: side of a tile in inference, and of the square that training scores
+    input_size_test: Size = (1024, 1024)
 
     pixel_size_source: Nanometres | None = None  # in-plane, nm; None: as the file says, if it does
     pixel_size_target: Nanometres | None = None  # of target and validation
@@ -243,8 +263,9 @@ class TestSettings(Settings):
     # tiles of an HDF5 volume
     padded_size: Size | None = None  # whole sections are reflect-padded to it; None: a square, 48
     # pixels or more round the longer side, multiple of 16 (1120 for Lucchi)
-    tile: Annotated[int, Field(ge=32, multiple_of=16)] = 1024  # side, pixels
-    tile_step: PositiveInt = 512  # between tiles, pixels
+    # side of the tiles, pixels; None: DATA.input_size_test
+    tile: Annotated[int, Field(ge=32, multiple_of=16)] | None = None
+    tile_step: PositiveInt | None = None  # between tiles, pixels; None: half a tile
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
     batch_size: PositiveInt = 1  # windows predicted at a time
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
@@ -262,8 +283,6 @@ class TestSettings(Settings):
             raise ValueError(
                 f"padded_size: found {self.padded_size}, expected multiples of 16 from 32 on"
             )
-        if self.tile_step > self.tile:
-            raise ValueError(f"tile_step: found {self.tile_step}, expected at most {self.tile}")
         return self
 
 
@@ -286,17 +305,31 @@ class Config(Settings):
                 "TRAIN.weight_adv_spatial: found BEYOND.rounds besides, expected 0 for both "
                 "adversarial weights: a labelled target needs no discriminators"
             )
-        if not self.TRAIN.adapts:
-            key, found = "weight_cross", f"{self.TRAIN.weight_cross:g}"
-            if not self.TRAIN.cross_loss_target:
-                key, found = "cross_loss_target", "false"
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_meet(self) -> "Config":
+        if self.TEST.tile_step and self.TEST.tile_step > self.tile:
             raise ValueError(
-                f"TRAIN.{key}: found {found} and BEYOND.rounds {self.BEYOND.rounds}, expected "
-                "a weight_cross above 0 and cross_loss_target true, by which the labelled target "
-                "is learned from; for the source alone set BEYOND.rounds, guard to 0 and "
-                "orthoplane to false"
+                f"TEST.tile_step: found {self.TEST.tile_step}, expected at most {self.tile}, the "
+                "side of a tile"
             )
         return self
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles of an HDF5 volume, pixels."""
+        return self.TEST.tile or self.DATA.input_size_test[0]
+
+    @property
+    def tile_step(self) -> int:
+        """Between the tiles of an HDF5 volume, pixels."""
+        return self.TEST.tile_step or self.tile // 2
+
+    @property
+    def begin(self) -> int:
+        """Number of iterations on the source alone at the start of the run."""
+        return round(self.BEYOND.begin * self.TRAIN.total_iters)
 
     def to_yaml(self) -> str:
         """Every value in force, as YAML that ``load_config`` reads."""

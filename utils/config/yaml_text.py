@@ -1,8 +1,10 @@
-"""YAML as configs need it: no key twice, no depth that a config cannot have."""
+"""YAML as configs need it: no key with two values, no depth that a config cannot have."""
 
 from typing import Any
 
 import yaml
+
+from utils.errors import warn
 
 DEEPEST = 8  # levels; a config has three
 LONGEST = 1_000_000  # characters
@@ -13,6 +15,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader takes the last of two equal keys, and follows aliases for ever."""
 
     depth = aliases = 0
+    source = ""  # where the text comes from, for warnings
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
@@ -34,21 +37,45 @@ class _Loader(yaml.SafeLoader):
             raise _problem(str(error).partition("; use sys.")[0], node.start_mark) from None
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise _problem(f"the key {key.value} stands there twice", key.start_mark)
-                seen.add(key.value)
+        seen: dict[str, yaml.Node] = {}
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                self._check_repeated(key, seen[key.value], value)
+            elif isinstance(key, yaml.ScalarNode):
+                seen[key.value] = value
         return super().construct_mapping(node, deep)
+
+    def _check_repeated(self, key: yaml.ScalarNode, first: yaml.Node, second: yaml.Node) -> None:
+        """Warn of a key given twice with one value; raise at two values."""
+        # repr tells 1 from true and from 1.0, which Python takes as equal
+        values = [repr(self.construct_object(node, deep=True)) for node in (first, second)]
+        mark = key.start_mark
+        if values[0] != values[1]:
+            raise _problem(
+                f"the key {key.value} is given twice, as {_short(values[0])} and as "
+                f"{_short(values[1])}",
+                mark,
+            )
+        warn(
+            f"{self.source}line {mark.line + 1}: the key {key.value} is given twice, both times "
+            f"as {_short(values[0])}"
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _problem(text: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=mark)
 
 
-def read_yaml(text: str) -> Any:
-    """The value of a YAML text.
+def read_yaml(text: str, source: str = "") -> Any:
+    """The value of a YAML text; a key that is given twice with the same value is warned of.
+
+    Args:
+        text: the YAML.
+        source: the file it comes from, for warnings.
 
     Raises:
         ValueError: what is wrong, with the line where it is known; one line.
@@ -56,7 +83,9 @@ def read_yaml(text: str) -> Any:
     if len(text) > LONGEST:
         raise ValueError(f"found {len(text)} characters, expected a config of a few thousand")
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        loader.source = source and f"{source}: "
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f"line {mark.line + 1}: " if mark else ""

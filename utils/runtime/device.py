@@ -4,6 +4,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,24 @@ def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContex
     if precision == torch.bfloat16:
         return torch.autocast(device.type, precision)
     return nullcontext()
+
+
+def in_precision(network: Callable, precision: torch.dtype) -> Callable:
+    """A network that computes in a precision and returns float32 at least.
+
+    Args:
+        network: takes a tensor, returns one or a named tuple of them.
+        precision: bfloat16; or float32, which leaves the network's own as it is.
+    """
+
+    def run(maps: Tensor) -> Any:
+        with computing_in(precision, maps.device):
+            result = network(maps)
+        return (
+            widened(result) if isinstance(result, Tensor) else type(result)(*map(widened, result))
+        )
+
+    return run
 
 
 def widened(maps: Tensor | None) -> Tensor | None:

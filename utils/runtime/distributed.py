@@ -81,6 +81,14 @@ class Group:
         self._reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
+    def agree(self, number: int) -> int:
+        """The first process's number, for all of them; raises ``PeerLost``."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor([number if self.leads else 0])
+        self._reduce(shared, dist.ReduceOp.SUM)
+        return int(shared)
+
     def wait(self) -> None:
         """Wait until all processes have come here; raises ``PeerLost``."""
         self.any(False)

@@ -1,0 +1,44 @@
+"""What a run is about to do, in words."""
+
+from dataloader.roles import pixel_size
+from dataloader.volume import Volume
+from training.rounds import phases
+from training.trainer import Trainer
+from utils.paths import shown
+
+
+def describe(trainer: Trainer) -> list[str]:
+    """What a run is about to do, a line each."""
+    config = trainer.config
+    lines = [f"random seed: {config.TRAIN.random_seed}"]
+    for role, dataset in (("source", trainer.source), ("target", trainer.target)):
+        lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.stride}")
+    sizes = {
+        "source": pixel_size(config.DATA, "source", trainer.source.images),
+        "target": pixel_size(config.DATA, "target", trainer.target.images),
+    }
+    if any(sizes.values()):
+        known = ", ".join(f"{k} {f'{v:g} nm' if v else 'unknown'}" for k, v in sizes.items())
+        working = config.DATA.pixel_size_working
+        end = f"resampled to {working:g} nm" if working else "not resampled"
+        lines.append(f"pixel size: {known}; {end}")
+    if trainer.validation:
+        lines.append(f"validation: {_shape(trainer.validation.volume)}")
+    elif config.TRAIN.if_valid:
+        lines.append("validation: none, no labels to score against (DATA.data_dir_val_label)")
+    else:
+        lines.append("validation: none (TRAIN.if_valid)")
+    planned = phases(config)
+    rounds = ", ".join(str(phase.first) for phase in planned if phase.learns == "target")
+    if rounds:
+        lines.append(f"rounds: the target is labelled after iterations {rounds}")
+    if trainer.crop != config.DATA.crop:
+        lines.append(f"crops of {trainer.crop} pixels, as this is a check; {config.DATA.crop} else")
+    if all(phase.learns == "source" for phase in planned):
+        lines.append("source only: the consistency and adversarial weights are all 0")
+    return lines
+
+
+def _shape(volume: Volume) -> str:
+    sections, height, width = volume.shape
+    return f"{shown(volume.path)}, {sections} sections of {height} x {width}"

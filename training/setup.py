@@ -1,0 +1,176 @@
+"""What a run is set up from: networks and their steps, pairs of both domains, validation."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from dataloader.histogram_matching import grey_transfer
+from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.pairs import Look, PairDataset, check_crop_fits, check_same_shape
+from dataloader.roles import at_common_size, open_images, open_labels
+from model.discriminator import build_discriminator
+from model.segmentor import Segmentor
+from training.learner import Learner, Networks
+from training.resuming import with_seed
+from training.steps import DaIscStep, SupervisedStep
+from training.validation import Validation
+from utils.config.schema import Config
+from utils.errors import UserError, warn
+from utils.paths import Workspace, shown
+from utils.runtime.device import choose_precision, compiled, in_precision
+from utils.runtime.distributed import Group
+
+SEEDS = {"source": 0, "target": 1}  # tell the draws of the domains apart
+
+
+def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Config:
+    """A config with what is known only when a run starts: its seed and working pixel size.
+
+    Raises:
+        UserError: the processes cannot share a batch evenly, or a volume cannot be read.
+    """
+    train = config.TRAIN
+    if train.batch_size % group.size:
+        raise UserError(
+            f"TRAIN.batch_size: found {train.batch_size}, expected a multiple of the "
+            f"{group.size} processes that share it"
+        )
+    earlier = workspace.models(train.save_path, train.model_name or run)
+    changes = {
+        "TRAIN": with_seed(train, earlier, group),
+        "DATA": at_common_size(workspace, config.DATA),
+    }
+    return config.model_copy(update=changes)
+
+
+class Steps(NamedTuple):
+    """What may happen in an iteration; training/rounds.py says when.
+
+    Attributes:
+        adapt: learns from both domains; None where no loss on the target has a weight.
+        source: learns from the source alone.
+        target: learns from the target labelled in a round.
+    """
+
+    adapt: DaIscStep | None
+    source: SupervisedStep
+    target: SupervisedStep
+
+
+class Learning(NamedTuple):
+    """The networks of a run, and how they learn.
+
+    Attributes:
+        learner: updates the networks.
+        networks: the same as functions, see ``training.steps``.
+        precision: of their convolutions.
+        steps: one iteration each.
+    """
+
+    learner: Learner
+    networks: Networks
+    precision: torch.dtype
+    steps: Steps
+
+
+def build_learning(config: Config, device: torch.device, group: Group | None = None) -> Learning:
+    """New networks, drawn from torch's generator, on a device, with their steps."""
+    width, train, beyond = config.MODEL.width, config.TRAIN, config.BEYOND
+    modules: list[nn.Module] = [
+        Segmentor(width),
+        build_discriminator(width),
+        build_discriminator(width),
+    ]
+    if beyond.head_prior:
+        modules[0].begin_at(beyond.head_prior)
+    modules = [module.to(device, memory_format=torch.channels_last) for module in modules]
+    return join(modules, config, choose_precision(train.precision, device), group)
+
+
+def join(
+    modules: list[nn.Module],
+    config: Config,
+    precision: torch.dtype = torch.float32,
+    group: Group | None = None,
+) -> Learning:
+    """Let a segmentor and the discriminators of masks and residuals learn as a config says."""
+    segmentor, disc_seg, disc_residual = modules
+    train = config.TRAIN
+    learns = {"segmentor": segmentor}
+    learns |= {"disc_seg": disc_seg} if train.weight_adv_spatial else {}
+    learns |= {"disc_residual": disc_residual} if train.weight_adv_temporal else {}
+    learner = Learner(learns, train, group)
+    compiles = train.compiles(next(segmentor.parameters()).device)
+    networks = Networks(
+        in_precision(compiled(segmentor) if compiles else segmentor, precision),
+        in_precision(disc_seg, precision),
+        in_precision(disc_residual, precision),
+    )
+    steps = Steps(
+        DaIscStep(networks, learner, train, config.begin) if train.adapts else None,
+        SupervisedStep(networks.segmentor, learner, "source"),
+        SupervisedStep(networks.segmentor, learner, "target"),
+    )
+    return Learning(learner, networks, precision, steps)
+
+
+def open_pairs(
+    workspace: Workspace, config: Config, domain: Literal["source", "target"], crop: int
+) -> PairDataset:
+    """The training pairs of a domain, after a look at what is usually wrong with volumes.
+
+    Args:
+        workspace: has the data root.
+        config: of the run.
+        domain: the source has labels, the target's are never opened.
+        crop: side of the crops of this run, pixels.
+
+    Raises:
+        UserError: a volume is missing or unfit.
+    """
+    data, train = config.DATA, config.TRAIN
+    images = open_images(workspace, data, domain)
+    check_crop_fits(images, data.crop)  # also where this run's crops are smaller
+    findings = [(images, inspect_images(images))]
+    labels, stride = None, data.target_stride
+    if domain == "source":
+        labels, stride = open_labels(workspace, data, "source"), data.source_stride
+        check_same_shape(images, labels)
+        findings.append((labels, inspect_labels(images, labels)))
+    for volume, found in findings:
+        for line in found.warnings():
+            warn(f"{shown(volume.path)}: {line}")
+    return PairDataset(
+        images,
+        labels,
+        stride,
+        crop,
+        seed=(train.random_seed, SEEDS[domain]),
+        length=train.total_iters * train.batch_size,
+    )
+
+
+def source_look(config: Config, source: PairDataset, target: PairDataset) -> Look:
+    """How the source is shown, that it resembles the target."""
+    volumes = source.images, target.images
+    transfer = grey_transfer(*volumes) if config.BEYOND.match_greys else None
+    return Look(config.BEYOND.random_source, transfer)
+
+
+def open_validation(
+    workspace: Workspace, config: Config, limit: int | None = None
+) -> Validation | None:
+    """The validation of a run; None where it is off or there are no labels.
+
+    Args:
+        workspace: has the data root.
+        config: of the run.
+        limit: number of pairs to score, for a quick look; None: all.
+    """
+    if not config.TRAIN.if_valid:
+        return None
+    labels = open_labels(workspace, config.DATA, "val", working=False)
+    if labels is None:
+        return None
+    return Validation(config, open_images(workspace, config.DATA, "val"), labels, limit)
