@@ -14,9 +14,8 @@ import tifffile
 
 from dataloader.formats.arrays import HDF5_DATASET
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.published.volume_parts import discard
 from utils.errors import UserError
-from utils.files import write_picture
+from utils.files import discard, write_picture
 from utils.optional import wanted
 
 Format = Literal["folder", "tiff", "hdf5", "ome-zarr", "mrc", "nifti"]
