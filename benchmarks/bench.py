@@ -36,10 +36,9 @@ from prediction.metrics import SectionScores
 from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
 from prediction.windows import whole_section
 from training.setup import join
-from utils.cli import choose_device
 from utils.config.schema import Config
 from utils.paths import ROOT
-from utils.runtime.precision import choose_precision
+from utils.runtime.device import choose_device, choose_precision
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dataloader.volume import Volume
 from model.segmentor import SectionFeatures, Segmentor
 from prediction.windows import Windows
-from utils.runtime.precision import computing_in, widened
+from utils.runtime.device import computing_in, widened
 from utils.runtime.threads import ahead
 
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from prediction.fingerprint import prediction_fingerprint
 from prediction.instances.scores import InstanceScorer
 from prediction.instances.segmentation import Instances
 from prediction.instances.table import write_table
+from prediction.measures import MEASURES
 from prediction.metrics import (
     THRESHOLD,
     Counts,
@@ -65,19 +66,13 @@ from utils.ignore import IGNORE, ignored_share, ignoring
 from utils.paths import Workspace, shown
 from utils.progress import progress
 from utils.revision import git_revision
+from utils.runtime.device import choose_precision
 from utils.runtime.distributed import Group, PeerLost
 from utils.runtime.lock import lock_folder
 from utils.runtime.memory import peak_memory
-from utils.runtime.precision import choose_precision
 from utils.runtime.signals import Interrupted, StopRequested, StopSignal, awaited_signals
 from utils.runtime.threads import behind
 
-MEASURES = {
-    "map": "per section, averaged over sections",
-    "map_2d": "per section, averaged over sections",
-    "map_3d": "pooled over all voxels",
-    "dice": "of the masks at 0.5, per section, averaged over sections",
-}
 SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 
 
@@ -159,8 +154,7 @@ class Inference:
         with writing_to(self.out), ExitStack() as stack:
             self.out.mkdir(parents=True, exist_ok=True)
             if self.group.leads:
-                lock = lock_folder(self.out, instead="--out FOLDER")
-                stack.enter_context(closing(lock) if lock else nullcontext())
+                stack.callback(lock_folder(self.out, instead="--out FOLDER").release)
                 self._remove_earlier()
             stop = stack.enter_context(awaited_signals())
             try:

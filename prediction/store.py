@@ -17,12 +17,12 @@ import numpy as np
 
 from dataloader.formats.hdf5 import HDF5_DATASET, describe
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.published.volume_parts import Hdf5Part
 from prediction.fingerprint import differing
 from prediction.outputs import marks_of
 from utils.files import discard, part_of, sync_file
 from utils.runtime.distributed import Group
 
+PAGE = 4096  # bytes
 LARGEST_CHUNK = 2**30  # bytes; HDF5 allows less than 4 GiB
 FINGERPRINT = "fingerprint.json"
 
@@ -85,14 +85,21 @@ class PredictionStore:
     def _begin(self, voxel_size: VoxelSize | None, fingerprint: dict[str, Any]) -> None:
         discard(self.marks)
         self.marks.mkdir()
-        part = Hdf5Part(
-            self.path, self.shape, resume=False, dtype=np.float32, chunk=(self.rows, self.shape[2])
-        )
-        describe(part.dataset, voxel_size)
-        part.sync()
-        part.close()
-        # last: from now on it can be gone on with
-        self._put(self.marks / FINGERPRINT, json.dumps(fingerprint))
+        discard(self.part)
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
+        with h5py.File(self.part, "x", **aligned) as file:
+            chunks = (1, self.rows, self.shape[2])
+            dataset = file.create_dataset(
+                HDF5_DATASET, self.shape, np.float32, chunks=chunks, dcpl=layout
+            )
+            describe(dataset, voxel_size)
+        sync_file(self.part)
+        self._put(
+            self.marks / FINGERPRINT, json.dumps(fingerprint)
+        )  # last: from now on it can be gone on with
 
     def done(self) -> set[int]:
         """The sections that are written; each is read and compared to its checksum."""

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import project_root  # noqa: F401
 
-from model.checkpoint import MODEL
 from utils.cli import folder_name
 from utils.errors import run_command
-from prediction.export import export, export_half
 from utils.paths import ROOT, Workspace
 
 
@@ -18,9 +16,7 @@ def main() -> None:
     parser.add_argument(
         "-mn", "--model-name", required=True, help="folder in models/ that holds the checkpoint"
     )
-    parser.add_argument(
-        "--checkpoint", default=MODEL, metavar="FILE", help=f"in that folder (default: {MODEL})"
-    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="in that folder (default: model.ckpt)")
     parser.add_argument(
         "--half", action="store_true", help="instead: the checkpoint at half precision and size"
     )
@@ -29,11 +25,16 @@ def main() -> None:
     )
     args = parser.parse_args()
     name = folder_name("-mn", args.model_name)
+    # Late, so that --help does not wait for torch.
+    from model.checkpoint import MODEL
+    from prediction.export import export, export_half
+
     folder = Workspace(out=args.out.resolve()).models(Path("models"), name)
+    checkpoint = folder / (args.checkpoint or MODEL)
     if args.half:
-        export_half(folder / args.checkpoint, folder / "export")
+        export_half(checkpoint, folder / "export")
     else:
-        export(folder / args.checkpoint, folder / "export", name)
+        export(checkpoint, folder / "export", name)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,9 @@
 
 import project_root  # noqa: F401
 
-from model.checkpoint import MODEL
-from utils.cli import base_parser, choose_device, folder_name, read_arguments
-from utils.runtime.distributed import Group
+from utils.cli import base_parser, folder_name, read_arguments
 from utils.errors import run_command
-from prediction.run import MEASURES, Inference
-from prediction.report.report import require_report
-from prediction.report.view import require_napari
+from prediction.measures import MEASURES
 
 
 def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
@@ -25,9 +21,7 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
         "--model_name",
         help="folder in models/ that holds the checkpoint (default: TEST.model_name, else NAME)",
     )
-    parser.add_argument(
-        "--checkpoint", default=MODEL, metavar="FILE", help=f"in that folder (default: {MODEL})"
-    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="in that folder (default: model.ckpt)")
     parser.add_argument(
         "-mm",
         "--mode-map",
@@ -51,6 +45,15 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
     )
     parser.add_argument("--view", action="store_true", help="show the result in napari")
     args = parser.parse_args()
+
+    # Late, so that --help does not wait for torch.
+    from model.checkpoint import MODEL
+    from prediction.report.report import require_report
+    from prediction.report.view import require_napari
+    from prediction.run import Inference
+    from utils.runtime.device import choose_device
+    from utils.runtime.distributed import Group
+
     napari = require_napari() if args.view else None
     if args.report:
         require_report()
@@ -63,7 +66,7 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
         config,
         workspace,
         folder_name("-mn", args.model_name or config.TEST.model_name or config.NAME),
-        args.checkpoint,
+        args.checkpoint or MODEL,
         choose_device(args.device, config.TRAIN.if_cuda),
         format=args.format,
         group=group,

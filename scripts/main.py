@@ -2,16 +2,10 @@
 
 import project_root  # noqa: F401
 
-from model.checkpoint import CHOSEN_BY, MODEL
-from utils.cli import base_parser, choose_device, folder_name, read_arguments
-from utils.runtime.distributed import Group
+from utils.cli import base_parser, folder_name, read_arguments
 from utils.errors import UserError, run_command
-from utils.faults import faults_in_one_line
 from utils.paths import shown
 from utils.runtime.memory import peak_memory
-from training.run_folder import RunLog
-from training.description import describe
-from training.trainer import CHECK_SETTINGS, Trainer
 
 
 def main() -> None:
@@ -35,6 +29,15 @@ def main() -> None:
         raise UserError(f"-m {args.mode}: expected train; inference.py predicts and scores")
     if args.resume and (args.overwrite or args.check):
         raise UserError("--resume: goes on with a run, which --overwrite and --check do not")
+
+    # Late, so that --help does not wait for torch.
+    from model.checkpoint import CHOSEN_BY, MODEL
+    from training.description import describe
+    from training.run_folder import RunLog
+    from training.trainer import CHECK_SETTINGS, Trainer
+    from utils.faults import faults_in_one_line
+    from utils.runtime.device import choose_device
+    from utils.runtime.distributed import Group
 
     loaded, workspace = read_arguments(args)
     config = loaded.config

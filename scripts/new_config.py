@@ -6,7 +6,8 @@ from pathlib import Path
 import project_root  # noqa: F401
 
 from utils.errors import run_command
-from training.propose_config import SIZES, Answers, new_config
+
+SIZES = ("auto", "full", "small")
 
 
 def main() -> None:
@@ -37,6 +38,9 @@ def main() -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier file")
     args = parser.parse_args()
+    # Late, so that --help does not wait for torch.
+    from training.propose_config import Answers, new_config
+
     new_config(Answers(**vars(args)))
 
 

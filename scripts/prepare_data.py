@@ -8,7 +8,6 @@ import project_root  # noqa: F401
 from dataloader.published.catalogue import DATA_SETS
 from utils.errors import run_command
 from utils.paths import ROOT
-from dataloader.published.preparation import Preparation
 
 
 def main() -> None:
@@ -31,6 +30,9 @@ def main() -> None:
         "--data", type=Path, default=ROOT / "data", help="root of the data tree (default: data/)"
     )
     args = parser.parse_args()
+    # Late, so that --help does not wait for the libraries.
+    from dataloader.published.preparation import Preparation
+
     Preparation(DATA_SETS[args.data_set], args.data, args.given, args.download).run()
     print("Done")
 

@@ -5,12 +5,10 @@ import os
 from pathlib import Path
 
 import project_root  # noqa: F401
-import torch
 
 from utils.errors import UserError, run_command
 from utils.optional import wanted
 from utils.paths import ROOT, Workspace, shown
-from training.study import StudyRunner, load_study
 
 
 def main() -> None:
@@ -30,6 +28,12 @@ def main() -> None:
         "--table", action="store_true", help="write the table of what is done, no more"
     )
     args = parser.parse_args()
+
+    # Late, so that --help does not wait for torch.
+    import torch
+
+    from training.study import StudyRunner, load_study
+
     wanted("matplotlib", "for a study's figure")
     if not args.data.is_dir():
         raise UserError(f"--data {args.data}: no such folder; expected the root of the data tree")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from utils.errors import run_command
-from utils.runtime.precision import AUTO, PRECISIONS
+from utils.runtime.device import AUTO, PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

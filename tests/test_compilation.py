@@ -8,7 +8,7 @@ from torch import nn
 
 from model.segmentor import ConvBlock
 from utils.config.schema import TrainSettings
-from utils.runtime.compilation import compiled
+from utils.runtime.device import compiled
 
 
 def test_for_long_runs_unless_the_config_decides() -> None:

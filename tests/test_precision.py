@@ -13,7 +13,7 @@ from prediction.predictor import NetworkPredictor
 from tests.settings import config_of
 from training.setup import build_learning
 from utils.errors import UserError
-from utils.runtime.precision import AUTO, choose_precision, widened
+from utils.runtime.device import AUTO, choose_precision, widened
 
 CPU = torch.device("cpu")
 ITERATIONS = 120

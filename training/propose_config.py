@@ -21,7 +21,6 @@ from utils.errors import UserError, warn, writing_to
 from utils.files import write_picture
 from utils.paths import CONFIG_DIR, shown
 
-SIZES = ("auto", "full", "small")
 FULL = {"width": 64, "crop": 512, "iterations": 200_000, "batch": 1, "rate": 1e-4, "workers": 2}
 SMALL = {"width": 16, "crop": 192, "iterations": 1500, "batch": 2, "rate": 1e-3, "workers": 0}
 SMALL_PIXEL = 10.0  # nm; coarser, so that a small crop shows whole mitochondria

@@ -7,9 +7,9 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import torch
+from filelock import BaseFileLock
 from torch import Tensor
 from tqdm import tqdm
 
@@ -52,7 +52,7 @@ class RunFolder:
         self.name = run
         self.logs = workspace.logs(run)
         self.models = workspace.models(config.TRAIN.save_path, run)
-        self.locks: list[IO | None] = []
+        self.locks: list[BaseFileLock] = []
 
     def create(self, config: Config, overwrite: bool, keep: bool) -> None:
         """Make the folders, lock them, and write the config and the git revision.
@@ -93,9 +93,7 @@ class RunFolder:
     def release(self) -> None:
         """Let other processes into the folders."""
         while self.locks:
-            lock = self.locks.pop()
-            if lock:
-                lock.close()
+            self.locks.pop().release()
 
 
 def _content(folder: Path) -> list[Path]:

@@ -18,9 +18,8 @@ from training.validation import Validation
 from utils.config.schema import Config
 from utils.errors import UserError, warn
 from utils.paths import Workspace, shown
-from utils.runtime.compilation import compiled
+from utils.runtime.device import choose_precision, compiled, in_precision
 from utils.runtime.distributed import Group
-from utils.runtime.precision import choose_precision, in_precision
 
 SEEDS = {"source": 0, "target": 1}  # tell the draws of the domains apart
 

@@ -29,8 +29,8 @@ from model.checkpoint import (
     TRAINING_STATE,
     load_state,
 )
+from prediction.measures import MEASURES
 from prediction.outputs import SECTIONS, SUMMARY
-from prediction.run import MEASURES
 from utils.config.load import load_config
 from utils.config.schema import Settings
 from utils.config.yaml_text import read_yaml

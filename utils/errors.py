@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
-from utils.runtime.distributed import rank
+from utils.runtime.rank import rank
 from utils.runtime.signals import Interrupted
 
 

@@ -15,16 +15,18 @@ class OfficialFile(NamedTuple):
     Attributes:
         name: as it is called there.
         page: where a person finds it.
-        url: of the file itself; None: not known, so that it must be given with ``--from``.
+        url: of the file itself.
         sha256: of its content; None: not known.
         bytes: its size; None: not known.
+        large: so large that its download must be resumable.
     """
 
     name: str
     page: str
-    url: str | None = None
+    url: str
     sha256: str | None = None
     bytes: int | None = None
+    large: bool = False
 
 
 # All that is known of the official files, the one place to correct it. Collected in 2026 from what
@@ -43,10 +45,11 @@ EPFL_STACKS = {
 }
 MITOEM_IMAGES = {
     "R": OfficialFile(
-        "EM30-R-im.zip",  # about 14 GB
+        "EM30-R-im.zip",
         page=f"{HUGGING_FACE}/EM30",
         url=f"{HUGGING_FACE}/EM30/resolve/main/EM30-R-im.zip",
         sha256="6a2cac68adde5d01984542d3ee1d7753d1fa3e6eb2a042ce15ce297c95885bbe",
+        large=True,  # about 14 GB
     ),
     "H": OfficialFile(
         "EM30-H-im.zip",
@@ -55,6 +58,7 @@ MITOEM_IMAGES = {
         page="https://mitoem.grand-challenge.org",
         url="https://www.dropbox.com/s/z41qtu4y735j95e/EM30-H-im.zip?dl=1",
         sha256="98fe259f36a7d8d43f99981b7a0ef8cdeba2ce2615ff91595f428ae57207a041",
+        large=True,
     ),
 }
 MITOEM_LABELS = {
@@ -111,6 +115,11 @@ class PublishedVolume(NamedTuple):
     mask_files: SectionFiles
     list_file: Path | None = None
 
+    @property
+    def wanted(self) -> tuple[SectionFiles, SectionFiles]:
+        """Where images and masks come from."""
+        return self.image_files, self.mask_files
+
 
 class PublishedData(NamedTuple):
     """A data set that the shipped configs read.
@@ -120,18 +129,19 @@ class PublishedData(NamedTuple):
         folder: below the data root, of all its volumes.
         volumes: in the order in which they are made.
         least_overlap: least Dice overlap of the masks of neighbouring sections.
+        mistaken_for: what is not it, for those who give something else.
     """
 
     title: str
     folder: Path
     volumes: tuple[PublishedVolume, ...]
     least_overlap: float
+    mistaken_for: str = ""
 
     @property
     def files(self) -> list[OfficialFile]:
         """Its official files."""
-        wanted = (files for v in self.volumes for files in (v.image_files, v.mask_files))
-        return list(dict.fromkeys(files.file for files in wanted))
+        return list(dict.fromkeys(wanted.file for v in self.volumes for wanted in v.wanted))
 
 
 def _epfl(part: str, list_name: str) -> PublishedVolume:
@@ -179,6 +189,7 @@ DATA_SETS = {
         Path("Lucchi"),
         (_epfl("training", "train.txt"), _epfl("testing", "testing.txt")),
         least_overlap=0.7,  # 0.92 and more on the training stack
+        mistaken_for="Lucchi++ (lucchi_pp.zip) is another data set, with other labels",
     ),
 } | {
     f"mitoem-{letter.lower()}": PublishedData(

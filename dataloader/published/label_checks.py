@@ -12,31 +12,22 @@ MARGIN = 1.05  # by which no neighbour's masks may fit better; 0.79 on VNC III, 
 
 
 class LabelChecks:
-    """Takes in sections with their masks, and complains where the two are not of one tissue.
+    """Takes sections with their masks in order; raises UserError where the two do not match.
 
-    Masks of neighbouring sections overlap; mitochondria are darker than what surrounds them, most
-    of all under their own masks. Contrast is (mean outside - mean inside) / standard deviation of
-    a section.
+    Masks of neighbouring sections overlap. Mitochondria are darker than their surroundings, most of
+    all under the masks of their own section.
 
     Args:
         path: of the volume, for messages.
         least_overlap: least Dice overlap of the masks of neighbouring sections.
-        state: ``state`` of the checks that these go on from.
     """
 
-    def __init__(self, path: Path, least_overlap: float, state: dict | None = None) -> None:
+    def __init__(self, path: Path, least_overlap: float) -> None:
         self.path, self.least_overlap = path, least_overlap
-        self.state = state or {
-            "overlaps": [],
-            "own": [],  # contrasts of a section's mask, of the one before and of the one after
-            "before": [],
-            "after": [],
-        }
+        self.overlaps: list[float] = []
+        # of each section with its own mask, and with those of the sections before and after it
+        self.contrasts: dict[str, list[float]] = {"own": [], "before": [], "after": []}
         self.last: tuple[np.ndarray, np.ndarray] | None = None
-
-    def begin(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """Take the section before the next, which an earlier run has checked."""
-        self.last = _sampled(image), _sampled(mask) > 0
 
     def add(self, image: np.ndarray, mask: np.ndarray, where: str) -> None:
         """Check the next section.
@@ -47,70 +38,64 @@ class LabelChecks:
             where: place of the mask, for messages.
 
         Raises:
-            UserError: its mask does not lie on the one before.
+            UserError: its mask does not overlap the one before.
         """
-        before, self.last = self.last, (_sampled(image), _sampled(mask) > 0)
-        image, mask = self.last
-        self._note("own", contrast(image, mask))
-        if before is None:
-            return
-        self._note("before", contrast(image, before[1]))
-        self._note("after", contrast(before[0], mask))
-        overlap = dice(before[1], mask)
-        self._note("overlaps", overlap)
-        if overlap is not None and overlap < self.least_overlap:
-            raise UserError(
-                f"{where}: overlaps the masks of the section before by {overlap:.2f} (Dice), "
-                f"expected {self.least_overlap} at least; shifted, damaged or out of order?"
-            )
+        image, mask = _sampled(image), _sampled(mask) > 0
+        self._note("own", image, mask)
+        if self.last is not None:
+            last_image, last_mask = self.last
+            self._note("before", image, last_mask)
+            self._note("after", last_image, mask)
+            overlap = dice(last_mask, mask)
+            if overlap < self.least_overlap:
+                raise UserError(
+                    f"{where}: overlaps the masks of the section before by {overlap:.2f} (Dice), "
+                    f"expected {self.least_overlap} at least; shifted, damaged or out of order?"
+                )
+            self.overlaps.append(overlap)
+        self.last = image, mask
 
     def finish(self) -> None:
-        """Judge the whole volume; raises UserError."""
-        if not self.state["own"]:
+        """Check the volume as a whole; raises UserError."""
+        if not self.contrasts["own"]:
             raise UserError(f"{self.path}: found no mitochondria in any mask, expected some")
-        own, before, after = (self._mean(name) for name in ("own", "before", "after"))
+        own = self._mean("own")
         if own < LEAST_CONTRAST:
             raise UserError(
                 f"{self.path}: mitochondria are hardly darker than their surroundings (contrast "
                 f"{own:.2f}, expected {LEAST_CONTRAST} at least); masks of other sections, or "
                 "shifted?"
             )
-        for fit, side in ((before, "before"), (after, "after")):
-            if fit > MARGIN * own:
+        for side in ("before", "after"):
+            if self._mean(side) > MARGIN * own:
                 raise UserError(
                     f"{self.path}: sections fit the masks of the sections {side} them better than "
-                    f"their own (contrast {fit:.2f} against {own:.2f}); numbered from another one?"
+                    f"their own (contrast {self._mean(side):.2f} against {own:.2f}); numbered from "
+                    "another one?"
                 )
 
     def __str__(self) -> str:
-        overlaps = self.state["overlaps"] or [float("nan")]
         return (
-            f"overlap of neighbouring masks {min(overlaps):.2f} at least, "
+            f"overlap of neighbouring masks {min(self.overlaps, default=1):.2f} at least, "
             f"contrast {self._mean('own'):.2f}"
         )
 
-    def _note(self, name: str, value: float | None) -> None:
-        if value is not None:
-            self.state[name].append(round(value, 5))
+    def _note(self, name: str, image: np.ndarray, mask: np.ndarray) -> None:
+        if 0 < np.count_nonzero(mask) < mask.size:
+            self.contrasts[name].append(contrast(image, mask))
 
     def _mean(self, name: str) -> float:
-        return float(np.mean(self.state[name])) if self.state[name] else 0.0
+        return float(np.mean(self.contrasts[name] or [0]))
 
 
-def dice(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Dice overlap of two boolean masks; None where both are empty."""
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    """Dice overlap of two boolean masks; 1 where both are empty."""
     total = np.count_nonzero(one) + np.count_nonzero(other)
-    return 2 * np.count_nonzero(one & other) / total if total else None
+    return 2 * np.count_nonzero(one & other) / total if total else 1.0
 
 
-def contrast(image: np.ndarray, mask: np.ndarray) -> float | None:
-    """How much darker an image is inside a boolean mask, in standard deviations of the image.
-
-    None where the mask is empty or full.
-    """
-    inside = np.count_nonzero(mask)
-    if inside in (0, mask.size):
-        return None
+def contrast(image: np.ndarray, mask: np.ndarray) -> float:
+    """(mean outside a boolean mask - mean inside) / standard deviation of the image."""
     deviation = float(image.std())
     return float(image[~mask].mean() - image[mask].mean()) / deviation if deviation else 0.0
 

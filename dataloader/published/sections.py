@@ -1,19 +1,20 @@
 """The sections in a published data set's official files, read and checked one by one."""
 
 import re
+import zipfile
 from collections.abc import Iterable
-from typing import BinaryIO
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dataloader.formats.folder import check_grey
-from dataloader.published.archives import Members
 from dataloader.published.catalogue import SectionFiles
+from dataloader.published.sources import ImageFile, Source
 from utils.errors import UserError
 
-WIDEST_PIXEL = 8  # bytes
-HEADERS = 1 << 20  # bytes that a file may have besides its pixels, for each section
 STACK = -1
 MODES = {  # of Pillow, and what they hold
     "1": "1-bit",
@@ -24,6 +25,8 @@ MODES = {  # of Pillow, and what they hold
     "I": "32-bit",
     "F": "floating-point",
 }
+ALLOWED = {"image": ["8-bit"]}  # by kind
+ALLOWED["mask"] = ALLOWED["instances"] = ["1-bit", "8-bit", "16-bit", "32-bit"]
 
 
 class PublishedSections:
@@ -31,9 +34,9 @@ class PublishedSections:
 
     Args:
         wanted: which they are.
-        members: the archive or the loose files that hold them.
-        files: their names by their numbers; of a stack its only name by ``STACK``.
         shape: (sections, height, width).
+        source: that has them.
+        files: by the sections' numbers; the only file of a stack by ``STACK``.
 
     Raises:
         UserError: some are missing, or there are more than there should be.
@@ -42,18 +45,17 @@ class PublishedSections:
     def __init__(
         self,
         wanted: SectionFiles,
-        members: Members,
-        files: dict[int, str],
         shape: tuple[int, int, int],
+        source: Source,
+        files: dict[int, ImageFile],
     ) -> None:
-        self.wanted, self.members, self.files, self.shape = wanted, members, files, shape
-        self.stack: Image.Image | None = None
-        self.stack_file: BinaryIO | None = None
-        if not self.is_stack:
+        self.wanted, self.shape, self.source, self.files = wanted, shape, source, files
+        self.numbers = range(wanted.first, wanted.first + shape[0])
+        if STACK not in files:
             self._check_numbers()
 
     def _check_numbers(self) -> None:
-        some = self.members.where(next(iter(self.files.values())))
+        some = next(iter(self.files.values()))
         lacking = [number for number in self.numbers if number not in self.files]
         if lacking:
             found = len(self.numbers) - len(lacking)
@@ -69,19 +71,18 @@ class PublishedSections:
             )
 
     @property
-    def is_stack(self) -> bool:
-        """Whether all sections are in one TIFF."""
-        return STACK in self.files
+    def single_file(self) -> Path | None:
+        """The archive or stack that holds all sections; None: each has a file of its own."""
+        return self.source.archive or self.files.get(STACK)
 
-    @property
-    def numbers(self) -> range:
-        """The official numbers of the wanted sections."""
-        return range(self.wanted.first, self.wanted.first + self.shape[0])
-
-    @property
-    def used(self) -> list[str]:
-        """Names of the files that are read."""
-        return [self.files[STACK]] if self.is_stack else [self.files[n] for n in self.numbers]
+    def where(self, index: int) -> str:
+        """A section's place, for messages."""
+        number = self.numbers[index]
+        return (
+            f"{self.files[STACK]}, page {number}"
+            if STACK in self.files
+            else str(self.files[number])
+        )
 
     def read(self, index: int) -> np.ndarray:
         """A section (H, W) uint8: an image as it is, a mask as 0 and 1.
@@ -92,126 +93,95 @@ class PublishedSections:
         Raises:
             UserError: damaged, or of another size or kind than it should be.
         """
-        where = self.where(index)
-        if self.is_stack:
-            return self._section(self._page(self.numbers[index], where), where)
-        with self.members.open(self.files[self.numbers[index]], self._limit(1)) as file:
-            image = _opened(file, where)
-            if image.format == "PNG":
-                _verify(image, where)  # decoding alone overlooks wrong check sums
-                image = _opened(file, where)
-            return self._section(image, where)
-
-    def where(self, index: int) -> str:
-        """A section's place, for messages."""
-        number = self.numbers[index]
-        if self.is_stack:
-            return f"{self.members.where(self.files[STACK])}, page {number}"
-        return self.members.where(self.files[number])
-
-    def close(self) -> None:
-        """Let go of a stack."""
-        if self.stack_file is not None:
-            self.stack_file.close()
-        self.stack = self.stack_file = None
-
-    def _page(self, number: int, where: str) -> Image.Image:
+        where, number = self.where(index), self.numbers[index]
         try:
-            if self.stack is None:
-                self.stack = self._open_stack()
-            self.stack.seek(number)
+            if STACK in self.files:
+                image = self._stack
+                image.seek(number)
+            else:
+                image = _open(self.files[number])
+            self._check(image, where)
+            section = np.array(image)
         except UserError:
             raise
-        except Exception as error:
-            raise _unreadable(where, error) from None
-        return self.stack
+        except Exception as error:  # Pillow and zipfile raise many kinds for a broken file
+            reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+            if isinstance(error, UnidentifiedImageError):
+                reason = "neither PNG nor TIFF"
+            raise UserError(
+                f"{where}: not a readable image ({reason}); damaged? Get it anew"
+            ) from None
+        return section if self.wanted.kind == "image" else self._mask(section, where)
 
-    def _open_stack(self) -> Image.Image:
-        total, where = self.wanted.total, self.members.where(self.files[STACK])
-        self.stack_file = self.members.open(self.files[STACK], self._limit(total))
-        stack = _opened(self.stack_file, where)
+    @cached_property
+    def _stack(self) -> Image.Image:
+        stack, total = _open(self.files[STACK]), self.wanted.total
         pages = getattr(stack, "n_frames", 1)  # PNG has none
         if pages != total:
-            raise UserError(f"{where}: found {pages} pages, expected {total} sections")
+            raise UserError(f"{self.files[STACK]}: found {pages} pages, expected {total} sections")
         return stack
 
-    def _limit(self, sections: int) -> int:
-        return sections * (self.shape[1] * self.shape[2] * WIDEST_PIXEL + HEADERS)
-
-    def _section(self, image: Image.Image, where: str) -> np.ndarray:
+    def _check(self, image: Image.Image, where: str) -> None:
+        """Compare with what is expected, before anything is decoded."""
         check_grey(where, image)
         height, width = self.shape[1:]
-        if image.size != (width, height):  # before anything is decoded
+        if image.size != (width, height):
             raise UserError(
                 f"{where}: found {image.height} x {image.width} pixels, expected {height} x {width}"
             )
-        allowed = (
-            ["8-bit"] if self.wanted.kind == "image" else ["1-bit", "8-bit", "16-bit", "32-bit"]
-        )
-        found = MODES.get(image.mode, image.mode)
+        found, allowed = MODES.get(image.mode, image.mode), ALLOWED[self.wanted.kind]
         if found not in allowed:
             raise UserError(f"{where}: found {found} grey, expected {' or '.join(allowed)}")
-        try:
-            section = np.array(image)
-        except Exception as error:
-            raise _unreadable(where, error) from None
-        if self.wanted.kind == "instances":
-            return (section > 0).astype(np.uint8)
-        if self.wanted.kind == "mask":
-            highest = section.max()
-            if section.dtype == np.uint8 and 1 < highest < 128:
-                raise UserError(
-                    f"{where}: found mask values up to {highest}, expected 0 and 255 or 0 and 1"
-                )
-            half = 127 if section.dtype == np.uint8 and highest > 1 else 0
-            return (section > half).astype(np.uint8)
-        return section
+
+    def _mask(self, section: np.ndarray, where: str) -> np.ndarray:
+        """0 and 1; of instance numbers those above 0 are foreground, as -1 means empty."""
+        grey = self.wanted.kind == "mask" and section.dtype == np.uint8
+        highest = section.max()
+        if grey and 1 < highest < 128:
+            raise UserError(
+                f"{where}: found mask values up to {highest}, expected 0 and 255 or 0 and 1"
+            )
+        half = 127 if grey and highest > 1 else 0
+        return (section > half).astype(np.uint8)
+
+
+def matching(wanted: SectionFiles, source: Source) -> dict[int, ImageFile]:
+    """The files of a source that are wanted, by the sections' numbers; of a stack by ``STACK``.
+
+    Raises:
+        UserError: it has a section twice.
+    """
+    pattern = re.compile(rf"(?:^|/){wanted.pattern}$", re.IGNORECASE)
+    files: dict[int, ImageFile] = {}
+    for file in source.files:
+        name = file.at if isinstance(file, zipfile.Path) else file.as_posix()
+        if found := pattern.search(name):
+            number = int(found[1]) if pattern.groups else STACK
+            if number in files:
+                raise UserError(f"{files[number]}: the same as {file}; expected one of them")
+            files[number] = file
+    return files
 
 
 def find_sections(
-    wanted: SectionFiles, shape: tuple[int, int, int], sources: Iterable[Members]
+    wanted: SectionFiles, shape: tuple[int, int, int], sources: Iterable[Source]
 ) -> PublishedSections | None:
     """The wanted sections in the first source that has any of them; None: in none.
 
     Raises:
         UserError: that source lacks some, or has one twice.
     """
-    pattern = re.compile(rf"(?:^|/){wanted.pattern}$", re.IGNORECASE)
-    for members in sources:
-        files: dict[int, str] = {}
-        for name in members.names:
-            if not (found := pattern.search(name)):
-                continue
-            number = int(found[1]) if pattern.groups else STACK
-            if number in files:
-                raise UserError(
-                    f"{members.where(files[number])}: the same as {name}; expected one of them"
-                )
-            files[number] = name
-        if files:
-            return PublishedSections(wanted, members, files, shape)
+    for source in sources:
+        if files := matching(wanted, source):
+            return PublishedSections(wanted, shape, source, files)
     return None
 
 
-def _opened(file: BinaryIO, where: str) -> Image.Image:
-    """An image of which only the header is read."""
-    try:
-        file.seek(0)
-        return Image.open(file, formats=("PNG", "TIFF"))
-    except UnidentifiedImageError:
-        raise _unreadable(where, "neither PNG nor TIFF") from None
-    except Exception as error:
-        raise _unreadable(where, error) from None
-
-
-def _verify(image: Image.Image, where: str) -> None:
-    """Compare the check sums; the image cannot be read any more then."""
-    try:
-        image.verify()
-    except Exception as error:  # Pillow raises many kinds for a broken file
-        raise _unreadable(where, error) from None
-
-
-def _unreadable(where: str, error: Exception | str) -> UserError:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-    return UserError(f"{where}: not a readable image ({reason}); damaged? Get it anew")
+def _open(file: ImageFile) -> Image.Image:
+    """An image of which only the header is decoded."""
+    content = file.read_bytes()
+    image = Image.open(BytesIO(content), formats=("PNG", "TIFF"))
+    if image.format == "PNG":
+        image.verify()  # decoding alone overlooks wrong checksums; the image is spent then
+        image = Image.open(BytesIO(content))
+    return image

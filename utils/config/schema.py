@@ -6,9 +6,8 @@ files work as they are, and has no effect here.
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import yaml
 from pydantic import (
     AfterValidator,
@@ -18,6 +17,9 @@ from pydantic import (
     Field,
     model_validator,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _parse_size(value: Any) -> Any:
@@ -161,7 +163,7 @@ class TrainSettings(Settings):
         """Whether there are discriminators."""
         return self.weight_adv_spatial + self.weight_adv_temporal > 0
 
-    def compiles(self, device: torch.device) -> bool:
+    def compiles(self, device: "torch.device") -> bool:
         """Whether the networks are compiled for a device."""
         if self.compile == "auto":
             return self.total_iters >= COMPILATION_PAYS.get(device.type, math.inf)

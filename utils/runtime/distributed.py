@@ -111,13 +111,3 @@ class Group:
             dist.all_reduce(tensor, operation)
         except RuntimeError as error:  # gloo and NCCL say it in many ways
             raise PeerLost(PEER_LOST) from error
-
-
-def local_rank() -> int:
-    """This process's number on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
-def rank() -> int:
-    """This process's number in the run, before the group is joined as well."""
-    return int(os.environ.get("RANK", 0))

@@ -2,22 +2,22 @@
 
 import errno
 import os
-import sys
+import platform
 from pathlib import Path
-from typing import IO
 
-from utils.errors import UserError
+from filelock import BaseFileLock, FileLock, Timeout
+
+from utils.errors import UserError, warn
 
 LOCK = ".lock"
-HELD = (errno.EACCES, errno.EAGAIN)
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-def lock_folder(folder: Path, instead: str = "--run-name NAME") -> IO | None:
-    """Keep other processes out of a folder until the file returned is closed.
+def lock_folder(folder: Path, instead: str = "--run-name NAME") -> BaseFileLock:
+    """Keep other processes out of a folder until the lock returned is released.
 
-    The lock is the process's own: neither a killed one nor the workers it leaves behind hold it,
-    and whoever opens the file anew in the same process lets go of it. Where the file system has
-    no locks there is a warning and None.
+    Neither a killed process nor the workers that it leaves behind hold it. Where the file system
+    has no locks there is a warning, and the lock returned holds nobody out.
 
     Args:
         folder: to be used by this process alone.
@@ -28,23 +28,17 @@ def lock_folder(folder: Path, instead: str = "--run-name NAME") -> IO | None:
         OSError: no right to write.
     """
     path = folder / LOCK
-    file = path.open("a+", encoding="utf-8")
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
-        import fcntl  # not on Windows
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError) as error:
-        if getattr(error, "errno", None) not in HELD:
-            file.close()
-            print(f"warning: {path}: no locks here ({error}); start no second run", file=sys.stderr)
-            return None
-        file.seek(0)
-        holder = file.read().strip()
-        file.close()
+        lock.acquire()
+        path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+    except Timeout:
+        holder = path.read_text(encoding="utf-8").strip()
         raise UserError(
             f"{folder}: in use by another run ({holder}); wait for it, end it, or give {instead}"
         ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-    file.flush()
-    return file
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warn(f"{path}: no locks here ({error}); start no second run")
+    return lock

@@ -3,8 +3,10 @@
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 CONTROL_GROUPS = {  # limit, use and statistics of memory, by the controller's name
     "": ("", "memory.max", "memory.current"),  # version 2
@@ -17,11 +19,13 @@ except ImportError:  # Windows
     resource = None
 
 
-def peak_memory(device: torch.device) -> str:
+def peak_memory(device: "torch.device") -> str:
     """The most memory this process held so far, as ``peak memory: 1.2 GB, GPU 3.4 GB``."""
     peak = _peak_resident()
     parts = ["not known here" if peak is None else f"{peak / 1e9:.1f} GB"]
     if device.type == "cuda":
+        import torch  # not for those that only ask for the memory that is free
+
         parts.append(f"GPU {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
     return "peak memory: " + ", ".join(parts)
 

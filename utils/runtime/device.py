@@ -1,17 +1,57 @@
-"""The precision the networks compute in: float32, or bfloat16 where the device is faster in it."""
+"""The device to compute on, the precision to compute in, and compilation for it."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
+from utils.runtime.rank import local_rank
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTO = "DAISC_AUTO_PRECISION"  # environment variable: what ``auto`` chooses, whatever the device
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+def choose_device(name: str, if_cuda: bool = True) -> torch.device:
+    """The device by its name; ``auto`` takes a GPU where there is one and ``if_cuda`` allows.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind in present if present[kind] and (if_cuda or kind == "cpu"))
+    if not present[name]:
+        raise UserError(f"--device {name}: this machine has none; use --device cpu or auto")
+    if name == "cpu":
+        keep_freed_memory()
+    if name == "cuda":
+        torch.cuda.set_device(local_rank())
+        return torch.device(name, local_rank())
+    return torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory in the process instead of handing it back (glibc; elsewhere nothing).
+
+    Each step frees and takes the same gigabytes; faulting the pages in again and again costs a
+    tenth of the time, and half of it on a busy virtual machine.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        return
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -67,3 +107,23 @@ def in_precision(network: Callable, precision: torch.dtype) -> Callable:
 def widened(maps: Tensor | None) -> Tensor | None:
     """bfloat16 as float32; what is wider, or None, as it is."""
     return maps.float() if maps is not None and maps.dtype == torch.bfloat16 else maps
+
+
+def compiled(network: nn.Module) -> Callable:
+    """The network compiled; itself, with a warning, where compilation does not work.
+
+    It is tried on next to nothing first: a missing C++ compiler or Triton shows at once.
+    """
+    device = next(network.parameters()).device
+    try:
+        torch.compile(_trial)(torch.ones(2, device=device))
+    except Exception as error:  # the compilers' errors have no base of their own
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        warn(f"TRAIN.compile: not compiled, slower ({reason})")
+        return network
+    return torch.compile(network)
+
+
+def _trial(x: Tensor) -> Tensor:
+    return x.relu() + 1

@@ -1,0 +1,8 @@
+"""How predictions are scored, by the names that the command line has for it."""
+
+MEASURES = {
+    "map": "per section, averaged over sections",
+    "map_2d": "per section, averaged over sections",
+    "map_3d": "pooled over all voxels",
+    "dice": "of the masks at 0.5, per section, averaged over sections",
+}
