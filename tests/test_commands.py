@@ -726,6 +726,7 @@ def test_a_run_stopped_in_its_validation_validates_when_it_goes_on(
     with pytest.raises(Interrupted, match=f"at iteration {signal_at} of 6") as caught:
         trainer.run(log)
     log.close()
+    trainer.folder.release()
     assert caught.value.code == 143
     assert project.lines("valid.txt") == trained.lines("valid.txt")[: signal_at // 3]
     project.run("main", "--resume")

@@ -86,6 +86,7 @@ def train(config: Config, workspace: Workspace, run: str, device: torch.device) 
         trainer.run(log)
     finally:
         log.close()
+        trainer.folder.release()
 
 
 def compare(models: dict[str, Inference], scores: dict[str, Scores]) -> np.ndarray:
