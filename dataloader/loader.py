@@ -37,7 +37,9 @@ def load_batches(
         group: the processes that share a batch.
     """
     if train.num_workers:
-        _expect_workers()
+        _end_workers_at_exit()
+        # torch's, where there are more than cores: the published files ask for four
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
     share = train.batch_size // group.size
     starts = (iteration * train.batch_size + group.rank * share for iteration in iterations)
     loader = DataLoader(
@@ -95,11 +97,9 @@ def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Ba
 
 
 @cache
-def _expect_workers() -> None:
+def _end_workers_at_exit() -> None:
     # Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one
     atexit.register(_end_workers)
-    # of torch, where there are more than cores: the published files ask for four
-    warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 def _end_workers() -> None:

@@ -515,7 +515,7 @@ BORNE: dict[str, tuple[Callable[[Input], None], str | None]] = {
     "section twice": (repeated_section, r"target: section 2 .*: the same"),
     "floats outside of 0 to 1": (beyond_one, None),
     "12 of 16 bits": (twelve_bits, None),
-    "instance numbers": (numbered_labels, None),
+    "instance numbers": (numbered_labels, r"labels 1, 4, 5, 6, 7 are merged"),
     "path with spaces and Unicode": (spaces_and_unicode, None),
     "hardly any label": (few_labels, r"0\.03% of the labels are mitochondria"),
 }

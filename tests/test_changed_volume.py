@@ -224,6 +224,25 @@ def test_fingerprint_of_a_zarr_array_alone(tmp_path: Path) -> None:
     assert volume.fingerprint() != after
 
 
+@pytest.mark.parametrize("place", ["s.zarr", "s.zarr/0", "s.zarr:0"])
+def test_fingerprint_of_an_image_whose_voxel_size_is_changed(tmp_path: Path, place: str) -> None:
+    group = zarr.open_group(tmp_path / "s.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=noise(0))
+
+    def describe(step: float) -> None:
+        scale = [{"type": "scale", "scale": [30, step, step]}]
+        axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
+        levels = [{"path": "0", "coordinateTransformations": scale}]
+        group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": levels}]
+
+    describe(8)
+    volume = open_volume(tmp_path / place, keep=False)
+    assert tuple(volume.voxel_size) == (30, 8, 8)
+    before = volume.fingerprint()
+    describe(4.6)
+    assert volume.fingerprint() != before
+
+
 def test_fingerprint_of_a_volume_that_has_moved(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in ("1.png", "2.png"):

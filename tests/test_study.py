@@ -160,7 +160,7 @@ def test_some_rows_and_seeds_alone_are_done(study: Input) -> None:
 def test_a_table_of_what_is_done(study: Input) -> None:
     finished = run(study, "--table")
     assert finished.code == 0
-    assert "0 of 4 lines are done" in (study.root / "results/trial.md").read_text()
+    assert "0 of 4 rows are finished" in (study.root / "results/trial.md").read_text()
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None:
@@ -173,7 +173,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(study: Input) -> None
     assert "error: trial-no_consistency-1: training ended with code 2; see " in finished.err
     log = study.out / "studies/trial/trial-no_consistency-1.log"
     assert "stride of 40" in log.read_text()
-    assert "2 of 4 lines are done" in (study.root / "results/trial.md").read_text()
+    assert "2 of 4 rows are finished" in (study.root / "results/trial.md").read_text()
 
 
 STAND_IN = """#!/bin/sh

@@ -89,7 +89,9 @@ class FolderWriter(VolumeWriter):
 
     def place(self) -> None:
         """Move the sections to their place; what is there by other names stays."""
-        self.path.mkdir(exist_ok=True)
+        if not self.path.exists():  # then all at once
+            self.part.replace(self.path)
+            return
         for section in self.part.iterdir():
             section.replace(self.path / section.name)
         self.part.rmdir()

@@ -71,8 +71,9 @@ class ZarrVolume(ArrayVolume):
         array = self.path / (self.dataset or "")
         if not array.is_dir():
             return [self.path]
-        folders = [folder for folder in array.parents if folder.is_relative_to(self.path)]
-        folders = folders or [self.path.parent]  # the image that the path is a level of
+        # of an array that the path itself is, the image above tells axes and voxel size
+        top = self.path if self.dataset else self.path.parent
+        folders = [folder for folder in array.parents if folder.is_relative_to(top)]
         metadata = (folder / name for folder in folders for name in ZARR_METADATA)
         return [*(file for file in metadata if file.is_file()), array]
 
