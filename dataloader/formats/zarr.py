@@ -72,6 +72,7 @@ class ZarrVolume(ArrayVolume):
         if not array.is_dir():
             return [self.path]
         folders = [folder for folder in array.parents if folder.is_relative_to(self.path)]
+        folders = folders or [self.path.parent]  # the image that the path is a level of
         metadata = (folder / name for folder in folders for name in ZARR_METADATA)
         return [*(file for file in metadata if file.is_file()), array]
 
