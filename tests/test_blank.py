@@ -91,7 +91,7 @@ def test_one_hot_pixel_does_not_make_tissue_blank() -> None:
 
 def flat(section: np.ndarray) -> np.ndarray:
     """Half of it as smooth as resin: of one level, with the grain of a detector."""
-    grain = np.random.default_rng(2).normal(200, 3, section.shape)
+    grain = np.random.default_rng(2).normal(200, 2.5, section.shape)
     section[:, :120] = np.rint(grain)[:, :120]
     return section
 
@@ -113,7 +113,12 @@ def blurred(section: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(section, (0, 0), 3)
 
 
-@pytest.mark.parametrize("kind", [flat, drifting, saturated, blurred])
+def faint(section: np.ndarray) -> np.ndarray:
+    """Of twenty levels."""
+    return blurred(section) // 4 + 100
+
+
+@pytest.mark.parametrize("kind", [flat, drifting, saturated, blurred, faint])
 def test_tissue_resin_and_saturated_spots_are_none(kind) -> None:
     for seed in range(5):
         assert blank_mask(kind(tissue(seed))) is None
