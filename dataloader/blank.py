@@ -9,20 +9,16 @@ pixel or from one end to the other, and spots where the detector saturates are s
 import cv2
 import numpy as np
 
-NOISE = (
-    7  # grey levels of 256 from the darkest to the brightest pixel: what JPEG leaves of a constant
-)
-LOW_CONTRAST = 1 / 16  # of a section's grey range; the noise allowed where this is less
-SQUARE = (
-    9  # pixels; a blank area is made up of constant squares of this side (JPEG's blocks have 8)
-)
-RUN = 1 / 4  # of the shorter side; so much of the border a blank area with a corner takes at least
-SIDE_RUN = 1 / 2  # and so much one without a corner
-EVEN = 1 / 7  # of the noise, an area's standard deviation up to which it is constant anyhow
-UNEVEN = 2  # variances of an area, in mean square differences of neighbours: 1/2 for white noise
-PIECE = 1 / 500  # of a section; smaller pieces surrounded by blank area are no tissue but writing
-GROWTH = 1.5  # times an area's own noise, by which pixels beside it may differ to belong to it
-SAMPLE = 20_000  # pixels that tell an area's noise
+NOISE = 7  # grey levels of 256 between an area's pixels at most: what JPEG makes of a constant
+LOW_CONTRAST = 1 / 16  # of a section's grey range; the noise at most where this is less
+SQUARE = 9  # pixels; an area consists of constant squares of this side (JPEG has blocks of 8)
+RUN = 1 / 4  # of the shorter side; the least run along the border of an area with a corner
+SIDE_RUN = 1 / 2  # that of an area without one
+EVEN = 1 / 7  # of the noise; an area whose standard deviation is less is constant anyhow
+UNEVEN = 2  # mean square differences of neighbours that an area's variance may be; grain: 1/2
+PIECE = 1 / 500  # of a section; smaller pieces with blank area around are writing, not tissue
+GROWTH = 1.5  # times an area's own noise by which pixels beside it may differ to belong to it
+SAMPLE = 20_000  # pixels that tell an area's own noise
 EDGE = 1  # pixels of tissue beside a blank area, which interpolation has mixed with it
 
 _SQUARE = np.ones((SQUARE, SQUARE), np.uint8)
