@@ -6,10 +6,7 @@ from pathlib import Path
 
 import project_root  # noqa: F401
 
-from dataloader.description import contact_sheet, describe_volume
-from dataloader.formats.opening import is_section_folder, open_volume
 from utils.errors import UserError, collected_warnings, run_command, writing_to
-from utils.files import write_picture
 from utils.paths import shown
 
 
@@ -32,6 +29,11 @@ def main() -> None:
         "--picture", type=Path, metavar="FILE", help="write a contact sheet to this PNG file"
     )
     args = parser.parse_args()
+
+    from dataloader.description import contact_sheet, describe_volume  # slow to import
+    from dataloader.formats.opening import is_section_folder, open_volume
+    from utils.files import write_picture
+
     if args.list and not args.list.is_file():
         raise UserError(f"--list {args.list}: no such file")
     if args.list and not is_section_folder(args.volume):

@@ -351,6 +351,7 @@ def test_objects_in_another_format(command, data, trained, tmp_path) -> None:
     project = Project(command, data, tmp_path)
     sizes = {"pixel_size_target": 10, "section_spacing_target": 40}
     numbered = np.stack([ndimage.label(section)[0] for section in labels(data)]).astype(np.uint16)
+    numbered[numbered > 0] += 10 * np.nonzero(numbered)[0].astype(np.uint16)  # more than classes
     with h5py.File(tmp_path / "numbered.h5", "w") as file:
         file["main"] = numbered
     sizes["data_dir_val_label"] = str(tmp_path / "numbered.h5")
