@@ -14,10 +14,10 @@ import numpy as np
 from dataloader.volume import Volume
 
 RANKS = 257
-LOOKED_AT = 32  # evenly spaced sections
+SAMPLED_SECTIONS = 32  # evenly spaced sections
 
 
-class GreyTransfer(NamedTuple):
+class HistogramMatching(NamedTuple):
     """Greys of equal rank in two volumes, each rising, in [0, 1]: call it with an image."""
 
     source: np.ndarray
@@ -28,13 +28,13 @@ class GreyTransfer(NamedTuple):
         return np.interp(image, self.source, self.target).astype(np.float32)
 
 
-def grey_transfer(source: Volume, target: Volume) -> GreyTransfer:
+def match_histograms(source: Volume, target: Volume) -> HistogramMatching:
     """What makes the source as bright as the target; reads some sections of both."""
-    return GreyTransfer(grey_ranks(source), grey_ranks(target))
+    return HistogramMatching(grey_quantiles(source), grey_quantiles(target))
 
 
-def grey_ranks(volume: Volume) -> np.ndarray:
+def grey_quantiles(volume: Volume) -> np.ndarray:
     """The greys at ``RANKS`` evenly spaced ranks of a volume, darkest to brightest, float64."""
-    places = np.linspace(0, len(volume) - 1, min(LOOKED_AT, len(volume))).round().astype(int)
+    places = np.linspace(0, len(volume) - 1, min(SAMPLED_SECTIONS, len(volume))).round().astype(int)
     ranks = np.linspace(0, 1, RANKS)
     return np.mean([np.quantile(volume.scaled(int(k)), ranks) for k in places], axis=0)

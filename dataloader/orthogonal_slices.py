@@ -1,4 +1,4 @@
-"""A volume seen from its sides: its xz and yz planes, as sections of a volume of their own."""
+"""The xz and yz slices of a volume, as the sections of a volume of their own."""
 
 import tempfile
 from pathlib import Path
@@ -7,49 +7,49 @@ import numpy as np
 
 from dataloader.volume import DerivedVolume, Volume, resample, resample_mask
 
-XZ, YZ = 1, 2  # of the axes (sections, height, width), that along which planes follow each other
+XZ, YZ = 1, 2  # dimension of (sections, height, width) along which the slices follow each other
 
 
-class PlaneVolume(DerivedVolume):
-    """Planes across a volume's sections, with pixels as high as they are wide.
+class OrthogonalSlices(DerivedVolume):
+    """Slices across a volume's sections, resampled to square pixels.
 
     Args:
         volume: the volume.
-        axis: along which the planes follow each other: ``XZ`` or ``YZ``.
-        height: of a plane, pixels; so high are all sections together.
-        scratch: a folder; as many bytes as the volume has lie there from the first reading on,
-            until the planes are gone, in a file without a name.
-        masks: the volume holds 0 and 1, and so do its planes.
+        dim: dimension along which the slices follow each other: ``XZ`` or ``YZ``.
+        height: of a slice, pixels; all sections together are resampled to it.
+        scratch: folder; an unnamed file there holds the volume's bytes from the first read until
+            the slices are garbage-collected.
+        masks: whether the volume, and so its slices, hold 0 and 1.
     """
 
     def __init__(
-        self, volume: Volume, axis: int, height: int, scratch: Path, masks: bool = False
+        self, volume: Volume, dim: int, height: int, scratch: Path, masks: bool = False
     ) -> None:
-        self.axis, self.scratch, self.masks = axis, scratch, masks
-        self._planes: np.ndarray | None = None
-        self._blank: np.ndarray | None = None  # as the planes, uint8 of 0 and 1; None: nowhere
-        super().__init__(volume, (volume.shape[axis], height, volume.shape[3 - axis]))
+        self.dim, self.scratch, self.masks = dim, scratch, masks
+        self._slices: np.ndarray | None = None
+        self._blank: np.ndarray | None = None  # as the slices, uint8 of 0 and 1; None: nowhere
+        super().__init__(volume, (volume.shape[dim], height, volume.shape[3 - dim]))
 
     @property
     def names(self) -> list[str]:
-        kind = "xz" if self.axis == XZ else "yz"
-        return [f"{kind} plane {index}" for index in range(len(self))]
+        kind = "xz" if self.dim == XZ else "yz"
+        return [f"{kind} slice {index}" for index in range(len(self))]
 
     def laid_out(self) -> np.ndarray:
-        """(planes, sections, width), in the volume's type; written when first asked for.
+        """(slices, sections, width), in the volume's dtype; written on the first call.
 
-        Ask before processes are forked that will read them: each would write its own.
+        Call it before forking the processes that read it: otherwise each writes its own copy.
         """
-        if self._planes is None:
+        if self._slices is None:
             shape = (len(self), len(self.volume), self.shape[2])
-            self._planes = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
+            self._slices = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
             for index in range(len(self.volume)):
-                self._planes[:, index] = self._across(self.volume.section(index))
+                self._slices[:, index] = self._across(self.volume.section(index))
                 if (blank := self.volume.blank(index)) is not None:
                     if self._blank is None:
                         self._blank = scratch_array(shape, np.uint8, self.scratch)
                     self._blank[:, index] = self._across(blank)
-        return self._planes
+        return self._slices
 
     def section(self, index: int) -> np.ndarray:
         fit = resample_mask if self.masks else resample
@@ -62,15 +62,15 @@ class PlaneVolume(DerivedVolume):
         return resample_mask(np.asarray(self._blank[index]), self.shape[1:]) > 0
 
     def _across(self, section: np.ndarray) -> np.ndarray:
-        return section if self.axis == XZ else section.T
+        return section if self.dim == XZ else section.T
 
 
 class PaddedVolume(DerivedVolume):
-    """Another volume, its sections reflected at their border as far as it takes.
+    """A volume whose sections are reflect-padded to a minimum size.
 
     Args:
         volume: the volume.
-        side: pixels that its sections have at least, in both directions.
+        side: minimum height and width, pixels.
     """
 
     def __init__(self, volume: Volume, side: int) -> None:
@@ -88,6 +88,6 @@ class PaddedVolume(DerivedVolume):
 
 
 def scratch_array(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> np.ndarray:
-    """Zeros in a file of a folder; it has no name, and is gone with the array."""
+    """Zeros in an unnamed file of a folder, which is freed with the array."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return np.memmap(file, dtype, shape=shape)

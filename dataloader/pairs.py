@@ -15,8 +15,8 @@ from utils.ignore import IGNORE, ignoring
 
 TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
-# They tell the draws of plain pairs, of looks, of cuts and of further tries from those of samples.
-PLAIN, LOOK, CUT, TRY = 1, 2, 3, 4
+# Added to a sample's seed, so that each purpose has random numbers of its own.
+PLAIN, APPEARANCE, AXIS, RETRY = 1, 2, 3, 4
 MOSTLY = 0.5  # a crop of which more is blank is drawn again
 TRIES = 32  # so often at most; then the least blank one is taken
 
@@ -48,7 +48,7 @@ class Draw(NamedTuple):
     augmented: bool
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """How samples of a volume look otherwise than the volume.
 
     Attributes:
@@ -61,7 +61,7 @@ class Look(NamedTuple):
     transfer: Transfer | None = None
 
 
-AS_IT_IS = Look()
+AS_IT_IS = Appearance()
 
 
 class PairDataset(Dataset):
@@ -79,11 +79,11 @@ class PairDataset(Dataset):
         crop: side of the crops, pixels.
         seed: what the draws are made from, several numbers.
         length: number of samples.
-        look: how samples look.
+        appearance: how samples differ in appearance from the volume.
 
     Attributes:
-        cuts: pairs of the same tissue, cut otherwise, as long: each sample is of this dataset or
-            of one of those, all as likely.
+        other_axes: equally long datasets of the same tissue along other slicing axes. Each sample
+            comes from this dataset or one of those, with equal probability.
 
     Raises:
         UserError: a volume with too few sections or too small, or labels of another shape.
@@ -97,7 +97,7 @@ class PairDataset(Dataset):
         crop: int,
         seed: tuple[int, ...],
         length: int,
-        look: Look = AS_IT_IS,
+        appearance: Appearance = AS_IT_IS,
     ) -> None:
         if len(images) <= stride:
             raise UserError(
@@ -109,15 +109,15 @@ class PairDataset(Dataset):
             check_same_shape(images, labels)
         self.images, self.labels = images, labels
         self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
-        self.look = look
+        self.appearance = appearance
         self.blank = images.may_be_blank  # as it is now, so that the samples of a batch are alike
-        self.cuts: tuple[PairDataset, ...] = ()
+        self.other_axes: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
 
-    def labelled(self, labels: Volume, cuts: tuple["PairDataset", ...] = ()) -> "PairDataset":
-        """The same pairs with labels, and with pairs of the same tissue cut otherwise."""
+    def labelled(self, labels: Volume, other_axes: tuple["PairDataset", ...] = ()) -> "PairDataset":
+        """The same pairs with labels, and with those of other slicing axes."""
         pairs = copy.copy(self)
-        pairs.labels, pairs.cuts = labels, cuts
+        pairs.labels, pairs.other_axes = labels, other_axes
         return pairs
 
     def __len__(self) -> int:
@@ -131,15 +131,15 @@ class PairDataset(Dataset):
             (2, crop, crop) uint8 of 0 and 1, and 255 where pixels do not count; without labels,
             of a volume that may have blank areas, ``ignored`` (2, crop, crop) bool.
         """
-        if (cut := self._cut(number)) is not self:
-            return cut[number]
+        if (pairs := self._of_axis(number)) is not self:
+            return pairs[number]
         draw = self._draw(number)
         images, masks = self._images(draw), self._masks(draw)
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
-        if self.look.random:
-            draw = np.random.default_rng((*self.seed, number, LOOK))
-            images, masks = other_microscope(images, masks, draw)
+        if self.appearance.random:
+            rng = np.random.default_rng((*self.seed, number, APPEARANCE))
+            images, masks = other_microscope(images, masks, rng)
         if masks is None:
             return {"images": images}
         if self.labels is None:
@@ -158,8 +158,8 @@ class PairDataset(Dataset):
 
     def describe(self, number: int) -> str:
         """Where sample ``number`` comes from: volume, sections, rows and columns."""
-        if (cut := self._cut(number)) is not self:
-            return cut.describe(number)
+        if (pairs := self._of_axis(number)) is not self:
+            return pairs.describe(number)
         draw, names = self._draw(number), self.images.names
         current, auxiliary = (f"{k} ({names[k]})" for k in draw.pair)
         y, x, height, width = draw.area
@@ -169,12 +169,12 @@ class PairDataset(Dataset):
             f"{', augmented' if draw.augmented else ''}"
         )
 
-    def _cut(self, number: int) -> "PairDataset":
+    def _of_axis(self, number: int) -> "PairDataset":
         """Which dataset sample ``number`` is of."""
-        if not self.cuts:
+        if not self.other_axes:
             return self
-        draw = np.random.default_rng((*self.seed, number, CUT))
-        return (self, *self.cuts)[draw.integers(1 + len(self.cuts))]
+        rng = np.random.default_rng((*self.seed, number, AXIS))
+        return (self, *self.other_axes)[rng.integers(1 + len(self.other_axes))]
 
     def _draw(self, number: int) -> Draw:
         """What sample ``number`` is made from."""
@@ -190,7 +190,7 @@ class PairDataset(Dataset):
         for further in range(1, TRIES):
             if least <= MOSTLY:
                 break
-            draw = make(np.random.default_rng((*seed, TRY, further)))
+            draw = make(np.random.default_rng((*seed, RETRY, further)))
             if (share := self._blank_share(draw)) < least:
                 best, least = draw, share
         return best
@@ -207,30 +207,30 @@ class PairDataset(Dataset):
             _, blank = self.augment(blank.astype(np.float32), blank, draw.seed)
         return float(blank.mean((1, 2)).max())
 
-    def _plain_draw(self, draw: np.random.Generator) -> Draw:
-        first = int(draw.integers(len(self.images) - self.stride))
+    def _plain_draw(self, rng: np.random.Generator) -> Draw:
+        first = int(rng.integers(len(self.images) - self.stride))
         height, width = self.images.shape[1:]
-        y, x = (int(draw.integers(length - self.crop + 1)) for length in (height, width))
+        y, x = (int(rng.integers(length - self.crop + 1)) for length in (height, width))
         area = Area(y, x, self.crop, self.crop)
         return Draw((first, first + self.stride), area, area, 0, False)
 
-    def _sample_draw(self, draw: np.random.Generator) -> Draw:
-        first = int(draw.integers(len(self.images) - self.stride))
-        area = around = self._area(draw)
-        seed = int(draw.integers(2**32))
+    def _sample_draw(self, rng: np.random.Generator) -> Draw:
+        first = int(rng.integers(len(self.images) - self.stride))
+        area = around = self._area(rng)
+        seed = int(rng.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
         if window is not None:  # read no more than what is kept
             rows, columns = window
             area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
         return Draw((first, first + self.stride), area, around, seed, window is None)
 
-    def _area(self, draw: np.random.Generator) -> Area:
+    def _area(self, rng: np.random.Generator) -> Area:
         """What the augmentation sees: a whole section, or a part of a tiled one."""
         height, width = self.images.shape[1:]
         if not self.images.tiled:
             return Area(0, 0, height, width)
         side = min(self.crop + 2 * TILE_MARGIN, height, width)
-        y, x = (int(draw.integers(length - side + 1)) for length in (height, width))
+        y, x = (int(rng.integers(length - side + 1)) for length in (height, width))
         return Area(y, x, side, side)
 
     def _images(self, draw: Draw) -> np.ndarray:
@@ -263,7 +263,7 @@ class PairDataset(Dataset):
             image = normalise(part, images.range_of(index, seen))
         else:
             image = normalise(images.crop(index, *area), images.grey_range(index))
-        return self.look.transfer(image) if self.look.transfer else image
+        return self.appearance.transfer(image) if self.appearance.transfer else image
 
 
 def check_crop_fits(images: Volume, crop: int) -> None:

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prediction.orthoplane import Cut
+from prediction.orthoplane import SlicingAxis
 from prediction.predictor import NetworkPredictor
 
 
 def prediction_fingerprint(
-    cut: Cut, predict: NetworkPredictor, batch_size: int, **settings: Any
+    axis: SlicingAxis, predict: NetworkPredictor, batch_size: int, **settings: Any
 ) -> dict[str, Any]:
-    """All that the predictions of a cut's sections depend on, by name, as JSON knows it.
+    """All that the predictions of a axis's sections depend on, by name, as JSON knows it.
 
     Args:
-        cut: the sections, their pairs and windows.
+        axis: the sections, their pairs and windows.
         predict: the network, its device and precision.
         batch_size: windows predicted at a time.
         settings: what else acts on the predictions.
@@ -25,8 +25,8 @@ def prediction_fingerprint(
     Raises:
         UserError: a file of the volume is not there any more.
     """
-    windows, volume = cut.windows, cut.volume
-    cutting = (windows.padding, windows.corners, windows.size, cut.pairs)
+    windows, volume = axis.windows, axis.volume
+    cutting = (windows.padding, windows.corners, windows.size, axis.pairs)
     return {
         "weights": _checksum(predict.segmentor.state_dict()),
         "volume": volume.where,

@@ -14,9 +14,9 @@ FILES = (PREDICTIONS, OBJECTS, SECTIONS, SUMMARY, SCORES, REPORT)
 SECTION_FILES = (".png", ".tif")  # of masks, numbers and pictures
 
 
-def single_predictions(folder: Path, cut: str) -> Path:
-    """Where a cut's sections are, each predicted by itself, until they are joined."""
-    return folder / f"preds_{cut}.hdf"
+def single_predictions(folder: Path, axis: str) -> Path:
+    """Where the predictions of single sections along an axis are until they are averaged."""
+    return folder / f"preds_{axis}.hdf"
 
 
 def marks_of(predictions: Path) -> Path:
@@ -37,8 +37,8 @@ def remove_earlier(folder: Path, unfinished: Iterable[Path]) -> None:
     names = {*FILES, part_of(folder / REPORT).name}
     names |= {writer.part_of(folder, stem).name for writer in formats for stem in stems}
     names |= {f"{stem}{writer.suffix}" for writer in formats for stem in stems}
-    cuts = [single_predictions(folder, cut) for cut in ("xy", "xz", "yz")]
-    for path in {folder / PREDICTIONS, *cuts} - set(unfinished):
+    parts = [single_predictions(folder, axis) for axis in ("xy", "xz", "yz")]
+    for path in {folder / PREDICTIONS, *parts} - set(unfinished):
         names |= {part_of(path).name, marks_of(path).name}
     for path in list(folder.iterdir()):
         if path.name in (*stems, PICTURES):

@@ -11,7 +11,7 @@ from dataloader.volume import Volume
 from model.segmentor import SectionFeatures, Segmentor
 from prediction.windows import Windows
 from utils.runtime.device import computing_in, widened
-from utils.runtime.threads import ahead
+from utils.runtime.threads import prefetch
 
 
 class PairPredictor(Protocol):
@@ -185,7 +185,7 @@ class _Encoder:
         needed = (
             i for n, pair in enumerate(pairs) for i in dict.fromkeys(pair) if i not in held[n]
         )
-        self.sections = ahead(read, needed)
+        self.sections = prefetch(read, needed)
 
     def turn_to(self, pair: tuple[int, int]) -> None:
         """Hold the sections of this pair and no others."""

@@ -38,7 +38,7 @@ from prediction.metrics import (
     Scores,
     SectionScores,
 )
-from prediction.orthoplane import Cut, choose_cuts, join
+from prediction.orthoplane import SlicingAxis, join, slicing_axes
 from prediction.outputs import (
     INSTANCES,
     MASKS,
@@ -71,7 +71,7 @@ from utils.runtime.distributed import Group, PeerLost
 from utils.runtime.lock import lock_folder
 from utils.runtime.memory import peak_memory
 from utils.runtime.signals import Interrupted, StopRequested, StopSignal, awaited_signals
-from utils.runtime.threads import behind
+from utils.runtime.threads import write_behind
 
 SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
 
@@ -126,9 +126,9 @@ class Inference:
         if self.labels is not None:
             check_same_shape(self.raw, self.labels)
         self.out = workspace.inference(model)
-        self.cuts = choose_cuts(config, self.volume, "val", self.out)
-        self.windows: Windows = self.cuts[0].windows
-        self.pairs = self.cuts[0].pairs
+        self.axes = slicing_axes(config, self.volume, "val", self.out)
+        self.windows: Windows = self.axes[0].windows
+        self.pairs = self.axes[0].pairs
         self.predictions = self.out / PREDICTIONS
         self.format = format or self.raw.kind
         self.notes = ""
@@ -153,14 +153,14 @@ class Inference:
         """
         with writing_to(self.out), ExitStack() as stack:
             self.out.mkdir(parents=True, exist_ok=True)
-            if self.group.leads:
+            if self.group.is_main:
                 stack.callback(lock_folder(self.out, instead="--out FOLDER").release)
                 self._remove_earlier()
             stop = stack.enter_context(awaited_signals())
             try:
-                derive = self._deriver(stack) if self.group.leads else _nothing
+                derive = self._deriver(stack) if self.group.is_main else _nothing
                 if self.joined:
-                    self._predict_cuts(derive, stop, stack)
+                    self._predict_axes(derive, stop, stack)
                 else:
                     self._predict_sections(derive, stop, stack)
             except StopRequested:
@@ -170,42 +170,42 @@ class Inference:
 
     @property
     def joined(self) -> bool:
-        """Whether predictions are means over cuts or depth."""
-        return len(self.cuts) > 1 or self.cuts[0].count > 1
+        """Whether predictions are means over axes or depth."""
+        return len(self.axes) > 1 or self.axes[0].count > 1
 
     def _remove_earlier(self) -> None:
-        cuts = [single_predictions(self.out, cut.name) for cut in self.cuts]
-        remove_earlier(self.out, [self.predictions, *(cuts if self.joined else ())])
+        axes = [single_predictions(self.out, axis.name) for axis in self.axes]
+        remove_earlier(self.out, [self.predictions, *(axes if self.joined else ())])
 
     def _predict_sections(self, derive: SectionUser, stop: StopSignal, stack: ExitStack) -> None:
         """Predict the sections as they are."""
-        (cut,) = self.cuts
-        made_from = self._fingerprint(cut)
+        (axis,) = self.axes
+        made_from = self._fingerprint(axis)
         store = PredictionStore(
             self.predictions, self.raw.shape, self.voxel_size, made_from, self.group
         )
         stack.callback(store.close)
-        self._fill(store, cut, derive, stop)
-        if self.group.leads:
+        self._fill(store, axis, derive, stop)
+        if self.group.is_main:
             store.finish()
 
-    def _predict_cuts(self, derive: SectionUser, stop: StopSignal, stack: ExitStack) -> None:
-        """Predict each cut's sections on the working grid, then join them to the volume's own."""
-        fingerprints = [self._fingerprint(cut) for cut in self.cuts]
+    def _predict_axes(self, derive: SectionUser, stop: StopSignal, stack: ExitStack) -> None:
+        """Predict each axis's sections on the working grid, then join them to the volume's own."""
+        fingerprints = [self._fingerprint(axis) for axis in self.axes]
         stores = []
-        for cut, made_from in zip(self.cuts, fingerprints, strict=True):
-            path = single_predictions(self.out, cut.name)
-            stores.append(PredictionStore(path, cut.volume.shape, None, made_from, self.group))
+        for axis, made_from in zip(self.axes, fingerprints, strict=True):
+            path = single_predictions(self.out, axis.name)
+            stores.append(PredictionStore(path, axis.volume.shape, None, made_from, self.group))
             stack.callback(stores[-1].close)
-            self._fill(stores[-1], cut, _nothing, stop)
-        if not self.group.leads:
+            self._fill(stores[-1], axis, _nothing, stop)
+        if not self.group.is_main:
             return
-        made_from = {"cuts": fingerprints, "counts": [cut.count for cut in self.cuts]}
+        made_from = {"axes": fingerprints, "counts": [axis.count for axis in self.axes]}
         shape = self.raw.shape
         joined = PredictionStore(self.predictions, shape, self.voxel_size, made_from, Group())
         stack.callback(joined.close)
         reads = [store.read for store in stores]
-        for index, probability in join(self.cuts, reads, self.out, stop.check):
+        for index, probability in join(self.axes, reads, self.out, stop.check):
             probability = np.clip(resample(probability, shape[1:]), 0, 1)
             probability = self._without_blank(index, probability)
             joined.write(index, probability)
@@ -215,10 +215,10 @@ class Inference:
             store.discard()
 
     def _fill(
-        self, store: PredictionStore, cut: Cut, derive: SectionUser, stop: StopSignal
+        self, store: PredictionStore, axis: SlicingAxis, derive: SectionUser, stop: StopSignal
     ) -> None:
         """Predict this process's part of what a store lacks; derive what follows from sections."""
-        done, unit = store.done(), "section" if len(self.cuts) == 1 else f"{cut.name} section"
+        done, unit = store.done(), "section" if len(self.axes) == 1 else f"{axis.name} section"
         self.group.wait()  # else some would be done that others have just written
         if store.changed:
             self.say(
@@ -226,10 +226,10 @@ class Inference:
                 f"({', '.join(store.changed)} changed): predicting anew"
             )
         if done:
-            self.say(f"{len(done)} of {len(cut.volume)} {unit}s are predicted already")
+            self.say(f"{len(done)} of {len(axis.volume)} {unit}s are predicted already")
         for index in sorted(done):
             derive(index, store.read(index))
-        order = dict.fromkeys(index for pair in cut.pairs for index in pair)
+        order = dict.fromkeys(index for pair in axis.pairs for index in pair)
         own = self.group.share([index for index in order if index not in done])
 
         def keep(index: int, probability: np.ndarray) -> None:
@@ -240,19 +240,19 @@ class Inference:
 
         sections = predict_on_grid(
             self.predictor,
-            cut.volume,
-            cut.pairs,
-            cut.windows,
+            axis.volume,
+            axis.pairs,
+            axis.windows,
             store.shape[1:],
             self.config.TEST.batch_size,
             sections=set(own),
         )
-        with behind(keep) as write:
+        with write_behind(keep) as write:
             for index, probability in progress(sections, len(own), unit):
                 write(index, probability)
                 stop.check()
         self.group.wait()
-        if self.group.leads:
+        if self.group.is_main:
             for index in sorted(set(order) - done - set(own)):  # of the other processes
                 derive(index, store.read(index))
 
@@ -265,11 +265,11 @@ class Inference:
         """A section's mask of 0 and 1, 255 where pixels do not count: ignored or blank ones."""
         return ignoring(self.labels.section(index), self.volume.own_blank(index))
 
-    def _fingerprint(self, cut: Cut) -> dict[str, Any]:
-        """What a cut's predictions are made from."""
+    def _fingerprint(self, axis: SlicingAxis) -> dict[str, Any]:
+        """What a axis's predictions are made from."""
         test = self.config.TEST
         return prediction_fingerprint(
-            cut,
+            axis,
             self.network,
             test.batch_size,
             flips=test.flips,
@@ -483,11 +483,11 @@ class Inference:
             self.say(f"the number of sub-volume: {windows}")
         begin = time.perf_counter()
         self.predict()
-        if not self.group.leads:
+        if not self.group.is_main:
             return
         seconds = time.perf_counter() - begin
         self.say(f"Prediction time (s): {seconds:.2f}")
-        pairs = sum(len(cut.windows.corners) * len(cut.pairs) for cut in self.cuts)
+        pairs = sum(len(axis.windows.corners) * len(axis.pairs) for axis in self.axes)
         self.say(f"pairs of windows per second: {pairs / seconds:.2f}")
         if blank := self._blank_share():
             self.say(

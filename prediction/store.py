@@ -59,7 +59,7 @@ class PredictionStore:
         self.marks = marks_of(path)
         self.rows = max(1, min(shape[1], LARGEST_CHUNK // (4 * shape[2])))  # of a chunk
         self.changed: list[str] = []
-        if group.leads and not self._goes_on(fingerprint):
+        if group.is_main and not self._goes_on(fingerprint):
             self._begin(voxel_size, fingerprint)
         group.wait()
         with h5py.File(self.part) as file:

@@ -1,10 +1,11 @@
-"""Predictions joined over depth: what is a mitochondrion here is one 20 nm below as well.
+"""Averaging of predictions over neighbouring sections, which show the same mitochondria.
 
     q_i = mean of p_j,   |j - i| <= (n - 1) / 2,   n the odd number nearest to t / spacing
 
-of the probabilities p of single sections, with t the depth, and fewer at the volume's ends. The 50
-nm of an ssTEM section, in which source labels are drawn, are ten sections of a FIB-SEM volume, each
-predicted by itself with mistakes of its own. Where sections are far apart, n is 1: nothing changes.
+p are the probabilities of single sections and t is the thickness. At the ends of a volume the mean
+is over fewer. The 50 nm of an ssTEM section, on which source labels are drawn, span ten sections of
+a FIB-SEM volume. Each of these is predicted separately, and their errors differ. Where sections are
+thicker than t, n is 1 and nothing changes.
 """
 
 import math
@@ -28,25 +29,25 @@ def sections_in(thickness: float, spacing: float) -> int:
     return max(1, 2 * math.ceil(sections / 2) - 1)
 
 
-def choose_count(config: Config, volume: Volume, role: Role) -> int:
-    """How many sections ``TEST.depth`` is; 1 without it.
+def averaged_sections(config: Config, volume: Volume, role: Role) -> int:
+    """How many sections ``TEST.z_average`` is; 1 without it.
 
     Raises:
         UserError: nobody knows how far apart they are.
     """
-    depth = config.TEST.depth
-    if depth is None:
+    thickness = config.TEST.z_average
+    if thickness is None:
         return 1
     spacing = section_spacing(config.DATA, role, volume.original)
     if spacing is None:
         raise UserError(
-            f"TEST.depth: found {depth:g} nm, but how far apart the sections of {volume.path} are "
-            "is unknown; set DATA.section_spacing_target, or TEST.depth to null"
+            f"TEST.z_average: found {thickness:g} nm, but the section spacing of {volume.path} is "
+            "unknown; set DATA.section_spacing_target, or TEST.z_average to null"
         )
-    return sections_in(depth, spacing)
+    return sections_in(thickness, spacing)
 
 
-def over_depth(
+def z_averaged(
     read: Callable[[int], np.ndarray], sections: int, count: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The mean of each section and its neighbours.

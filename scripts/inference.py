@@ -72,11 +72,11 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
         group=group,
     )
     inference.run(args.mode_map, args.show, args.instances)
-    if args.report and group.leads:
+    if args.report and group.is_main:
         inference.report()
     group.leave()
     print("Done")
-    if napari and group.leads:
+    if napari and group.is_main:
         inference.view(napari.Viewer())
         napari.run()
 

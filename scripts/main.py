@@ -52,11 +52,11 @@ def main() -> None:
     group = Group.join()
     trainer = Trainer(config, workspace, run, device, check=args.check, group=group)
     goes_on = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
-    if group.leads:
+    if group.is_main:
         overwrite = args.overwrite or args.check
         trainer.folder.create(trainer.config, overwrite=overwrite, keep=goes_on)
     with faults_in_one_line(trainer.folder.logs, config.TRAIN.num_workers):
-        log = RunLog(trainer.folder, trainer.config, trainer.start) if group.leads else None
+        log = RunLog(trainer.folder, trainer.config, trainer.start) if group.is_main else None
         try:
             lines = [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(trainer)]
             for line in lines if log else ():

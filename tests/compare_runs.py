@@ -59,13 +59,13 @@ CONFIG = {
 NO_DISCRIMINATORS = ("TRAIN.weight_adv_spatial=0", "TRAIN.weight_adv_temporal=0")
 PLUS = (
     *NO_DISCRIMINATORS,
-    *("BEYOND.head_prior=0.06", "BEYOND.begin=0.4"),
-    *("BEYOND.rounds=2", "BEYOND.orthoplane=true", "BEYOND.match_greys=true"),
+    *("BEYOND.head_prior=0.06", "BEYOND.warmup_fraction=0.4"),
+    *("BEYOND.rounds=2", "BEYOND.orthoplane=true", "BEYOND.histogram_matching=true"),
 )
 CASES = {
     "published": ("TRAIN.cross_loss_source=true",),
     "published_tiles": ("TEST.windows=tile", "TEST.tile=64", "TEST.tile_step=32"),
-    "plus": (*PLUS, "TEST.depth=30"),
+    "plus": (*PLUS, "TEST.z_average=30"),
     "source_only": (*NO_DISCRIMINATORS, "TRAIN.weight_cross=0", "TEST.flips=true"),
 }
 

@@ -7,7 +7,7 @@ from dataloader.volume import normalise
 from prediction.predictor import PairPredictor
 
 CUBES = ("DATA.section_spacing_target=10", "DATA.pixel_size_target=10")
-PLANES = (*CUBES, "TEST.orthoplane=true")
+SLICES = (*CUBES, "TEST.orthoplane=true")
 
 
 def options(sets: tuple[str, ...]) -> list[str]:

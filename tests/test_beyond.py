@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dataloader.domain_randomisation import other_microscope
-from dataloader.histogram_matching import grey_transfer
-from dataloader.pairs import Look, PairDataset
+from dataloader.histogram_matching import match_histograms
+from dataloader.pairs import Appearance, PairDataset
 from loss.consistency import consistency_loss
 from model.segmentor import Segmentor
 from prediction.predictor import FlippedPredictor, NetworkPredictor
@@ -90,7 +90,7 @@ def test_randomised_samples_repeat_and_move_their_masks() -> None:
     array = np.random.default_rng(0).random((4, 40, 40), np.float32)
     volumes = Sections(array), Sections((array > 0.9).astype(np.uint8))
     plain, random, again = (
-        PairDataset(*volumes, 1, 32, (5, 1), 6, Look(random=on)) for on in (False, True, True)
+        PairDataset(*volumes, 1, 32, (5, 1), 6, Appearance(random=on)) for on in (False, True, True)
     )
     for number in range(6):
         one, other = plain[number], random[number]
@@ -101,7 +101,7 @@ def test_randomised_samples_repeat_and_move_their_masks() -> None:
 
 
 def test_consistency_ramps_up_from_the_begin() -> None:
-    config = config_of(total_iters=10, rampup_iters=4, beyond={"begin": 0.3})
+    config = config_of(total_iters=10, rampup_iters=4, beyond={"warmup_fraction": 0.3})
     step = build_learning(config, CPU).steps.adapt
     weights = [step.consistency_weight(iteration) for iteration in (3, 5, 7)]
     assert weights == pytest.approx([0.1 * np.exp(-5 * (1 - t) ** 2) for t in (0, 0.5, 1)])
@@ -112,7 +112,7 @@ def test_greys_become_those_of_the_other_volume() -> None:
     tissue = np.sort(draw.random((6, 50, 50)), axis=-1)
     other = draw.permuted(tissue.reshape(6, -1), axis=1).reshape(tissue.shape)
     source, target = Sections(tissue**2), Sections(np.sqrt(other))
-    greys = grey_transfer(source, target)
+    greys = match_histograms(source, target)
     changed = np.stack([greys(source.scaled(k)) for k in range(6)])
     wanted = np.stack([target.scaled(k) for k in range(6)])
     assert (
@@ -121,7 +121,7 @@ def test_greys_become_those_of_the_other_volume() -> None:
     )
     assert changed.dtype == np.float32
     assert (np.diff(changed, axis=-1) >= 0).all()  # what was darker stays so
-    looks = (Look(), Look(transfer=greys))
+    looks = (Appearance(), Appearance(transfer=greys))
     plain, moved = (PairDataset(source, None, 1, 32, (5, 1), 6, k)[3]["images"] for k in looks)
     assert (moved > plain).mean() > 0.9
 

@@ -12,7 +12,7 @@ from dataloader.blank import blank_mask, fill_blank
 from dataloader.filled_volume import FilledVolume
 from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images
-from dataloader.orthogonal_slices import XZ, YZ, PaddedVolume, PlaneVolume
+from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, PaddedVolume
 from dataloader.pairs import PairDataset
 from dataloader.synthetic import SOURCE_MICROSCOPE, make_volume, write_sections
 from dataloader.volume import CroppedVolume, KeptVolume, ResampledVolume, Volume, normalise
@@ -265,13 +265,13 @@ def test_resampling_and_cropping_know_of_it() -> None:
 @pytest.mark.parametrize("axis", [XZ, YZ])
 def test_planes_and_padding_know_of_it(tmp_path: Path, axis: int) -> None:
     array, area = stack(), np.broadcast_to(areas()["two sides"], (6, *SHAPE))
-    planes = PlaneVolume(FilledVolume(ArrayVolume(array)), axis, 6, tmp_path)
+    planes = OrthogonalSlices(FilledVolume(ArrayVolume(array)), axis, 6, tmp_path)
     for index in (5, 100):
         np.testing.assert_array_equal(planes.blank(index), area.take(index, axis))
     assert planes.section(100).min() >= 60
     padded = PaddedVolume(planes, 16)
     np.testing.assert_array_equal(padded.blank(100)[5:11], planes.blank(100))
-    plain = PlaneVolume(FilledVolume(ArrayVolume(noise(4, 40, 40))), axis, 4, tmp_path)
+    plain = OrthogonalSlices(FilledVolume(ArrayVolume(noise(4, 40, 40))), axis, 4, tmp_path)
     assert plain.blank(3) is None
 
 
@@ -382,7 +382,7 @@ def test_it_is_said() -> None:
 
 def test_planes_of_a_target_lie_ready_for_workers(tmp_path: Path) -> None:
     source = ArrayVolume(stack())
-    planes = PlaneVolume(FilledVolume(source), XZ, 6, tmp_path)
+    planes = OrthogonalSlices(FilledVolume(source), XZ, 6, tmp_path)
     planes.laid_out()
     read = len(source.read)
     assert planes.blank(10) is not None

@@ -354,7 +354,7 @@ def test_unfinished_predictions_of_another_kind_go(place: Place) -> None:
     place.predict(*FOLDER)
     assert left(place) == {"preds.hdf", "masks", "probability"}
     place.interrupt(*FOLDER)
-    place.predict(*FOLDER, "TEST.depth=30")
+    place.predict(*FOLDER, "TEST.z_average=30")
     assert left(place) == {"preds.hdf", "masks", "probability"}
 
 

@@ -383,7 +383,7 @@ def test_view_without_napari_says_what_to_install(project: Project) -> None:
 def test_predictions_are_joined_over_depth(command, data, trained, tmp_path) -> None:
     (tmp_path / "models").symlink_to(trained.out / "models")
     project = Project(command, data, tmp_path)
-    write_config(project.config, DATA={"section_spacing_target": 10}, TEST={"depth": 30})
+    write_config(project.config, DATA={"section_spacing_target": 10}, TEST={"z_average": 30})
     project.run("inference")
     single, joined = trained.predictions(), project.predictions()
     for index in range(SECTIONS):
@@ -393,13 +393,13 @@ def test_predictions_are_joined_over_depth(command, data, trained, tmp_path) -> 
     mask = cv2.imread(str(folder / "masks/001.png"), cv2.IMREAD_UNCHANGED) > 0
     np.testing.assert_array_equal(mask, joined[1] >= 0.5)
     assert not list(folder.glob("*single*")) + list(folder.glob(".*single*"))
-    write_config(project.config, TEST={"depth": 30})
+    write_config(project.config, TEST={"z_average": 30})
     finished = project("inference")
     assert finished.code == 2
     assert "set DATA.section_spacing_target" in finished.err
 
 
-def test_predictions_are_joined_over_planes(command, data, trained, tmp_path) -> None:
+def test_predictions_are_averaged_over_slicing_axes(command, data, trained, tmp_path) -> None:
     (tmp_path / "models").symlink_to(trained.out / "models")
     project = Project(command, data, tmp_path)
     sizes = {"section_spacing_target": 10, "pixel_size_target": 10}
@@ -411,8 +411,8 @@ def test_predictions_are_joined_over_planes(command, data, trained, tmp_path) ->
         sections = file["main"][()]
     xz = predicted(predict, sections.transpose(1, 0, 2), 2, (64, 112)).transpose(1, 0, 2)
     yz = predicted(predict, sections.transpose(2, 0, 1), 2, (64, 112)).transpose(1, 2, 0)
-    cuts = [trained.predictions(), xz, yz]
-    np.testing.assert_allclose(project.predictions(), sum(cuts) / 3, atol=1e-5)
+    parts = [trained.predictions(), xz, yz]
+    np.testing.assert_allclose(project.predictions(), sum(parts) / 3, atol=1e-5)
     assert re.search(SCORES_LINE, output)
     assert [path.name for path in (tmp_path / "inference/tiny").glob("preds*")] == ["preds.hdf"]
     assert not list((tmp_path / "inference/tiny").glob(".preds*"))

@@ -209,7 +209,7 @@ def test_unknown_key_in_the_file_names_the_file(load) -> None:
         ),
         (
             "BEYOND",
-            {"match_greys": True, "paste": False, "complementary": "no"},
+            {"histogram_matching": True, "paste": False, "complementary": "no"},
             "BEYOND.paste, BEYOND.complementary: gone since the revision after 88888e3 (they "
             "brought nothing: docs/results.md); remove them",
         ),
@@ -225,7 +225,7 @@ def test_what_is_gone_is_answered_with_its_last_revision(load, section, keys, an
     with pytest.raises(UserError) as caught:
         load(text=yaml.safe_dump(SMALL | {section: keys}, sort_keys=False))
     assert str(caught.value) == f"{load.path}: {answer}"
-    key = next(iter(set(keys) - {"match_greys", "paste"}))
+    key = next(iter(set(keys) - {"histogram_matching", "paste"}))
     override = f"{section}.{key}={str(keys[key]).lower()}"
     with pytest.raises(UserError, match=rf"--set {override}: {section}\.{key}: .*after 88888e3"):
         load(override)

@@ -13,7 +13,7 @@ import pytest
 from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
 from tests.conftest import ROOT
 from tests.killing import Kill, run
-from tests.plain_inference import CUBES, PLANES, options
+from tests.plain_inference import CUBES, SLICES, options
 from tests.test_faults import Project
 from utils.runtime.distributed import Group
 
@@ -93,8 +93,8 @@ def test_two_processes_train_as_one_and_resume_as_one(project: Project) -> None:
     assert load_checkpoint(project.models / LAST).iteration == 6
 
 
-def test_two_processes_learn_from_planes_as_one(project: Project) -> None:
-    rounds = ("BEYOND.rounds=2", "BEYOND.begin=0.34", "BEYOND.orthoplane=true", *CUBES)
+def test_two_processes_learn_from_slices_as_one(project: Project) -> None:
+    rounds = ("BEYOND.rounds=2", "BEYOND.warmup_fraction=0.34", "BEYOND.orthoplane=true", *CUBES)
     alone = ("TRAIN.weight_adv_spatial=0", "TRAIN.weight_adv_temporal=0")
     full = ("TRAIN.weight_cross=1", "TRAIN.consistency_weight_rampup=false")
     windows = ("TEST.windows=section", "TEST.padded_size=[96,96]")
@@ -145,7 +145,7 @@ def predicted_alone(project: Project, arguments: list[str]) -> Path:
     return (project.root / "inference/tiny").rename(project.root / "alone")
 
 
-@pytest.mark.parametrize("sets", [(), PLANES], ids=["sections", "planes"])
+@pytest.mark.parametrize("sets", [(), SLICES], ids=["sections", "slices"])
 def test_two_processes_predict_as_one_byte_for_byte(
     project: Project, sets: tuple[str, ...]
 ) -> None:

@@ -38,8 +38,8 @@ from model.segmentor import PairLogits
 from tests.conftest import ROOT
 from tests.settings import config_of
 from tests.test_checkpoint import Malicious
-from training.monitor import TargetMeasures, TargetWatch, foreground
-from training.nonfinite import MOST_SKIPPED, NonFiniteWatch
+from training.monitor import TargetMeasures, TargetMonitor, foreground
+from training.nonfinite import MOST_SKIPPED, NonFiniteMonitor
 from training.run_folder import RunFolder, RunLog
 from training.setup import build_learning
 from utils.config.load import load_config
@@ -582,13 +582,13 @@ def plain(value: object) -> object:
 def test_too_many_skips_in_a_row_stop(project: Project) -> None:
     dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 1, 32, (1, 0), 200)
     pairs = {"source": dataset}
-    watch, lines = NonFiniteWatch("skip", 1, None), []
+    watch, lines = NonFiniteMonitor("skip", 1, None), []
     bad = {"loss": torch.tensor(float("nan")), "skipped": torch.tensor(1.0)}
     good = {"loss": torch.tensor(1.0), "skipped": torch.tensor(0.0)}
     for iteration in range(1, MOST_SKIPPED):
         watch.add(iteration, bad, pairs)
     watch.settle(lines.append)
-    other = NonFiniteWatch("skip", 1, None)
+    other = NonFiniteMonitor("skip", 1, None)
     other.load_state_dict(watch.state_dict())  # a resumed run goes on counting
     watch.add(MOST_SKIPPED, good, pairs)
     watch.add(MOST_SKIPPED + 1, bad, pairs)
@@ -636,7 +636,7 @@ def logits_of(current: torch.Tensor, auxiliary: torch.Tensor, residual: torch.Te
 def test_measures_of_the_target(project: Project) -> None:
     target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
     labels = MaskVolume(open_volume(project.root / "source_groundtruth.hdf"))
-    watch = TargetWatch(target, labels, 10)
+    watch = TargetMonitor(target, labels, 10)
     draw = np.random.default_rng(0)
     maps = draw.normal(size=(8, 3, 32, 32)).astype(np.float32)
     seen = []
@@ -680,19 +680,19 @@ def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) 
     labels[:, 0, 0] = 255  # 240 of 2304 pixels
     project.write("tenth.hdf", labels)
     target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
-    watch = TargetWatch(target, MaskVolume(open_volume(project.root / "tenth.hdf")), 100)
+    watch = TargetMonitor(target, MaskVolume(open_volume(project.root / "tenth.hdf")), 100)
     watch.source_foreground = 0.1
     measures = TargetMeasures(fraction, 0.0, 1.0)
-    assert watch.judge(1, measures) is None  # too early to tell
-    assert watch.judge(4, measures) is None
-    warning = watch.judge(5, measures)
+    assert watch.check(1, measures) is None  # too early to tell
+    assert watch.check(4, measures) is None
+    warning = watch.check(5, measures)
     if warns is None:
         assert warning is None
         return
     assert warns in warning
-    assert watch.judge(6, measures) is None
-    assert watch.judge(7, TargetMeasures(0.1, 0, 1)) is None
-    assert watch.judge(8, measures) == warning  # the next onset
+    assert watch.check(6, measures) is None
+    assert watch.check(7, TargetMeasures(0.1, 0, 1)) is None
+    assert watch.check(8, measures) == warning  # the next onset
 
 
 def test_the_target_is_looked_at_without_labels_and_logged(half_way: Project) -> None:

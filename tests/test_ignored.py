@@ -295,7 +295,13 @@ def run(data: Path, tmp_path: Path, command):
 
 PLUS = {
     "TRAIN": {"weight_adv_spatial": 0.0, "weight_adv_temporal": 0.0},
-    "BEYOND": {"begin": 0.4, "rounds": 1, "orthoplane": True, "match_greys": True, "guard": 0},
+    "BEYOND": {
+        "warmup_fraction": 0.4,
+        "rounds": 1,
+        "orthoplane": True,
+        "histogram_matching": True,
+        "foreground_ratio_limit": 0,
+    },
 }
 
 
@@ -343,7 +349,7 @@ def test_predictions_of_the_tissue_hardly_differ(run, data: Path, tmp_path: Path
 def test_a_target_is_labelled_without_its_blank_areas(data: Path, tmp_path: Path) -> None:
     images = open_volume(data / "images", fill=True)
     config = config_of(
-        beyond={"rounds": 1, "begin": 0.4}, weight_adv_spatial=0, weight_adv_temporal=0
+        beyond={"rounds": 1, "warmup_fraction": 0.4}, weight_adv_spatial=0, weight_adv_temporal=0
     )
     labels = TargetLabels(config, images, tmp_path)
 
@@ -353,7 +359,7 @@ def test_a_target_is_labelled_without_its_blank_areas(data: Path, tmp_path: Path
     masks = labels.open(3)
     for index in range(6):
         np.testing.assert_array_equal(masks.section(index) == 0, images.blank(index))
-    assert labels.judge(3, masks, 0.1).found == pytest.approx(5 / 6)  # section 4 has no tissue
+    assert labels.check(3, masks, 0.1).found == pytest.approx(5 / 6)  # section 4 has no tissue
 
 
 def test_validation_scores_what_counts(data: Path) -> None:

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 from tests.killing import Kill, draw_kill, run
-from tests.plain_inference import PLANES, options
+from tests.plain_inference import SLICES, options
 
 KILLS = int(os.environ.get("KILLS", "5"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
@@ -138,7 +138,7 @@ def test_a_prediction_that_is_killed_goes_on_to_the_same_files(
     arguments, tmp_path, joined: bool
 ) -> None:
     if joined:
-        arguments = [*arguments, *options(PLANES)]
+        arguments = [*arguments, *options(SLICES)]
     models, draw = tmp_path / "models", random.Random(SEED)
     models.mkdir()
     assert run("main", [*arguments, "--out", str(models)], models) == 0

@@ -200,11 +200,11 @@ def test_the_config_runs(command, volumes: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "depth", "planes"),
+    ("source", "target", "z_average", "slices"),
     [(130, 40, 130, {}), (80, 40, None, {}), (20, 20, None, {"orthoplane": True})],
 )
 def test_the_config_that_goes_beyond_the_paper_runs(
-    command, volumes: Path, source: float, target: float, depth: float | None, planes: dict
+    command, volumes: Path, source: float, target: float, z_average: float | None, slices: dict
 ) -> None:
     options = ("--section-spacing-source", source, "--section-spacing-target", target)
     options = ("--pixel-size-source", 4, *options)
@@ -212,11 +212,11 @@ def test_the_config_that_goes_beyond_the_paper_runs(
     assert finished.code == 0, finished.err
     config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
     shipped = yaml.safe_load((CONFIG_DIR / "vnc2fafb_small_plus.yaml").read_text("utf-8"))
-    assert config["BEYOND"] == shipped["BEYOND"] | planes
+    assert config["BEYOND"] == shipped["BEYOND"] | slices
     shared = set(config["TRAIN"]) & set(shipped["TRAIN"]) - {"show_freq", "save_freq"}
     assert len(shared) >= 8
     assert {k: config["TRAIN"][k] for k in shared} == {k: shipped["TRAIN"][k] for k in shared}
-    assert config["TEST"].get("depth") == depth
+    assert config["TEST"].get("z_average") == z_average
     assert "orthoplane" not in config["TEST"]
     assert "target labelled after 1" in check(command, volumes)
 

@@ -27,7 +27,14 @@ from utils.runtime.signals import Interrupted
 
 ROUNDS = (
     *("--set", "TRAIN.weight_adv_spatial=0", "--set", "TRAIN.weight_adv_temporal=0"),
-    *("--set", "BEYOND.rounds=2", "--set", "BEYOND.begin=0.34", "--set", "TEST.windows=section"),
+    *(
+        "--set",
+        "BEYOND.rounds=2",
+        "--set",
+        "BEYOND.warmup_fraction=0.34",
+        "--set",
+        "TEST.windows=section",
+    ),
     *("--set", "TRAIN.keep_checkpoints=true", "--set", "TEST.padded_size=[96,96]"),
 )
 
@@ -38,8 +45,8 @@ def project(command, tmp_path: Path) -> Project:
 
 
 def test_rounds_are_spread_from_the_begin_on() -> None:
-    def starts(begin: float, total: int, rounds: int) -> list[Phase]:
-        beyond = {"begin": begin, "rounds": rounds}
+    def starts(warmup: float, total: int, rounds: int) -> list[Phase]:
+        beyond = {"warmup_fraction": warmup, "rounds": rounds}
         off = {"weight_adv_spatial": 0, "weight_adv_temporal": 0}
         return phases(config_of(total_iters=total, beyond=beyond, **off))
 
@@ -53,7 +60,7 @@ def test_rounds_are_spread_from_the_begin_on() -> None:
 def test_without_rounds_both_domains_are_learned_from() -> None:
     assert phases(config_of(total_iters=10)) == [Phase(0, 10, "both")]
     begun = [Phase(0, 3, "source"), Phase(3, 10, "both")]
-    assert phases(config_of(total_iters=10, beyond={"begin": 0.3})) == begun
+    assert phases(config_of(total_iters=10, beyond={"warmup_fraction": 0.3})) == begun
     off = {"weight_cross": 0, "weight_adv_spatial": 0, "weight_adv_temporal": 0}
     assert phases(config_of(total_iters=10, **off)) == [Phase(0, 10, "source")]
 
@@ -71,11 +78,11 @@ def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
     assert reports[0]["seg_any_residual"] > 0
 
 
-DEPTH = ("TEST.depth=30", "DATA.section_spacing_target=10")
-PLANES = (*CUBES, "BEYOND.orthoplane=true")
+Z_AVERAGE = ("TEST.z_average=30", "DATA.section_spacing_target=10")
+SLICES = (*CUBES, "BEYOND.orthoplane=true")
 
 
-@pytest.mark.parametrize("sets", [(), DEPTH, PLANES], ids=["sections", "depth", "planes"])
+@pytest.mark.parametrize("sets", [(), Z_AVERAGE, SLICES], ids=["sections", "z_average", "slices"])
 def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]) -> None:
     output = project.train(*ROUNDS, *options(sets))
     assert output.count("target labelled after") == 2
@@ -90,9 +97,9 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
     predict = NetworkPredictor(segmentor_from(load_checkpoint(path), path), torch.device("cpu"))
     sections = np.stack([volume.section(k) for k in range(4)])
     expected = predicted(predict, sections, 1, (96, 96))
-    if sets == DEPTH:
+    if sets == Z_AVERAGE:
         expected = np.stack([expected[max(0, k - 1) : k + 2].mean(0) for k in range(4)])
-    if sets == PLANES:
+    if sets == SLICES:
         xz = predicted(predict, sections.transpose(1, 0, 2), 1, (64, 96)).transpose(1, 0, 2)
         yz = predicted(predict, sections.transpose(2, 0, 1), 1, (64, 96)).transpose(1, 2, 0)
         expected = (expected + xz + yz) / 3
@@ -105,8 +112,8 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
 
 @pytest.mark.parametrize(
     ("sets", "labels"),
-    [((), "000012"), (PLANES, "000005")],
-    ids=["sections", "planes"],
+    [((), "000012"), (SLICES, "000005")],
+    ids=["sections", "slices"],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
     command, tmp_path: Path, sets: tuple[str, ...], labels: str
@@ -114,7 +121,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole, killed = (Project(command, tmp_path / name) for name in ("whole", "killed"))
-    length = ("TRAIN.total_iters=20", "BEYOND.begin=0.25", "TRAIN.save_freq=3")
+    length = ("TRAIN.total_iters=20", "BEYOND.warmup_fraction=0.25", "TRAIN.save_freq=3")
     arguments = (*ROUNDS, *options((*sets, *length)))
     whole.train(*arguments)
     with killed.start(*arguments) as process:
@@ -141,14 +148,14 @@ def interrupted(project: Project, *arguments: str) -> None:
     workspace = Workspace(project.root, project.root)
     trainer = Trainer(config, workspace, "tiny", torch.device("cpu"))
     trainer.folder.create(config, overwrite=False, keep=False)
-    log, watch = RunLog(trainer.folder, config), trainer.watch_target
+    log, watch = RunLog(trainer.folder, config), trainer.monitor_target
 
     def watch_stopped(log: RunLog, iteration: int) -> None:
         if iteration == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         watch(log, iteration)
 
-    trainer.watch_target = watch_stopped
+    trainer.monitor_target = watch_stopped
     with pytest.raises(Interrupted):
         trainer.run(log)
     log.close()
@@ -208,16 +215,16 @@ def test_labels_of_a_target_of_another_shape_are_refused(project: Project) -> No
 
 
 def test_labels_that_find_nothing_are_not_used(project: Project) -> None:
-    output = project.train(*ROUNDS, "--set", "BEYOND.guard=1.0001")
-    assert output.count("not used (BEYOND.guard)") == 2
+    output = project.train(*ROUNDS, "--set", "BEYOND.foreground_ratio_limit=1.0001")
+    assert output.count("not used (BEYOND.foreground_ratio_limit)") == 2
     assert "loss=0.000000" not in (project.logs / "loss.txt").read_text()  # of the source
 
 
-@pytest.mark.parametrize(("guard", "cuts"), [("0", 2), ("1.0001", 0)])
-def test_planes_are_learned_from_while_labels_are_sound(
-    project: Project, guard: str, cuts: int
+@pytest.mark.parametrize(("limit", "others"), [("0", 2), ("1.0001", 0)])
+def test_slices_are_learned_from_while_labels_are_sound(
+    project: Project, limit: str, others: int
 ) -> None:
-    sets = [*ROUNDS[1::2], *PLANES, f"BEYOND.guard={guard}"]
+    sets = [*ROUNDS[1::2], *SLICES, f"BEYOND.foreground_ratio_limit={limit}"]
     config = load_config(str(project.root / "tiny.yaml"), sets, CONFIG_DIR).config
     workspace = Workspace(project.root, project.root)
     trainer = Trainer(config, workspace, "tiny", torch.device("cpu"))
@@ -225,9 +232,9 @@ def test_planes_are_learned_from_while_labels_are_sound(
     trainer.run(RunLog(trainer.folder, config))
     labels = trainer.target_labels
     masks = labels.open(4)
-    judgement = labels.judge(4, masks, trainer.monitor.source_foreground)
-    assert judgement.sound == (cuts > 0)
-    assert len(labels.pairs(trainer.target, masks).cuts) == 2
+    check = labels.check(4, masks, trainer.monitor.source_foreground)
+    assert check.sound == (others > 0)
+    assert len(labels.pairs(trainer.target, masks).other_axes) == 2
 
 
 def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> None:
@@ -241,9 +248,12 @@ def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> N
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("BEYOND.begin=0", "rounds: found begin 0"),
+        ("BEYOND.warmup_fraction=0", "rounds: found warmup_fraction 0"),
         ("BEYOND.orthoplane=true BEYOND.rounds=0", "orthoplane: found true, expected rounds"),
-        ("BEYOND.guard=3 BEYOND.rounds=0", "guard: found 3, expected rounds with it"),
+        (
+            "BEYOND.foreground_ratio_limit=3 BEYOND.rounds=0",
+            "foreground_ratio_limit: found 3, expected rounds with it",
+        ),
         ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: found BEYOND.rounds besides"),
     ],
 )

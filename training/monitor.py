@@ -37,7 +37,7 @@ class TargetMeasures(NamedTuple):
     agreement: float
 
 
-class TargetWatch:
+class TargetMonitor:
     """Measures a few fixed crops of the target, and notices when nothing or all is found.
 
     Args:
@@ -72,7 +72,7 @@ class TargetWatch:
             sums += _measures(logits, torch.from_numpy(ignored)[None].to(device))
         return TargetMeasures(*(sums / self.pairs).tolist())
 
-    def judge(self, iteration: int, measures: TargetMeasures) -> str | None:
+    def check(self, iteration: int, measures: TargetMeasures) -> str | None:
         """A warning when a collapse begins; None while all is well, or while it lasts."""
         if iteration < max(2, TRUSTED_FROM * self.total_iters):
             return None

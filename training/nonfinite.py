@@ -22,7 +22,7 @@ MOST_SKIPPED = 100  # iterations in a row
 MOST_SAVED = 5  # iterations of which a run leaves pictures
 
 
-class NonFiniteWatch:
+class NonFiniteMonitor:
     """Stops a run, or counts what it skips.
 
     Args:

@@ -12,7 +12,7 @@ from dataloader.inspection import ImagesFound, inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
 from dataloader.roles import SAME_SIZE
 from dataloader.volume import MaskVolume, Volume, resample
-from prediction.orthoplane import STRETCHED
+from prediction.orthoplane import MAX_ANISOTROPY
 from prediction.pictures import contours, side_by_side, stacked
 from prediction.windows import MARGIN, round_up
 from prediction.z_average import sections_in
@@ -258,17 +258,20 @@ def _go_beyond(config: dict[str, dict], source: Looked, target: Looked) -> None:
     }
     config["BEYOND"] = {
         "head_prior": (0.06, "probability at which the network begins"),
-        "match_greys": (True, "the source in the target's grey levels"),
-        "begin": (0.4, "fraction of the run in which the source alone is learned"),
+        "histogram_matching": (True, "the source in the target's grey levels"),
+        "warmup_fraction": (0.4, "fraction of the run in which the source alone is learned"),
         "rounds": (3, "times the target is labelled from then on, and learned from"),
-        "guard": (3.0, "labels count while their foreground is this near to the source's"),
+        "foreground_ratio_limit": (
+            3.0,
+            "labels count while their foreground is this near to the source's",
+        ),
     }
     if source.spacing and target.spacing and sections_in(source.spacing, target.spacing) > 1:
         comment = "nm, of the source's sections: predictions are means over so much"
-        config.setdefault("TEST", {})["depth"] = (source.spacing, comment)
+        config.setdefault("TEST", {})["z_average"] = (source.spacing, comment)
     pixel = config["DATA"]["pixel_size_working"][0] or target.pixel
-    if target.spacing and pixel and target.spacing <= STRETCHED * pixel:
-        config["BEYOND"]["orthoplane"] = (True, "labelled, and learned from, as planes as well")
+    if target.spacing and pixel and target.spacing <= MAX_ANISOTROPY * pixel:
+        config["BEYOND"]["orthoplane"] = (True, "labelled, and learned from, along all three axes")
 
 
 def _yaml(config: dict, heading: str) -> str:

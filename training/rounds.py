@@ -1,12 +1,12 @@
-"""Pseudo labels of the whole target, made in rounds as a network improves.
+"""Pseudo labels of the whole target, made in rounds as the network improves.
 
-A round labels every section as inference does: whole sections, each the mean of its predictions as
-the current and as the auxiliary one of a pair, and of what ``TEST.depth`` and ``BEYOND.orthoplane``
-join (prediction/orthoplane.py). What a network mixes of the other section into its masks, one way
-in one role and the other way in the other, goes in that mean, and whole sections are predicted
-better than crops. From there on these masks are learned from as any labels are, with
-``BEYOND.orthoplane`` in xz and yz planes as well: three times as much is seen of the tissue, and a
-mistake that looks alike in the sections that it was made in is noise across them.
+A round predicts the whole target as inference does. Every section is the mean of its predictions as
+the current and as the auxiliary section of a pair, averaged further by ``TEST.z_average`` and
+``BEYOND.orthoplane`` (prediction/orthoplane.py). A network leaks some of the pair's other section
+into a mask; the mean over both roles cancels part of that. From then on the run learns from these
+masks as from any labels, with ``BEYOND.orthoplane`` also from the xz and yz slices, across which an
+error made along xy is noise.
+
 Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et al., *Noisy student*,
 CVPR 2020.
 """
@@ -22,12 +22,12 @@ import numpy as np
 
 from dataloader.formats.hdf5 import HDF5_DATASET
 from dataloader.formats.opening import open_volume
-from dataloader.orthogonal_slices import PaddedVolume, PlaneVolume, scratch_array
+from dataloader.orthogonal_slices import OrthogonalSlices, PaddedVolume, scratch_array
 from dataloader.pairs import PairDataset, check_same_shape
 from dataloader.volume import Volume
 from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.metrics import THRESHOLD
-from prediction.orthoplane import Cut, choose_cuts, join
+from prediction.orthoplane import SlicingAxis, join, slicing_axes
 from prediction.predictor import NetworkPredictor, PairPredictor, predict_volume
 from training.monitor import foreground
 from utils.config.schema import Config
@@ -54,31 +54,32 @@ class Phase(NamedTuple):
 def phases(config: Config) -> list[Phase]:
     """The phases of a run, in their order.
 
-    As published there is one, which learns from both domains. ``BEYOND.begin`` puts one on the
-    source alone before it, ``BEYOND.rounds`` replaces it by as many on the labelled target.
+    The published method has one, which learns from both domains. ``BEYOND.warmup_fraction`` puts
+    one on the source alone before it. ``BEYOND.rounds`` replaces it by as many on the labelled
+    target.
     """
-    total, begin, rounds = config.TRAIN.total_iters, config.begin, config.BEYOND.rounds
+    total, warmup, rounds = config.TRAIN.total_iters, config.warmup_iters, config.BEYOND.rounds
     if rounds:
-        starts = [*round_starts(begin, total, rounds), total]
+        starts = [*round_starts(warmup, total, rounds), total]
         main = [Phase(first, last, "target") for first, last in pairwise(starts)]
     else:
-        main = [Phase(begin, total, "both" if config.TRAIN.adapts else "source")]
-    return ([Phase(0, begin, "source")] if begin else []) + main
+        main = [Phase(warmup, total, "both" if config.TRAIN.adapts else "source")]
+    return ([Phase(0, warmup, "source")] if warmup else []) + main
 
 
-def round_starts(begin: int, total: int, rounds: int) -> list[int]:
-    """The iterations after which the target is labelled, evenly from ``begin`` on."""
-    return sorted({begin + (total - begin) * n // rounds for n in range(rounds)})
+def round_starts(warmup: int, total: int, rounds: int) -> list[int]:
+    """The iterations after which the target is labelled, evenly after the warm-up."""
+    return sorted({warmup + (total - warmup) * n // rounds for n in range(rounds)})
 
 
-class Judgement(NamedTuple):
+class LabelCheck(NamedTuple):
     """Whether the labels of a round are fit to learn from.
 
     Attributes:
         iteration: after which the target was labelled.
         found: fraction of mitochondria in its labels.
         expected: the same in the source's labels.
-        sound: whether the two are near enough (``BEYOND.guard``).
+        sound: whether the two are near enough (``BEYOND.foreground_ratio_limit``).
     """
 
     iteration: int
@@ -87,7 +88,11 @@ class Judgement(NamedTuple):
     sound: bool
 
     def __str__(self) -> str:
-        end = "from here on it alone is learned from" if self.sound else "not used (BEYOND.guard)"
+        end = (
+            "from here on it alone is learned from"
+            if self.sound
+            else "not used (BEYOND.foreground_ratio_limit)"
+        )
         return (
             f"target labelled after {self.iteration}: {self.found:.2%} of its pixels, "
             f"{self.expected:.2%} in the source's labels; {end}"
@@ -112,8 +117,8 @@ class TargetLabels:
         self, config: Config, target: Volume, folder: Path, limit: int | None = None
     ) -> None:
         self.target, self.folder, self.partial = target, folder, limit is not None
-        self.cuts = choose_cuts(config, target, "target", folder, limit)
-        self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.guard
+        self.axes = slicing_axes(config, target, "target", folder, limit)
+        self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.foreground_ratio_limit
 
     def file(self, iteration: int) -> Path:
         """Where the labels made after an iteration are."""
@@ -148,29 +153,31 @@ class TargetLabels:
                 compression_opts=1,
             )
             masks.attrs[FINGERPRINT] = json.dumps(made_from)
-            predicted = [self._predict(cut, predict, check).__getitem__ for cut in self.cuts]
-            for index, probability in join(self.cuts, predicted, self.folder, check):
+            predicted = [self._predict(axis, predict, check).__getitem__ for axis in self.axes]
+            for index, probability in join(self.axes, predicted, self.folder, check):
                 blank = self.target.blank(index)
                 masks[index] = (probability >= THRESHOLD) & (True if blank is None else ~blank)
         part.replace(path)
         return changed
 
     def _fingerprint(self, predict: NetworkPredictor) -> dict[str, Any]:
-        """What labels are made from, over all cuts."""
+        """What labels are made from, over all slicing axes."""
         return {
-            f"{cut.name} {name}": value
-            for cut in self.cuts
+            f"{axis.name} {name}": value
+            for axis in self.axes
             for name, value in prediction_fingerprint(
-                cut, predict, self.batch_size, count=cut.count
+                axis, predict, self.batch_size, count=axis.count
             ).items()
         }
 
-    def _predict(self, cut: Cut, predict: PairPredictor, check: Callable[[], None]) -> np.ndarray:
-        """The probability of a cut's sections; 0 of those that are in no pair."""
-        found = scratch_array(cut.volume.shape, np.float32, self.folder)
-        sections = predict_volume(predict, cut.volume, cut.pairs, cut.windows, self.batch_size)
-        count = len({index for pair in cut.pairs for index in pair})
-        for index, probability in progress(sections, count, f"{cut.name} section"):
+    def _predict(
+        self, axis: SlicingAxis, predict: PairPredictor, check: Callable[[], None]
+    ) -> np.ndarray:
+        """The probability of an axis's sections; 0 of those that are in no pair."""
+        found = scratch_array(axis.volume.shape, np.float32, self.folder)
+        sections = predict_volume(predict, axis.volume, axis.pairs, axis.windows, self.batch_size)
+        count = len({index for pair in axis.pairs for index in pair})
+        for index, probability in progress(sections, count, f"{axis.name} section"):
             check()
             found[index] = probability
         return found
@@ -191,32 +198,32 @@ class TargetLabels:
                 "expected the labels that it learned from; begin it anew (--overwrite)"
             )
 
-    def judge(self, iteration: int, masks: Volume, expected: float) -> Judgement:
+    def check(self, iteration: int, masks: Volume, expected: float) -> LabelCheck:
         """Compare the labels of a round with the fraction of mitochondria to expect."""
         found = foreground(masks, self.target)
         near = not self.limit or expected / self.limit < found < expected * self.limit
-        return Judgement(iteration, found, expected, near or self.partial)
+        return LabelCheck(iteration, found, expected, near or self.partial)
 
     def pairs(self, target: PairDataset, masks: Volume) -> PairDataset:
-        """The target's pairs with labels; with ``BEYOND.orthoplane`` its planes' as well.
+        """The target's pairs with labels, with ``BEYOND.orthoplane`` also those of its slices.
 
         Args:
             target: the pairs without labels.
             masks: the labels of a round.
         """
-        planes = tuple(self._pairs_of(cut, target, masks) for cut in self.cuts[1:])
-        return target.labelled(masks, planes)
+        others = tuple(self._pairs_of(axis, target, masks) for axis in self.axes[1:])
+        return target.labelled(masks, others)
 
-    def _pairs_of(self, cut: Cut, pairs: PairDataset, masks: Volume) -> PairDataset:
-        labels = PlaneVolume(masks, cut.axis, cut.volume.shape[1], self.folder, masks=True)
-        for planes in (cut.volume, labels):
-            planes.laid_out()  # before there are workers
+    def _pairs_of(self, axis: SlicingAxis, pairs: PairDataset, masks: Volume) -> PairDataset:
+        labels = OrthogonalSlices(masks, axis.dim, axis.volume.shape[1], self.folder, masks=True)
+        for slices in (axis.volume, labels):
+            slices.laid_out()  # before there are workers
         return PairDataset(
-            PaddedVolume(cut.volume, pairs.crop),
+            PaddedVolume(axis.volume, pairs.crop),
             PaddedVolume(labels, pairs.crop),
-            cut.stride,
+            axis.stride,
             pairs.crop,
-            seed=(*pairs.seed, cut.axis),
+            seed=(*pairs.seed, axis.dim),
             length=pairs.length,
         )
 

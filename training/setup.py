@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from dataloader.histogram_matching import grey_transfer
+from dataloader.histogram_matching import match_histograms
 from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
-from dataloader.pairs import Look, PairDataset, check_crop_fits, check_same_shape
+from dataloader.pairs import Appearance, PairDataset, check_crop_fits, check_same_shape
 from dataloader.roles import at_common_size, open_images, open_labels
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
@@ -108,7 +108,7 @@ def join(
         in_precision(disc_residual, precision),
     )
     steps = Steps(
-        DaIscStep(networks, learner, train, config.begin) if train.adapts else None,
+        DaIscStep(networks, learner, train, config.warmup_iters) if train.adapts else None,
         SupervisedStep(networks.segmentor, learner, "source"),
         SupervisedStep(networks.segmentor, learner, "target"),
     )
@@ -151,11 +151,11 @@ def open_pairs(
     )
 
 
-def source_look(config: Config, source: PairDataset, target: PairDataset) -> Look:
+def source_appearance(config: Config, source: PairDataset, target: PairDataset) -> Appearance:
     """How the source is shown, that it resembles the target."""
     volumes = source.images, target.images
-    transfer = grey_transfer(*volumes) if config.BEYOND.match_greys else None
-    return Look(config.BEYOND.random_source, transfer)
+    transfer = match_histograms(*volumes) if config.BEYOND.histogram_matching else None
+    return Appearance(config.BEYOND.domain_randomisation, transfer)
 
 
 def open_validation(

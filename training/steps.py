@@ -55,14 +55,14 @@ class DaIscStep:
         networks: in the run's precision.
         learner: updates them.
         train: weights of the losses, ramp of the consistency's.
-        begin: number of iterations before the first of these; the ramp starts there.
+        warmup: iterations on the source alone before these; the ramp starts after them.
     """
 
     def __init__(
-        self, networks: Networks, learner: Learner, train: TrainSettings, begin: int = 0
+        self, networks: Networks, learner: Learner, train: TrainSettings, warmup: int = 0
     ) -> None:
         self.segment, self.learner, self.train = networks.segmentor, learner, train
-        self.begin = begin
+        self.warmup = warmup
         alignments = (
             Alignment("seg", networks.disc_seg, slice(0, 2), train.weight_adv_spatial),
             Alignment("residual", networks.disc_residual, slice(2, 3), train.weight_adv_temporal),
@@ -121,4 +121,4 @@ class DaIscStep:
         """``weight_cross`` x exp(-5 (1 - t)^2), t from 0 to 1 over ``rampup_iters``."""
         if not self.train.consistency_weight_rampup:
             return self.train.weight_cross
-        return self.train.weight_cross * rampup(iteration - self.begin, self.train.rampup_iters)
+        return self.train.weight_cross * rampup(iteration - self.warmup, self.train.rampup_iters)

@@ -10,8 +10,8 @@ from torch import Tensor
 from dataloader.loader import load_batches
 from dataloader.pairs import PairDataset
 from prediction.predictor import NetworkPredictor
-from training.monitor import TargetWatch
-from training.nonfinite import NonFiniteWatch
+from training.monitor import TargetMonitor
+from training.nonfinite import NonFiniteMonitor
 from training.preview import preview
 from training.rounds import Phase, TargetLabels, phases
 from training.run_folder import RunFolder, RunLog
@@ -21,7 +21,7 @@ from training.setup import (
     open_pairs,
     open_validation,
     settle,
-    source_look,
+    source_appearance,
 )
 from training.state import Checkpoints, read_state, unfit, write_state
 from training.steps import DaIscStep, SupervisedStep
@@ -88,13 +88,13 @@ class Trainer:
         self.source, self.target = (
             open_pairs(workspace, config, domain, self.crop) for domain in ("source", "target")
         )
-        self.source.look = source_look(config, self.source, self.target)
+        self.source.appearance = source_appearance(config, self.source, self.target)
         limit = CHECK_PAIRS if check else None
         self.validation = open_validation(workspace, config, limit)
-        self.nonfinite = NonFiniteWatch(
+        self.nonfinite = NonFiniteMonitor(
             config.TRAIN.on_nan, config.TRAIN.batch_size, self.folder.logs
         )
-        self.monitor = TargetWatch(
+        self.monitor = TargetMonitor(
             self.target,
             self.source.labels,
             config.TRAIN.total_iters,
@@ -195,7 +195,7 @@ class Trainer:
                     log.info(f"{file}: made anew ({', '.join(changed)} changed)")
         self.group.wait()
         masks = labels.open(iteration)
-        found = labels.judge(iteration, masks, self.monitor.source_foreground)
+        found = labels.check(iteration, masks, self.monitor.source_foreground)
         if log and iteration >= self.start:  # else it has been said
             log.info(str(found))
         return labels.pairs(self.target, masks) if found.sound else None
@@ -227,7 +227,7 @@ class Trainer:
             self.unvalidated = True  # until it is done, should the run be stopped meanwhile
             if self.validation:
                 self.score(log, iteration, stop)
-            self.watch_target(log, iteration)
+            self.monitor_target(log, iteration)
             self.unvalidated = False
 
     def score(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
@@ -238,12 +238,12 @@ class Trainer:
         log.validation(iteration, scores)
         self.checkpoints.offer(iteration, next(iter(scores.values())))
 
-    def watch_target(self, log: RunLog, iteration: int) -> None:
+    def monitor_target(self, log: RunLog, iteration: int) -> None:
         """Measure the predictions of the target without labels; warn if they collapse."""
         with torch.compiler.set_stance("force_eager"):
             measures = self.monitor.measure(self.networks.segmentor, self.device)
         log.target(iteration, measures._asdict())
-        warning = self.monitor.judge(iteration, measures)
+        warning = self.monitor.check(iteration, measures)
         if warning:
             log.info(f"warning at {iteration}: {warning}")
 

@@ -27,7 +27,7 @@ from utils.paths import shown
 from utils.progress import progress
 from utils.runtime.lock import lock_folder
 from utils.runtime.signals import Interrupted
-from utils.runtime.threads import ahead
+from utils.runtime.threads import prefetch
 
 DOWNLOADS = "downloads"  # below the data root
 BLOCK = 1 << 22  # bytes
@@ -195,7 +195,7 @@ class Preparation:
                 for place, lacks, discrete in zip(places, lacking, (False, True), strict=True)
             ]
             numbers = progress(range(sections), sections, "section")
-            for index, (image, mask) in enumerate(ahead(read, numbers, depth=1)):
+            for index, (image, mask) in enumerate(prefetch(read, numbers, limit=1)):
                 checks.add(image, mask, masks.where(index))
                 for writer, section in zip(writers, (image, mask * np.uint8(255)), strict=True):
                     if writer is not None:

@@ -1,4 +1,4 @@
-"""Keys and values of the config that are gone: what a config that still has them is answered."""
+"""Keys and values of earlier configs that are gone or renamed, and the answer to each."""
 
 from typing import Any, NamedTuple
 
@@ -40,6 +40,13 @@ REMOVED_VALUES = {
     ("TRAIN.choose_by", rule): "88888e3"
     for rule in ("agreement", "entropy", "foreground", "solidity")
 }
+RENAMED = {
+    "BEYOND.begin": "BEYOND.warmup_fraction",
+    "BEYOND.guard": "BEYOND.foreground_ratio_limit",
+    "BEYOND.match_greys": "BEYOND.histogram_matching",
+    "BEYOND.random_source": "BEYOND.domain_randomisation",
+    "TEST.depth": "TEST.z_average",
+}
 
 
 def refuse_removed(values: dict[str, Any], source: str) -> None:
@@ -50,6 +57,8 @@ def refuse_removed(values: dict[str, Any], source: str) -> None:
         source: the file or the option that holds them.
     """
     for key, value in values.items():
+        if key in RENAMED:
+            raise UserError(f"{source}: {key}: is called {RENAMED[key]} now; rename it")
         last = REMOVED_VALUES.get((key, value)) if isinstance(value, str) else None
         if last:
             raise UserError(

@@ -173,35 +173,45 @@ class TrainSettings(Settings):
 class BeyondSettings(Settings):
     """BEYOND: what the paper does not have. All is off by default."""
 
-    random_source: bool = False  # the source as other microscopes might show it
-    match_greys: bool = False  # the source in the target's grey levels
-    begin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of the run in which the source
-    # alone is learned: pseudo labels of a network that finds nothing yet teach it to find nothing
-    head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of mitochondria at which
-    # the mask heads begin, as detectors (Segmentor.begin_at); 0: as PyTorch initialises them
-    rounds: Annotated[int, Field(ge=0)] = 0  # times the whole target is labelled, evenly from begin
-    # on, as inference does, and then learned from alone (training/rounds.py); 0: never
-    orthoplane: bool = False  # rounds label by xy sections, xz and yz planes, and all three are
-    # learned from (training/rounds.py); of volumes whose voxels are near to cubes
-    guard: Annotated[float, Field(ge=0)] = 0.0  # by what factor the foreground of a round's labels
-    # may differ from the source's before they do not count; 0: by any; rounds
+    domain_randomisation: bool = False  # show the source as other microscopes might
+    histogram_matching: bool = False  # match the source's grey levels to the target's
+    # fraction of the run that learns from the source alone: the pseudo labels of a network that
+    # finds nothing yet teach it to find nothing
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # probability of mitochondria that the mask heads start from, as in detectors
+    # (Segmentor.begin_at); 0: PyTorch's initialisation
+    head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # how often the whole target is labelled, as inference does, and then learned from alone; evenly
+    # spaced after the warm-up (training/rounds.py); 0: never
+    rounds: Annotated[int, Field(ge=0)] = 0
+    # rounds label xy sections and xz and yz slices, and all three are learned from; for volumes
+    # whose voxels are nearly cubes
+    orthoplane: bool = False
+    # factor by which the foreground of a round's labels may differ from the source's; beyond it
+    # they are not used; 0: no limit
+    foreground_ratio_limit: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> "BeyondSettings":
-        if self.guard and not self.rounds:
+        limit = self.foreground_ratio_limit
+        if limit and not self.rounds:
             raise ValueError(
-                f"guard: found {self.guard:g}, expected rounds with it, whose labels it checks"
+                f"foreground_ratio_limit: found {limit:g}, expected rounds with it, whose labels "
+                "it checks"
             )
-        if self.rounds and not self.begin:
+        if self.rounds and not self.warmup_fraction:
             raise ValueError(
-                "rounds: found begin 0, expected more, as 0.4: somebody has to label the target"
+                "rounds: found warmup_fraction 0, expected more, such as 0.4: only a trained "
+                "network can label the target"
             )
         if self.orthoplane and not self.rounds:
             raise ValueError(
                 "orthoplane: found true, expected rounds with it, which label a volume"
             )
-        if 0 < self.guard <= 1:
-            raise ValueError(f"guard: found {self.guard}, expected 0, or a factor above 1")
+        if 0 < limit <= 1:
+            raise ValueError(
+                f"foreground_ratio_limit: found {limit:g}, expected 0 or a factor above 1"
+            )
         return self
 
 
@@ -269,11 +279,13 @@ class TestSettings(Settings):
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding round the volume, pixels
     batch_size: PositiveInt = 1  # windows predicted at a time
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 on devices made for it
-    depth: Nanometres | None = None  # nm: mean over the predictions of the sections in so much
-    # depth (prediction/z_average.py), where sections are nearer than that
-    orthoplane: bool = False  # mean over the predictions of xy sections and xz and yz planes
-    # (prediction/orthoplane.py), of volumes whose voxels are near to cubes
-    flips: bool = False  # mean over the eight flips and turns of each window, eight times the work
+    # average the predictions of neighbouring sections over this thickness, nm
+    # (prediction/z_average.py); no effect on sections that are thicker
+    z_average: Nanometres | None = None
+    # average the predictions of xy sections and xz and yz slices (prediction/orthoplane.py); for
+    # volumes whose voxels are nearly cubes
+    orthoplane: bool = False
+    flips: bool = False  # average over the eight flips and rotations of a window: 8 x the work
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint is used; -mn overrides
 
@@ -327,9 +339,9 @@ class Config(Settings):
         return self.TEST.tile_step or self.tile // 2
 
     @property
-    def begin(self) -> int:
-        """Number of iterations on the source alone at the start of the run."""
-        return round(self.BEYOND.begin * self.TRAIN.total_iters)
+    def warmup_iters(self) -> int:
+        """Iterations on the source alone at the start of the run."""
+        return round(self.BEYOND.warmup_fraction * self.TRAIN.total_iters)
 
     def to_yaml(self) -> str:
         """Every value in force, as YAML that ``load_config`` reads."""

@@ -44,12 +44,12 @@ class Group:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=PATIENCE)
         group = cls(dist.get_rank(), dist.get_world_size())
-        if not group.leads:
+        if not group.is_main:
             sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
         return group
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
@@ -85,7 +85,7 @@ class Group:
         """The first process's number, for all of them; raises ``PeerLost``."""
         if self.size == 1:
             return number
-        shared = torch.tensor([number if self.leads else 0])
+        shared = torch.tensor([number if self.is_main else 0])
         self._reduce(shared, dist.ReduceOp.SUM)
         return int(shared)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloader.orthogonal_slices import XZ, YZ, PaddedVolume, PlaneVolume
+from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, PaddedVolume
 from dataloader.pairs import PairDataset
 from tests.test_prediction import ArrayVolume, noise
 from training.rounds import TargetLabels
@@ -20,34 +20,34 @@ CROP = 64
 def config(spacing: float | None = 10.0, **beyond) -> Config:
     data = {"data_dir_img": "a", "data_dir_label": "b", "data_dir_target": "c", "target_stride": 4}
     sizes = {"section_spacing_target": spacing, "pixel_size_target": 10}
-    beyond = {"rounds": 1, "begin": 0.4, "orthoplane": True} | beyond
+    beyond = {"rounds": 1, "warmup_fraction": 0.4, "orthoplane": True} | beyond
     train = {"weight_adv_spatial": 0, "weight_adv_temporal": 0}
     return Config(NAME="tiny", DATA=data | sizes, BEYOND=beyond, TRAIN=train)
 
 
-@pytest.mark.parametrize("axis", [XZ, YZ])
-def test_planes_are_the_volume_seen_from_its_sides(tmp_path: Path, axis: int) -> None:
+@pytest.mark.parametrize("dim", [XZ, YZ])
+def test_slices_are_the_volume_seen_from_its_sides(tmp_path: Path, dim: int) -> None:
     array = noise(6, 5, 7)
-    planes = PlaneVolume(ArrayVolume(array), axis, 6, tmp_path)
-    assert planes.shape == {XZ: (5, 6, 7), YZ: (7, 6, 5)}[axis]
-    for index in range(len(planes)):
-        np.testing.assert_array_equal(planes.section(index), array.take(index, axis))
-    assert planes.names[3] == {XZ: "xz plane 3", YZ: "yz plane 3"}[axis]
+    slices = OrthogonalSlices(ArrayVolume(array), dim, 6, tmp_path)
+    assert slices.shape == {XZ: (5, 6, 7), YZ: (7, 6, 5)}[dim]
+    for index in range(len(slices)):
+        np.testing.assert_array_equal(slices.section(index), array.take(index, dim))
+    assert slices.names[3] == {XZ: "xz slice 3", YZ: "yz slice 3"}[dim]
     assert not list(tmp_path.iterdir())  # the scratch file has no name
 
 
 @pytest.mark.parametrize("height", [3, 12])
-def test_planes_of_masks_are_masks_as_high_as_those_of_the_images(
+def test_slices_of_masks_are_masks_as_high_as_those_of_the_images(
     tmp_path: Path, height: int
 ) -> None:
     masks = (noise(6, 5, 7) > 100).astype(np.uint8)
-    planes = PlaneVolume(ArrayVolume(masks), XZ, height, tmp_path, masks=True)
-    plane = planes.section(2)
-    assert plane.shape == (height, 7)
-    assert plane.dtype == np.uint8
-    assert set(np.unique(plane)) == {0, 1}
+    slices = OrthogonalSlices(ArrayVolume(masks), XZ, height, tmp_path, masks=True)
+    slice_ = slices.section(2)
+    assert slice_.shape == (height, 7)
+    assert slice_.dtype == np.uint8
+    assert set(np.unique(slice_)) == {0, 1}
     if height == 3:  # two sections are one row
-        np.testing.assert_array_equal(plane, masks[:, 2].reshape(3, 2, 7).mean(1) >= 0.5)
+        np.testing.assert_array_equal(slice_, masks[:, 2].reshape(3, 2, 7).mean(1) >= 0.5)
 
 
 def test_sections_are_reflected_until_a_crop_fits() -> None:
@@ -62,25 +62,25 @@ def test_sections_are_reflected_until_a_crop_fits() -> None:
 
 
 def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> None:
-    """The image tells what the label must be: of the same plane, the same part of it."""
+    """The image tells what the label must be: of the same slice, the same part of it."""
     array = noise(*SHAPE)
     images, masks = ArrayVolume(array), ArrayVolume((array > 127).astype(np.uint8))
     own = PairDataset(PaddedVolume(images, CROP), PaddedVolume(masks, CROP), 4, CROP, (3, 1), 300)
     alone = [own[number] for number in range(20)]
-    planes = TargetLabels(config(), images, tmp_path).pairs(own, masks).cuts
-    own = own.labelled(own.labels, planes)
+    slices = TargetLabels(config(), images, tmp_path).pairs(own, masks).other_axes
+    own = own.labelled(own.labels, slices)
     read = len(images.read), len(masks.read)
-    assert own.cuts[0][0].keys() == own.cuts[1][0].keys() == {"images", "masks"}
-    assert read == (len(images.read), len(masks.read))  # all planes lie ready for workers
+    assert own.other_axes[0][0].keys() == own.other_axes[1][0].keys() == {"images", "masks"}
+    assert read == (len(images.read), len(masks.read))  # all slices lie ready for workers
     kinds = {"xz": 0, "yz": 0, "": 0}
     for number in range(300):
         said = own.describe(number)
-        kind = re.search(r"(xz|yz) plane|$", said)[1] or ""
+        kind = re.search(r"(xz|yz) slice|$", said)[1] or ""
         kinds[kind] += 1
         sample = own[number]
         assert sample["images"].shape == sample["masks"].shape == (2, CROP, CROP)
         if kind:
-            first, second = map(int, re.findall(rf"{kind} plane (\d+)", said))
+            first, second = map(int, re.findall(rf"{kind} slice (\d+)", said))
             assert second - first == 4
         if "augmented" not in said:
             np.testing.assert_array_equal(sample["images"] > 127.5 / 255, sample["masks"] == 1)
@@ -89,7 +89,7 @@ def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> 
     assert all(70 <= count <= 130 for count in kinds.values())
 
 
-def test_planes_are_learned_from_only_where_voxels_are_near_to_cubes(tmp_path: Path) -> None:
+def test_slices_are_learned_from_only_where_voxels_are_near_to_cubes(tmp_path: Path) -> None:
     images = ArrayVolume(noise(*SHAPE))
     with pytest.raises(UserError, match=r"BEYOND\.orthoplane: found true, but the sections"):
         TargetLabels(config(50.0), images, tmp_path)
@@ -97,4 +97,4 @@ def test_planes_are_learned_from_only_where_voxels_are_near_to_cubes(tmp_path: P
         TargetLabels(config(None), images, tmp_path)
     labels = TargetLabels(config(orthoplane=False), images, tmp_path)
     pairs = PairDataset(PaddedVolume(images, CROP), None, 4, CROP, (3, 1), 9)
-    assert labels.pairs(pairs, images).cuts == ()
+    assert labels.pairs(pairs, images).other_axes == ()

@@ -1,9 +1,9 @@
-"""Predictions joined over depth."""
+"""Predictions averaged over neighbouring sections."""
 
 import numpy as np
 import pytest
 
-from prediction.z_average import over_depth
+from prediction.z_average import z_averaged
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 9])
@@ -16,7 +16,7 @@ def test_each_section_is_the_mean_of_those_near_it(sections: int, count: int) ->
         asked.append(index)
         return volume[index].copy()
 
-    found = dict(over_depth(read, sections, count))
+    found = dict(z_averaged(read, sections, count))
     assert asked == list(range(sections))  # each once: it may lie on a slow disc
     for index in range(sections):
         near = [k for k in range(sections) if abs(k - index) <= (count - 1) // 2]

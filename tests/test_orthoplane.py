@@ -1,11 +1,11 @@
-"""A volume cut in three ways, and the predictions of all as one."""
+"""Predictions along three slicing axes, and their mean."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prediction.orthoplane import choose_cuts, join
+from prediction.orthoplane import join, slicing_axes
 from prediction.predictor import predict_volume
 from tests.test_prediction import ArrayVolume, Plain, noise
 from utils.config.schema import Config
@@ -19,38 +19,38 @@ def config(spacing: float | None, pixel: float | None = 10, stride: int = 1, **t
     return Config(NAME="tiny", DATA=DATA | sizes, TEST={"orthoplane": True} | test)
 
 
-def cuts_of(array: np.ndarray, folder: Path, *sizes, **test) -> list:
-    return choose_cuts(config(*sizes, **test), ArrayVolume(array), "val", folder)
+def axes_of(array: np.ndarray, folder: Path, *sizes, **test) -> list:
+    return slicing_axes(config(*sizes, **test), ArrayVolume(array), "val", folder)
 
 
-def test_planes_have_square_pixels_and_pairs_as_far_apart_as_sections(tmp_path: Path) -> None:
+def test_slices_have_square_pixels_and_pairs_as_far_apart_as_sections(tmp_path: Path) -> None:
     array = noise(12, 10, 9)
-    xy, xz, yz = cuts_of(array, tmp_path, 5.0, 10.0, 4)
-    assert [cut.name for cut in (xy, xz, yz)] == ["xy", "xz", "yz"]
+    xy, xz, yz = axes_of(array, tmp_path, 5.0, 10.0, 4)
+    assert [axis.name for axis in (xy, xz, yz)] == ["xy", "xz", "yz"]
     assert xz.volume.shape == (10, 6, 9)
     assert yz.volume.shape == (9, 6, 10)
     assert {b - a for a, b in xz.pairs} == {b - a for a, b in yz.pairs} == {2}  # 20 nm as well
     means = array.reshape(6, 2, 10, 9).astype(float).mean(1)
     assert np.abs(xz.volume.section(3) - means[:, 3]).max() <= 0.5
     assert xz.windows.padded_shape == (64, 64)  # 6 + 48 and 9 + 48, of a multiple of 16
-    assert cuts_of(array, tmp_path, 20.0)[1].volume.shape == (10, 24, 9)
+    assert axes_of(array, tmp_path, 20.0)[1].volume.shape == (10, 24, 9)
 
 
-def test_depth_is_as_many_sections_of_each_cut_as_it_takes(tmp_path: Path) -> None:
-    cuts = cuts_of(noise(12, 10, 9), tmp_path, 5.0, depth=50)
-    assert [cut.count for cut in cuts] == [9, 5, 5]
-    assert [cut.count for cut in cuts_of(noise(12, 10, 9), tmp_path, 5.0)] == [1, 1, 1]
+def test_thickness_is_as_many_sections_of_each_cut_as_it_takes(tmp_path: Path) -> None:
+    axes = axes_of(noise(12, 10, 9), tmp_path, 5.0, z_average=50)
+    assert [axis.count for axis in axes] == [9, 5, 5]
+    assert [axis.count for axis in axes_of(noise(12, 10, 9), tmp_path, 5.0)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("depth", [None, 30.0])
-def test_the_join_is_the_mean_of_the_cuts(tmp_path: Path, depth: float | None) -> None:
-    cuts = cuts_of(noise(4, 5, 6), tmp_path, 10.0, depth=depth)
+@pytest.mark.parametrize("thickness", [None, 30.0])
+def test_the_join_is_the_mean_of_the_axes(tmp_path: Path, thickness: float | None) -> None:
+    axes = axes_of(noise(4, 5, 6), tmp_path, 10.0, z_average=thickness)
     rng = np.random.default_rng(1)
-    found = [rng.random(cut.volume.shape, np.float32) for cut in cuts]
-    joined = dict(join(cuts, [part.__getitem__ for part in found], tmp_path))
+    found = [rng.random(axis.volume.shape, np.float32) for axis in axes]
+    joined = dict(join(axes, [part.__getitem__ for part in found], tmp_path))
 
     def near(part: np.ndarray) -> np.ndarray:
-        reach = 1 if depth else 0
+        reach = 1 if thickness else 0
         return np.stack([part[max(0, k - reach) : k + reach + 1].mean(0) for k in range(len(part))])
 
     xy, xz, yz = map(near, found)
@@ -64,16 +64,16 @@ def test_what_is_seen_comes_back_to_its_place(tmp_path: Path) -> None:
     """A network that gives back what it sees, on a volume with half of the pixels' spacing."""
     ramps = np.indices((16, 12, 20)) / np.reshape([15, 11, 19], (3, 1, 1, 1))
     array = (0.25 + ramps.sum(0) / 6).astype(np.float32)
-    cuts = cuts_of(array, tmp_path, 5.0)
+    axes = axes_of(array, tmp_path, 5.0)
     predict = Plain(lambda pair: pair)
     found = []
-    for cut in cuts:
-        part = np.empty(cut.volume.shape, np.float32)
-        for index, section in predict_volume(predict, cut.volume, cut.pairs, cut.windows):
-            low, high = cut.volume.grey_range(index)  # the network sees each from 0 to 1
+    for axis in axes:
+        part = np.empty(axis.volume.shape, np.float32)
+        for index, section in predict_volume(predict, axis.volume, axis.pairs, axis.windows):
+            low, high = axis.volume.grey_range(index)  # the network sees each from 0 to 1
             part[index] = low + section * (high - low)
         found.append(part)
-    joined = dict(join(cuts, [part.__getitem__ for part in found], tmp_path))
+    joined = dict(join(axes, [part.__getitem__ for part in found], tmp_path))
     difference = np.abs(np.stack(list(joined.values())) - array)
     assert difference.max() < 0.01  # at the first and last section, from the resampling
     assert difference[2:-2].max() < 1e-5
@@ -89,4 +89,4 @@ def test_what_is_seen_comes_back_to_its_place(tmp_path: Path) -> None:
 )
 def test_voxels_must_be_known_and_near_to_cubes(tmp_path: Path, sizes: tuple, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        cuts_of(noise(4, 5, 6), tmp_path, *sizes)
+        axes_of(noise(4, 5, 6), tmp_path, *sizes)
