@@ -25,8 +25,8 @@ from dataloader.roles import as_trained, open_images, open_labels, voxel_size
 from dataloader.volume import Volume, resample
 from model.checkpoint import Checkpoint, load_checkpoint, segmentor_from
 from prediction.fingerprint import prediction_fingerprint
-from prediction.instances.scores import InstanceScorer
-from prediction.instances.segmentation import Instances
+from prediction.instances.scores import MIN_COMPONENT, InstanceScorer
+from prediction.instances.segmentation import Instances, mask_components
 from prediction.instances.table import write_table
 from prediction.measures import MEASURES
 from prediction.metrics import (
@@ -397,8 +397,10 @@ class Inference:
             )
             dtype = np.uint16 if len(instances.table) < 2**16 else np.uint32
             writer = stack.enter_context(self._writer(INSTANCES, dtype))
-            labels = self.instance_labels()
-            scorer = InstanceScorer()
+            labels, scorer = self.instance_labels(stack), InstanceScorer()
+            components = isinstance(labels, Instances)
+            if components:
+                scorer = InstanceScorer(MIN_COMPONENT)
             for index, section in instances.sections():
                 writer.write(index, section.astype(dtype))
                 if labels is not None:
@@ -411,17 +413,30 @@ class Inference:
             + ("" if self.voxel_size else "; voxel size unknown, so all is in voxels")
         )
         if labels is None:
-            self.say("instances: not scored, no labels that number them")
+            self.say("instances: not scored, no labels")
+            return
+        if components:
+            self.say(
+                "the labels are binary: objects are scored against their 6-connected components "
+                f"of at least {MIN_COMPONENT} voxels"
+            )
+        if not scorer.has_labelled:
+            self.say("instances: not scored, the labels have no object of that size")
             return
         scores = scorer.result([row.mean_probability for row in instances.table])
         self.summary["instance_scores"] = scores._asdict()
         self.say(f"{scores} (3-D IoU of 0.5 and 0.75); {scorer.notes}")
 
-    def instance_labels(self) -> Volume | None:
-        """The labels, if they number the mitochondria; None for masks."""
-        if self.labels is None or self.labels.meaning.kind == "mask":
+    def instance_labels(self, stack: ExitStack) -> Volume | Instances | None:
+        """Numbered labels, or the connected components of binary ones; None without labels."""
+        if self.labels is None:
             return None
-        return self.labels.volume
+        if self.labels.meaning.kind == "instances":
+            return self.labels.volume
+        components = mask_components(
+            lambda index: self._label(index) == 1, self.raw.shape, self.out
+        )
+        return stack.enter_context(components)
 
     def write_summary(self) -> None:
         """Write ``scores.csv``, a row for each section, and ``summary.json``, what was run."""

@@ -369,7 +369,7 @@ def test_objects_in_another_format(command, data, trained, tmp_path) -> None:
     assert re.search(r"AP50=\d\.\d{4}, AP75=", output)
     assert re.search(SCORES_LINE, output)  # the same labels are masks as well
     scores = json.loads((folder / "summary.json").read_text())["instance_scores"]
-    assert set(scores) == {"AP50", "AP75"}
+    assert set(scores) == {"AP50", "AP75", "F1_50", "F1_75", "PQ50", "PQ75"}
     probability = open_volume(folder / "probability.ome.zarr")
     np.testing.assert_array_equal(probability.section(1), project.predictions()[1])
 

@@ -16,7 +16,13 @@ from skimage.morphology import local_maxima, reconstruction
 
 from dataloader.formats.voxel_size import VoxelSize
 from prediction.instances.scores import InstanceScorer, InstanceScores
-from prediction.instances.segmentation import FACES, Instances, InstanceSettings, part
+from prediction.instances.segmentation import (
+    FACES,
+    Instances,
+    InstanceSettings,
+    mask_components,
+    part,
+)
 from prediction.instances.table import (
     Mitochondrion,
     columns,
@@ -462,15 +468,16 @@ def boxes(*corners: tuple[int, int]) -> np.ndarray:
 
 def test_scores_by_hand() -> None:
     labels = boxes((0, 10), (20, 30))
-    assert scored(labels, labels, [0.9, 0.8]) == (1, 1)
+    assert scored(labels, labels, [0.9, 0.8]) == (1,) * 6
     # 6 of 10 voxels: IoU 0.6; the other is not found: recall 0.5, 51 of 101 recalls reached
     scores = scored(boxes((0, 6)), labels, [0.9])
-    assert scores == (pytest.approx(51 / 101), 0)
+    # one match of 1 predicted and 2 labelled: F1 = 2 / 3, PQ = 2 * 0.6 / 3
+    assert scores == pytest.approx((51 / 101, 0, 2 / 3, 0, 0.4, 0))
     # a false one ranked first halves the precision; ranked last it changes nothing
     predicted = boxes((40, 50), (0, 10))
     assert scored(predicted, labels, [0.9, 0.8])[0] == pytest.approx(0.5 * 51 / 101)
     assert scored(predicted, labels, [0.8, 0.9])[0] == pytest.approx(51 / 101)
-    assert scored(boxes(), labels, []) == (0, 0)
+    assert scored(boxes(), labels, []) == (0,) * 6
 
 
 def test_a_label_is_found_once() -> None:
@@ -490,7 +497,30 @@ def test_scores_need_labels() -> None:
 
 
 def test_scores_print() -> None:
-    assert str(InstanceScores(0.75, 0.5)) == "AP50=0.7500, AP75=0.5000"
+    assert str(InstanceScores(0.75, 0.5, 0.9, 0.8, 0.7, 0.6)) == (
+        "AP50=0.7500, AP75=0.5000, F1_50=0.9000, F1_75=0.8000, PQ50=0.7000, PQ75=0.6000"
+    )
+
+
+def test_small_labels_are_neither_demanded_nor_punished() -> None:
+    labels = boxes((0, 20), (40, 44), (60, 63), (80, 84))  # 40, 8, 6 and 8 voxels
+    predicted = boxes((0, 20), (40, 47), (59, 70))  # 8 of 14 and 6 of 22 voxels are on small ones
+    scorer = InstanceScorer(smallest=10)
+    for one, other in zip(predicted, labels, strict=True):
+        scorer.add(one, other)
+    scores = scorer.result([0.9, 0.9, 0.9])
+    assert scores.F1_50 == pytest.approx(2 / 3)  # one match; the third is a false positive
+    assert scores.PQ50 == pytest.approx(2 / 3)
+    scorer.smallest = 1
+    assert scorer.result([0.9, 0.9, 0.9]).F1_50 == pytest.approx(2 * 2 / 7)
+
+
+def test_components_of_a_mask() -> None:
+    mask = np.random.default_rng(0).random((5, 12, 12)) < 0.3
+    with mask_components(mask.__getitem__, mask.shape) as components:
+        found = np.stack([section for _, section in components.sections()])
+        assert components.table == []
+    np.testing.assert_array_equal(found, by_first_voxel(ndimage.label(mask, FACES)[0]))
 
 
 # pictures
