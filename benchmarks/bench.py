@@ -33,7 +33,7 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from prediction.metrics import SectionScores
-from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.predictor import NetworkPredictor, Task, predict_volume, section_pairs
 from prediction.windows import whole_section
 from training.setup import join
 from utils.config.schema import Config
@@ -197,7 +197,7 @@ def bench_inference(
         plain_prediction(plain_network, scaled, 1)
 
     def fast() -> None:
-        for _ in predict_volume(predict, volume, pairs, windows):
+        for _ in predict_volume(predict, Task(volume, pairs, windows)):
             pass
 
     flops = operations(fast)

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from dataloader.formats import opening
+from prediction.inference import Request, open_inference
 from prediction.metrics import THRESHOLD, Counts
-from prediction.run import Inference
+from prediction.predict import predict
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, ROOT, Workspace
 
@@ -140,8 +141,8 @@ def predicted(images: np.ndarray, fill: bool = True) -> np.ndarray:
         as_it_is = mock.patch.object(opening, "FilledVolume", lambda volume: volume)
         with contextlib.nullcontext() if fill else as_it_is:
             workspace, device = Workspace(Path(folder), Path(folder)), torch.device("cpu")
-            inference = Inference(config, workspace, MODEL, "model.ckpt", device)
-        inference.predict()
+            inference = open_inference(config, workspace, Request(MODEL), device)
+        predict(inference)
         sections = [inference.probability(index) for index in range(SECTIONS)]
     return np.stack(sections) >= THRESHOLD
 

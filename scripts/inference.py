@@ -35,22 +35,28 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
     parser.add_argument(
         "--format",
         choices=["tiff", "hdf5", "ome-zarr"],
-        help="of masks, probabilities and instances (default: as the volume)",
+        help="of masks, probabilities and objects (default: that of the volume)",
     )
     parser.add_argument(
-        "--instances", action="store_true", help="mitochondria as objects, and a table of them"
+        "--instances", action="store_true", help="find single mitochondria, and measure each"
     )
     parser.add_argument(
-        "--report", action="store_true", help="one HTML file of it all, to send to somebody"
+        "--report", action="store_true", help="write one HTML file with all results"
     )
-    parser.add_argument("--view", action="store_true", help="show the result in napari")
+    parser.add_argument(
+        "--repredict",
+        action="store_true",
+        help="predict again even if preds.hdf is finished, of the same volume, model and settings",
+    )
+    parser.add_argument("--view", action="store_true", help="open the results in napari")
     args = parser.parse_args()
 
     # Late, so that --help does not wait for torch.
     from model.checkpoint import MODEL
+    from prediction.inference import Request, open_inference
     from prediction.report.report import require_report
     from prediction.report.view import require_napari
-    from prediction.run import Inference
+    from prediction.run import Wanted, run, view
     from utils.runtime.device import choose_device
     from utils.runtime.distributed import Group
 
@@ -62,22 +68,16 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
     config = loaded.config
     print(f"cfg_file: {loaded.path.name}")
     group = Group.join()
-    inference = Inference(
-        config,
-        workspace,
-        folder_name("-mn", args.model_name or config.TEST.model_name or config.NAME),
-        args.checkpoint or MODEL,
-        choose_device(args.device, config.TRAIN.if_cuda),
-        format=args.format,
-        group=group,
-    )
-    inference.run(args.mode_map, args.show, args.instances)
-    if args.report and group.is_main:
-        inference.report()
+    model = folder_name("-mn", args.model_name or config.TEST.model_name or config.NAME)
+    request = Request(model, args.checkpoint or MODEL, args.format)
+    device = choose_device(args.device, config.TRAIN.if_cuda)
+    inference = open_inference(config, workspace, request, device, group)
+    wanted = Wanted(args.mode_map, args.show, args.instances, args.report, args.repredict)
+    objects = run(inference, wanted)
     group.leave()
     print("Done")
     if napari and group.is_main:
-        inference.view(napari.Viewer())
+        view(inference, napari.Viewer(), objects)
         napari.run()
 
 

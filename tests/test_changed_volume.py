@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,10 @@ import zarr
 from dataloader.formats.opening import open_volume
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.segmentor import Segmentor
+from prediction.inference import Inference, Request, open_inference
+from prediction.predict import predict
 from prediction.predictor import PairPredictor
-from prediction.run import Inference
+from prediction.run import Wanted, run
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, Workspace
 from utils.runtime.signals import Interrupted
@@ -79,25 +82,27 @@ class Place:
         torch.manual_seed(seed)
         save_checkpoint(folder / "model.ckpt", Checkpoint(Segmentor(2).state_dict(), 1))
 
-    def inference(self, *sets: str, out: str = "out", **options) -> Inference:
+    def inference(
+        self, *sets: str, out: str = "out", output_format: str | None = None
+    ) -> Inference:
         config = load_config(str(self.root / "tiny.yaml"), list(sets), CONFIG_DIR).config
         train = config.TRAIN.model_copy(update={"save_path": self.root / "models"})
         config = config.model_copy(update={"TRAIN": train})
         place = Workspace(self.root, self.root / out)
-        say = self.lines.append
-        return Inference(config, place, "tiny", "model.ckpt", torch.device("cpu"), say, **options)
+        request, device = Request("tiny", output_format=output_format), torch.device("cpu")
+        return open_inference(config, place, request, device, say=self.lines.append)
 
     def interrupt(self, *sets: str, pairs: int = 4, **options) -> None:
         """Start to predict; of a volume of six sections, some are done."""
         inference = self.inference(*sets, **options)
-        inference.predictor = Stopped(inference.predictor, pairs)
+        stopped = Stopped(inference.predictor, pairs)
         with pytest.raises(Interrupted):
-            inference.predict()
+            predict(replace(inference, predictor=stopped), again=True)
         self.lines.clear()
 
     def predict(self, *sets: str, out: str = "out", **options) -> np.ndarray:
         inference = self.inference(*sets, out=out, **options)
-        inference.predict()
+        predict(inference)
         with h5py.File(inference.predictions) as file:
             return file["main"][()]
 
@@ -198,12 +203,59 @@ def test_what_has_not_changed_goes_on(place: Place, sets: tuple[str, ...]) -> No
 
 def test_predictions_of_an_earlier_format_are_begun_anew(place: Place) -> None:
     place.interrupt(*FOLDER)
-    (place.root / "out/inference/tiny/.preds.hdf.done/fingerprint.json").rename(
-        place.root / "out/inference/tiny/.preds.hdf.done/origin.json"
+    (place.root / "out/inference/tiny/preds.hdf.part/fingerprint.json").rename(
+        place.root / "out/inference/tiny/preds.hdf.part/origin.json"
     )
     found = place.predict(*FOLDER)
     assert "(format changed): predicting anew" in place.lines[0]
     np.testing.assert_array_equal(found, place.predict(*FOLDER, out="fresh"))
+
+
+# Finished predictions
+
+
+class Refusing:
+    """A predictor that must not be asked."""
+
+    def encode(self, sections) -> None:
+        raise ZeroDivisionError("predicted")
+
+    decode = encode
+
+
+def unpredictable(inference: Inference) -> Inference:
+    return replace(inference, predictor=Refusing())
+
+
+@pytest.mark.parametrize("sets", [FOLDER, ZARR, JOINED], ids=["folder", "zarr", "slices"])
+def test_a_finished_prediction_is_not_made_again(place: Place, sets: tuple[str, ...]) -> None:
+    found = place.predict(*sets)
+    again = place.inference(*sets, output_format="ome-zarr")
+    status = again.predictions.stat()
+    run(unpredictable(again), Wanted(pictures=True, objects=True))
+    assert again.predictions.stat() == status
+    assert sum("not predicted again" in line for line in place.lines) == 1
+    assert {"masks.ome.zarr", "instances.ome.zarr", "seg_img", "scores.csv"} <= left(place)
+    masks = open_volume(place.root / "out/inference/tiny/masks.ome.zarr")
+    np.testing.assert_array_equal(masks.section(2), 255 * (found[2] >= 0.5))
+    with pytest.raises(ZeroDivisionError, match="predicted"):
+        predict(unpredictable(place.inference(*sets)), again=True)
+
+
+def test_a_finished_prediction_of_another_volume_or_model_is_made_again(place: Place) -> None:
+    place.predict(*FOLDER)
+    overwrite_section(place)
+    place.checkpoint(2)
+    found = place.predict(*FOLDER)
+    assert place.lines[0].startswith("preds.hdf does not count (weights, files changed)")
+    np.testing.assert_array_equal(found, place.predict(*FOLDER, out="fresh"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5"])
+def test_a_broken_prediction_is_made_again(place: Place, content: bytes) -> None:
+    found = place.predict(*FOLDER)
+    (place.root / "out/inference/tiny/preds.hdf").write_bytes(content)
+    np.testing.assert_array_equal(place.predict(*FOLDER), found)
 
 
 # Fingerprints
@@ -318,8 +370,7 @@ def left(place: Place) -> set[str]:
 def everything(place: Place, *sets: str, **options) -> None:
     """A whole inference with all its outputs."""
     inference = place.inference(*sets, **options)
-    inference.run("map", show=True, instances=True)
-    inference.report()
+    run(inference, Wanted(pictures=True, objects=True, report=True))
 
 
 LABELLED = (*FOLDER, "DATA.data_dir_val_label=folder")
@@ -334,8 +385,8 @@ def test_outputs_of_an_earlier_format_or_volume_go(place: Place) -> None:
     (folder / "my_masks").mkdir()
     for name in ("notes.txt", "masks.tif", "masks/mine.txt", "seg_img/mine.txt"):
         (folder / name).write_text("mine")
-    for format, suffix in (("tiff", ".ome.tif"), ("ome-zarr", ".ome.zarr")):
-        everything(place, *LABELLED, format=format)
+    for output_format, suffix in (("tiff", ".ome.tif"), ("ome-zarr", ".ome.zarr")):
+        everything(place, *LABELLED, output_format=output_format)
         volumes = {f"{stem}{suffix}" for stem in ("masks", "probability", "instances")}
         others = {"objects.csv", "report.html", "seg_img", "masks"}
         assert left(place) == ALWAYS | volumes | others | kept
@@ -348,8 +399,8 @@ def test_outputs_of_an_earlier_format_or_volume_go(place: Place) -> None:
 
 
 def test_unfinished_predictions_of_another_kind_go(place: Place) -> None:
-    place.interrupt(*JOINED, format="ome-zarr")
-    assert ".preds_xy.hdf.done" in left(place)
+    place.interrupt(*JOINED, output_format="ome-zarr")
+    assert "preds_xy.hdf.part" in left(place)
     (place.root / "out/inference/tiny/.masks.part.mrc").touch()  # killed, not interrupted
     place.predict(*FOLDER)
     assert left(place) == {"preds.hdf", "masks", "probability"}
@@ -362,4 +413,4 @@ def test_an_interrupted_prediction_leaves_nothing_of_the_one_before(place: Place
     everything(place, *LABELLED)
     overwrite_section(place)
     place.interrupt(*LABELLED)
-    assert left(place) == {"preds.hdf.part", ".preds.hdf.done"}
+    assert left(place) == {"preds.hdf.part"}

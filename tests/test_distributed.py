@@ -168,7 +168,7 @@ def test_two_processes_make_good_what_one_that_died_has_left(project: Project) -
         killed.mkdir()
         where = [*arguments, "--out", str(killed)]
         assert run("inference", where, killed, Kill("file", number)) == -9
-        if (killed / "inference/tiny/.preds.hdf.done/0").is_file():
+        if (killed / "inference/tiny/preds.hdf.part/0.npy").is_file():
             break
     out = finished(torchrun(2, "inference", *where))
     assert "sections are predicted already" in out

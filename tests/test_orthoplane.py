@@ -69,7 +69,7 @@ def test_what_is_seen_comes_back_to_its_place(tmp_path: Path) -> None:
     found = []
     for axis in axes:
         part = np.empty(axis.volume.shape, np.float32)
-        for index, section in predict_volume(predict, axis.volume, axis.pairs, axis.windows):
+        for index, section in predict_volume(predict, axis.task(1)):
             low, high = axis.volume.grey_range(index)  # the network sees each from 0 to 1
             part[index] = low + section * (high - low)
         found.append(part)

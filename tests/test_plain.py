@@ -15,7 +15,7 @@ from dataloader.volume import Volume, normalise
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from prediction.metrics import SectionScores
-from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.predictor import NetworkPredictor, Task, predict_volume, section_pairs
 from prediction.windows import whole_section
 from tests.golden.formula import blobs
 from tests.settings import config_of
@@ -79,9 +79,7 @@ def test_predictions_are_the_plain_ones(volumes, stride: int) -> None:
     found = dict(
         predict_volume(
             NetworkPredictor(segmentor, torch.device("cpu")),
-            images,
-            section_pairs(5, stride),
-            whole_section((96, 112), (96, 112)),
+            Task(images, section_pairs(5, stride), whole_section((96, 112), (96, 112))),
         )
     )
     for index in range(5):

@@ -9,7 +9,7 @@ import torch
 
 from dataloader.volume import Volume, normalise
 from model.segmentor import Segmentor
-from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.predictor import NetworkPredictor, Task, predict_volume, section_pairs
 from prediction.volume import choose_windows, predict_on_grid
 from prediction.windows import Windows, tiles, whole_section
 from training.validation import Validation
@@ -58,9 +58,12 @@ def half(batch: torch.Tensor) -> torch.Tensor:
     return 0.5 * batch
 
 
-def predicted(array: np.ndarray, windows: Windows, stride: int, predict=half, **kwargs):
+def predicted(
+    array: np.ndarray, windows: Windows, stride: int, predict=half, batch_size=1, **kwargs
+):
     pairs = section_pairs(len(array), stride)
-    found = dict(predict_volume(Plain(predict), ArrayVolume(array), pairs, windows, **kwargs))
+    task = Task(ArrayVolume(array), pairs, windows, batch_size)
+    found = dict(predict_volume(Plain(predict), task, **kwargs))
     assert sorted(found) == list(range(len(array)))
     return np.stack([found[index] for index in range(len(array))])
 
@@ -212,7 +215,7 @@ def test_few_sections_are_held_and_each_is_read_and_encoded_once(stride: int) ->
     predict = Plain(half)
     windows = whole_section((16, 16), (16, 16))
     done = []
-    for index, _ in predict_volume(predict, volume, section_pairs(12, stride), windows):
+    for index, _ in predict_volume(predict, Task(volume, section_pairs(12, stride), windows)):
         done.append(index)
         assert len(set(volume.read) - set(done)) <= 4  # one held, three read ahead
     assert sorted(volume.read) == sorted(done) == list(range(12))
@@ -225,7 +228,7 @@ def test_a_single_section_is_a_pair_with_itself(combine: str) -> None:
     array = noise(1, 16, 16)
     volume, predict = ArrayVolume(array), Plain(half)
     windows = whole_section((16, 16), (16, 16))
-    (found,) = predict_volume(predict, volume, [(0, 0)], windows, combine=combine)
+    (found,) = predict_volume(predict, Task(volume, [(0, 0)], windows), combine)
     assert found[0] == 0
     one, other = predicted(np.repeat(array, 2, 0), windows, 1, combine=combine)
     np.testing.assert_allclose(found[1], one, rtol=0, atol=1e-6)
@@ -239,7 +242,7 @@ def test_features_of_many_windows_are_not_kept() -> None:
     for batch_size, encoded in ((3, 4 * 2 * 4), (4, 5 * 4)):  # 4 pairs of 4 windows
         predict.encoded = 0
         volume = ArrayVolume(noise(5, 32, 32))
-        dict(predict_volume(predict, volume, section_pairs(5, 1), windows, batch_size))
+        dict(predict_volume(predict, Task(volume, section_pairs(5, 1), windows, batch_size)))
         assert predict.encoded == encoded
         assert len(volume.read) == 5
 
@@ -248,11 +251,12 @@ def test_predictions_return_to_the_sections_own_grid() -> None:
     array = np.repeat(np.repeat(noise(3, 16, 16), 2, 1), 2, 2)
     windows = whole_section((32, 32), (32, 32))
     pairs = section_pairs(3, 1)
-    same = dict(predict_on_grid(Plain(half), ArrayVolume(array), pairs, windows, (32, 32)))
+    task = Task(ArrayVolume(array), pairs, windows)
+    same = dict(predict_on_grid(Plain(half), task, (32, 32)))
     np.testing.assert_allclose(same[1], 0.5 * normalise(array[1]), atol=1e-6)
-    finer = dict(predict_on_grid(Plain(half), ArrayVolume(array), pairs, windows, (48, 64)))
+    finer = dict(predict_on_grid(Plain(half), task, (48, 64)))
     assert finer[0].shape == (48, 64)
-    coarser = dict(predict_on_grid(Plain(half), ArrayVolume(array), pairs, windows, (16, 16)))
+    coarser = dict(predict_on_grid(Plain(half), task, (16, 16)))
     np.testing.assert_allclose(coarser[2], 0.5 * normalise(array[2])[::2, ::2], atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dataloader.volume import Volume, resample
 from prediction.metrics import Counts, PooledScores, SectionScores
-from prediction.predictor import predict_volume, section_pairs
+from prediction.predictor import Task, predict_volume, section_pairs
 from prediction.windows import Windows, tiles, whole_section
 
 sides = st.integers(1, 40)
@@ -82,7 +82,7 @@ def test_predictions_are_those_of_the_plain_way(
     windows = data.draw(
         st.sampled_from([tiles(shape[1:], tile, step, pad), whole_section(shape[1:], (48, 32))])
     )
-    found = dict(predict_volume(Mixing(), Sections(array), pairs, windows, batch_size))
+    found = dict(predict_volume(Mixing(), Task(Sections(array), pairs, windows, batch_size)))
     assert sorted(found) == list(range(shape[0]))
     expected = plainly(array, pairs, windows)
     for index, probability in found.items():
@@ -90,7 +90,7 @@ def test_predictions_are_those_of_the_plain_way(
 
     some = data.draw(st.sets(st.integers(0, shape[0] - 1)))
     again = dict(
-        predict_volume(Mixing(), Sections(array), pairs, windows, batch_size, sections=some)
+        predict_volume(Mixing(), Task(Sections(array), pairs, windows, batch_size), sections=some)
     )
     assert set(again) == some
     for index, probability in again.items():  # to the bit

@@ -9,7 +9,7 @@ import torch
 from dataloader.roles import as_trained, open_images, open_labels
 from model.checkpoint import MODEL, load_checkpoint, segmentor_from
 from prediction.metrics import Counts
-from prediction.predictor import NetworkPredictor, predict_volume
+from prediction.predictor import NetworkPredictor, Task, predict_volume
 from prediction.volume import choose_pairs, choose_windows
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, ROOT, Workspace
@@ -57,7 +57,9 @@ def test_a_model_finds_mitochondria(shared: Path, name: str, sections: tuple[int
     predict = NetworkPredictor(segmentor_from(checkpoint, path), torch.device("cpu"))
     pairs = [p for p in choose_pairs(config, volume) if p[0] in sections]
     found = dict(
-        predict_volume(predict, volume, pairs, choose_windows(config, volume), sections=sections)
+        predict_volume(
+            predict, Task(volume, pairs, choose_windows(config, volume)), sections=sections
+        )
     )
     said = float(re.search(r"F1 (\d\d\.\d)", (folder / "README.md").read_text("utf-8"))[1])
     for index in sections:

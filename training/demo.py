@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from model.checkpoint import MODEL
+from prediction.inference import Inference, Request, open_inference
 from prediction.metrics import THRESHOLD, Scores
 from prediction.pictures import contours, grey, side_by_side, stacked
-from prediction.run import Inference
+from prediction.predict import predict
+from prediction.scoring import measure
 from training.run_folder import RunLog
 from training.trainer import Trainer
 from utils.config.load import load_config
@@ -50,9 +51,9 @@ def run_demo(workspace: Workspace, seed: int, settings: Sequence[str]) -> None:
         config = load_config("demo", overrides, CONFIG_DIR).config
         print(f"\n{name}: {config.TRAIN.total_iters} iterations")
         train(config, workspace, run, device)
-        models[name] = Inference(config, workspace, run, MODEL, device)
-        models[name].predict()
-        scores[name] = models[name].measure("map")
+        models[name] = open_inference(config, workspace, Request(run), device)
+        derived = predict(models[name])
+        scores[name] = measure(models[name], "map", derived).scores
 
     print(f"\nheld-out target volume, {SHAPE[0]} sections, model.ckpt of each:")
     for name, score in scores.items():

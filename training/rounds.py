@@ -175,7 +175,7 @@ class TargetLabels:
     ) -> np.ndarray:
         """The probability of an axis's sections; 0 of those that are in no pair."""
         found = scratch_array(axis.volume.shape, np.float32, self.folder)
-        sections = predict_volume(predict, axis.volume, axis.pairs, axis.windows, self.batch_size)
+        sections = predict_volume(predict, axis.task(self.batch_size))
         count = len({index for pair in axis.pairs for index in pair})
         for index, probability in progress(sections, count, f"{axis.name} section"):
             check()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataloader.pairs import check_same_shape
 from dataloader.volume import CroppedVolume, Volume
 from prediction.metrics import Counts, DiceScores
-from prediction.predictor import PairPredictor
+from prediction.predictor import PairPredictor, Task
 from prediction.volume import choose_pairs, choose_windows, predict_on_grid, square_side
 from prediction.windows import round_up, whole_section
 from utils.config.schema import Config
@@ -58,9 +58,7 @@ class Validation:
         """
         predictions = predict_on_grid(
             predict,
-            self.volume,
-            self.pairs,
-            self.windows,
+            Task(self.volume, self.pairs, self.windows),
             self.labels.shape[1:],
             combine="mean" if len(self.windows.corners) > 1 else "max",
         )
