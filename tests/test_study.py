@@ -1,4 +1,4 @@
-"""Studies: lists of runs that are done once, gone on with, and put into a table."""
+"""Studies: lists of runs that are trained once, resumed, scored and put into a table."""
 
 import csv
 import json
@@ -14,7 +14,8 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.test_bad_input import CONFIG, Input
-from training.study import STUDIES, gather, load_study, runs_of
+from training.study.spec import STUDIES, list_runs, load_study
+from training.study.table import gather
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 
@@ -103,7 +104,8 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     finished = run(study, "--rows", "flips")
     assert finished.code == 2
     assert (
-        "trial-flips-1: trial-published-1, whose network it takes, is not trained" in finished.err
+        "trial-flips-1: needs the network of trial-published-1, which is not trained"
+        in finished.err
     )
     finished = run(study, "--rows", "published")
     assert finished.code == 0, finished.err
@@ -242,7 +244,7 @@ def test_mistakes_in_a_study_are_named(study: Input, change: dict, message: str)
 def test_shipped_studies_are_sound(path: Path) -> None:
     study, name = load_study(f"studies/{path.stem}")
     wanted = sum(len(row.seeds or study.seeds) for row in study.rows)
-    assert len({run.name for run in runs_of(study, name)}) == wanted
+    assert len({run.name for run in list_runs(study, name)}) == wanted
 
 
 def test_the_documents_results_are_those_gathered(tmp_path: Path) -> None:
