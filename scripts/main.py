@@ -33,7 +33,7 @@ def main() -> None:
     # Late, so that --help does not wait for torch.
     from model.checkpoint import CHOSEN_BY, MODEL
     from training.description import describe
-    from training.run_folder import RunLog
+    from training.log import RunLog
     from training.trainer import CHECK_SETTINGS, Trainer
     from utils.faults import faults_in_one_line
     from utils.runtime.device import choose_device

@@ -38,9 +38,10 @@ from model.segmentor import PairLogits
 from tests.conftest import ROOT
 from tests.settings import config_of
 from tests.test_checkpoint import Malicious
+from training.log import RunLog
 from training.monitor import TargetMeasures, TargetMonitor, foreground
 from training.nonfinite import MOST_SKIPPED, NonFiniteMonitor
-from training.run_folder import RunFolder, RunLog
+from training.run_folder import RunFolder
 from training.setup import build_learning
 from utils.config.load import load_config
 from utils.errors import UserError

@@ -17,8 +17,8 @@ from prediction.predictor import NetworkPredictor
 from tests.plain_inference import CUBES, options, predicted
 from tests.settings import config_of
 from tests.test_faults import Project
+from training.log import RunLog, drop_lines_after
 from training.rounds import Phase, phases
-from training.run_folder import RunLog, drop_lines_after
 from training.setup import build_learning
 from training.trainer import Trainer
 from utils.config.load import load_config
@@ -192,7 +192,7 @@ def test_labels_of_another_target_are_made_anew(project: Project) -> None:
     for lost in (False, True):  # the machine stopped after the second round, before it was saved
         (project.models / TRAINING_STATE).write_bytes(state)
         before = path.stat().st_mtime_ns
-        assert "made anew" not in project.train(*ROUNDS, "--resume")
+        assert "made again" not in project.train(*ROUNDS, "--resume")
         assert path.stat().st_mtime_ns == before
         (project.models / TRAINING_STATE).write_bytes(state)
         overwrite_target(project)
@@ -200,7 +200,7 @@ def test_labels_of_another_target_are_made_anew(project: Project) -> None:
             path.unlink()
         output = project.train(*ROUNDS, "--resume")
         assert "warning: DATA.data_dir_target: its files have changed" in output
-        said = "target_labels-000004.hdf: made anew (xy weights, xy files changed)"
+        said = "target_labels-000004.hdf: made again (xy weights, xy files changed)"
         assert (said in output) is not lost
         with h5py.File(path) as file:
             found.append(file["main"][()])
