@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier file")
     args = parser.parse_args()
     # Late, so that --help does not wait for torch.
-    from training.propose_config import Answers, new_config
+    from training.new_config import Answers, new_config
 
     new_config(Answers(**vars(args)))
 
