@@ -470,7 +470,7 @@ def test_a_worker_that_dies_is_named(project: Project) -> None:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2, error
     assert error.count("\n") == 1, error
-    assert f"TRAIN.num_workers 1: a process that loads pairs died, (pid {worker})" in error
+    assert f"a process that loads pairs failed (DataLoader worker (pid {worker})" in error
 
 
 @needs_mounts
@@ -482,7 +482,8 @@ def test_shared_memory_that_is_too_small(project: Project, room: str) -> None:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2, error
     assert error.count("\n") == 1, error
-    assert "no room in shared memory (/dev/shm)" in error
+    assert "TRAIN.num_workers 1: a process that loads pairs failed (" in error
+    assert "shared memory (/dev/shm)" in error
     assert "TRAIN.num_workers=0" in error
 
 
