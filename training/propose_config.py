@@ -169,7 +169,7 @@ def _beyond(target: VolumeFacts, working: float | None) -> dict[str, tuple[objec
         "rounds": (3, "number of times the target is labelled and trained on after that"),
         "foreground_ratio_limit": (
             3.0,
-            "labels are used if their foreground is within this factor of the source's",
+            "reject labels whose foreground differs from the source's by more than this",
         ),
     }
     pixel = working or target.pixel
