@@ -4,13 +4,8 @@ from itertools import pairwise
 from pathlib import Path
 
 WIDTH, HEIGHT = 1120, 715
-LEVELS = {
-    "full": 190,
-    "half": 278,
-    "quarter": 366,
-    "eighth": 454,
-    "sixteenth": 542,
-}  # y of the centres
+# y of the centres
+LEVELS = {"full": 190, "half": 278, "quarter": 366, "eighth": 454, "sixteenth": 542}
 SIDES = dict(
     zip(LEVELS, ("H × W", "H/2 × W/2", "H/4 × W/4", "H/8 × W/8", "H/16 × W/16"), strict=True)
 )

@@ -1,5 +1,7 @@
 """Train a segmentation network on a labelled source volume and adapt it to an unlabelled target."""
 
+import argparse
+
 import project_root  # noqa: F401
 
 from utils.cli import base_parser, folder_name, read_arguments
@@ -8,8 +10,8 @@ from utils.paths import shown
 from utils.runtime.memory import peak_memory
 
 
-def main() -> None:
-    """Read the arguments, build the trainer, train."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line; raises UserError."""
     parser = base_parser(__doc__)
     parser.add_argument(
         "-m", "--mode", default="train", metavar="train", help="accepted for the published commands"
@@ -33,7 +35,12 @@ def main() -> None:
         raise UserError(f"-m {args.mode}: expected train; inference.py predicts and scores")
     if args.resume and (args.overwrite or args.check):
         raise UserError("--resume: cannot be combined with --overwrite or --check")
+    return args
 
+
+def main() -> None:
+    """Read the arguments, build the trainer, train."""
+    args = parse_arguments()
     # Imported late so that --help does not wait for torch.
     from model.checkpoint import CHOSEN_BY, MODEL
     from training.description import describe

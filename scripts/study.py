@@ -14,8 +14,8 @@ from utils.optional import wanted
 from utils.paths import ROOT, Workspace, shown
 
 
-def main() -> None:
-    """Read the arguments, run what is missing of the study, write its table."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "-c",
@@ -54,8 +54,12 @@ def main() -> None:
     parser.add_argument(
         "--table", action="store_true", help="write the table of the finished runs; run nothing"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Read the arguments, run what is missing of the study, write its table."""
+    args = parse_arguments()
     # Imported late so that --help does not wait for torch.
     import torch
 

@@ -103,10 +103,7 @@ def read_state(
         warned += changed_volumes(state.get("volumes", {}), volumes)
         for network in state["networks"].values():
             check_finite(path, network)
-        if "best" not in state:  # early states left it in a file of its own
-            scored = state.get("best_score") is not None
-            best = load_checkpoint(path.with_name(BEST)) if scored else None
-            state["best"] = best and best._asdict()
+        state.setdefault("best", _early_best(state, path))
         iteration = int(state["iteration"])
     if fixed and earlier == run:
         raise UserError(
@@ -124,6 +121,13 @@ def read_state(
         for change in (*fixed, *warned)
     ]
     return state, path, warnings
+
+
+def _early_best(state: dict, path: Path) -> dict | None:
+    """The best checkpoint, which early states left in a file of its own."""
+    if "best" in state or state.get("best_score") is None:
+        return None
+    return load_checkpoint(path.with_name(BEST))._asdict()
 
 
 @contextmanager
