@@ -139,7 +139,10 @@ def test_lost_labels_are_not_made_by_another_network(project: Project) -> None:
     (project.models / "target_labels-000004.hdf").unlink()
     (project.models / TRAINING_STATE).unlink()  # that before it is of iteration 5
     message = project.fail(*options, "--resume")
-    assert "target_labels-000004.hdf: missing, and the run is at iteration 5 already" in message
+    assert (
+        "labels-000004.hdf: missing; expected the labels that the run was trained on before"
+        in message
+    )
 
 
 def interrupted(project: Project, *arguments: str) -> None:
