@@ -15,7 +15,8 @@ import yaml
 from tests.conftest import ROOT
 from tests.test_bad_input import CONFIG, Input
 from training.study.spec import STUDIES, list_runs, load_study
-from training.study.table import gather
+from training.study.table import StudyTable, gather
+from utils.paths import Workspace
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 
@@ -251,3 +252,13 @@ def test_the_documents_results_are_those_gathered(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs/results", tmp_path / "results")
     text = gather(tmp_path / "results").read_text(encoding="utf-8")
     assert text == (ROOT / "docs/results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["ablation_small", "fafb_small", "plus_small"])
+def test_the_documents_tables_are_those_of_the_logs(tmp_path: Path, name: str) -> None:
+    study, _ = load_study(name)
+    table = StudyTable(study, name, list_runs(study, name), Workspace(out=ROOT))
+    table.write(tmp_path / "results")
+    for suffix in (".md", ".csv"):
+        written = (tmp_path / f"results/{name}{suffix}").read_text(encoding="utf-8")
+        assert written == (ROOT / f"docs/results/{name}{suffix}").read_text(encoding="utf-8")
