@@ -248,6 +248,8 @@ def binary_config(bad: Input) -> None:
 DUPLICATE = yaml.safe_dump(CONFIG).replace("  width: 2\n", "  width: 2\n  width: 4\n")
 TAB = yaml.safe_dump(CONFIG).replace("  width: 2\n", "\twidth: 2\n")
 ALIASES = "NAME: a\nMODEL: &a {width: *a}\nDATA: {}\n"
+DEEP = f"NAME: a\nMODEL: {'[' * 2000}\n"
+BOMB = "NAME: &a [1]\n" + "".join(f"K{n}: [*a, *a]\n" for n in range(20))
 PROGRAM = "NAME: !!python/object/apply:os.system [touch executed]\n"
 RGB, RGBA = (np.full((48, 64, channels), 9, np.uint8) for channels in (3, 4))
 RGB[0, 0], RGBA[0, 0] = 1, 1
@@ -376,6 +378,10 @@ REFUSED: dict[str, tuple[Callable[[Input], None], str]] = {
     "key twice": (text(DUPLICATE), r"tiny\.yaml: line \d+: .*width.*twice"),
     "tab": (text(TAB), r"tiny\.yaml: line \d+: .*\\t.*spaces"),
     "alias of itself": (text(ALIASES), r"tiny\.yaml: line \d+: .*alias"),
+    "many aliases": (text(BOMB), r"tiny\.yaml: line 12: .*more than 20 aliases"),
+    "deep nesting": (text(DEEP), r"tiny\.yaml: not valid YAML: nested too deeply"),
+    "no such date": (text("NAME: 2023-02-30\n"), r"tiny\.yaml: not valid YAML: day is out of"),
+    "value and tag": (text("NAME: !!timestamp a\n"), r"tiny\.yaml: not valid YAML: "),
     "program in YAML": (text(PROGRAM), r"tiny\.yaml: line \d+: .*python/object"),
     "list for a config": (text("- a\n"), r"tiny\.yaml: expected the sections"),
     "nothing for a config": (text(""), r"tiny\.yaml: expected the sections"),

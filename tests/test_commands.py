@@ -34,7 +34,7 @@ from model.checkpoint import (
 from prediction.predictor import NetworkPredictor
 from tests.conftest import ROOT
 from tests.plain_inference import predicted
-from training.run_folder import RunLog
+from training.log import RunLog
 from training.trainer import Trainer
 from utils.config.load import load_config
 from utils.paths import Workspace
@@ -574,7 +574,7 @@ def test_check_on_a_cpu_takes_smaller_crops(command, tmp_path: Path) -> None:
     project = Project(command, tmp_path / "data", tmp_path)
     write_config(project.config, DATA={"input_size": 288}, TEST={"padded_size": 288})
     output = project.run("main", "--check")
-    assert output.count("crops of 256 pixels, as this is a check; 288 else") == 1
+    assert output.count("crops: 256 pixels in this check, 288 in a full run") == 1
 
 
 def test_check_demands_that_the_run_s_crops_fit(project: Project) -> None:
@@ -701,7 +701,8 @@ def test_signals_end_a_run_that_can_go_on(project: Project, trained: Project, nu
     code, error = stopped(project, "step=2,", number, "--set", "TRAIN.num_workers=1")
     assert code == 128 + number
     assert re.fullmatch(
-        r"interrupted at iteration \d of 6, all is saved; the same command with --resume goes on\n",
+        r"interrupted at iteration \d of 6; everything is saved, and the same command with "
+        r"--resume continues\n",
         error,
     )
     project.run("main", "--resume")
@@ -738,14 +739,14 @@ def test_a_finished_run_is_not_resumed(project: Project, trained: Project) -> No
     (project.out / "models").symlink_to(trained.out / "models")
     finished = project("main", "--resume")
     assert finished.code == 2
-    assert "the run is done, at iteration 6 of TRAIN.total_iters 6" in finished.err
+    assert "the run is finished: iteration 6 of TRAIN.total_iters 6" in finished.err
 
 
 def test_resume_is_no_restart(project: Project) -> None:
     for option in ("--overwrite", "--check"):
         finished = project("main", "--resume", option)
         assert finished.code == 2
-        assert finished.err.startswith("error: --resume: goes on with a run")
+        assert finished.err.startswith("error: --resume: cannot be combined with --")
 
 
 def test_resume_without_an_earlier_run(project: Project) -> None:

@@ -38,12 +38,14 @@ from model.segmentor import PairLogits
 from tests.conftest import ROOT
 from tests.settings import config_of
 from tests.test_checkpoint import Malicious
+from training.log import RunLog
 from training.monitor import TargetMeasures, TargetMonitor, foreground
 from training.nonfinite import MOST_SKIPPED, NonFiniteMonitor
-from training.run_folder import RunFolder, RunLog
+from training.run_folder import RunFolder
 from training.setup import build_learning
 from utils.config.load import load_config
 from utils.errors import UserError
+from utils.faults import faults_in_one_line
 from utils.paths import CONFIG_DIR, Workspace
 
 SHAPE = (4, 48, 48)
@@ -469,7 +471,7 @@ def test_a_worker_that_dies_is_named(project: Project) -> None:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2, error
     assert error.count("\n") == 1, error
-    assert f"TRAIN.num_workers 1: a process that loads pairs died, (pid {worker})" in error
+    assert f"a process that loads pairs failed (DataLoader worker (pid {worker})" in error
 
 
 @needs_mounts
@@ -481,8 +483,38 @@ def test_shared_memory_that_is_too_small(project: Project, room: str) -> None:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2, error
     assert error.count("\n") == 1, error
-    assert "no room in shared memory (/dev/shm)" in error
+    assert "TRAIN.num_workers 1: a process that loads pairs failed (" in error
+    assert "shared memory (/dev/shm)" in error
     assert "TRAIN.num_workers=0" in error
+
+
+# What the machine lacks, and what is a bug
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "out of memory; lower TRAIN.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory; lower TRAIN.batch_size"),
+        (OSError(errno.ENOSPC, "No space left"), "some/logs: No space left; free some space; "),
+        (OSError(errno.EIO, "I/O error", "some/file"), "some/file: I/O error; --resume continues"),
+        (UserError("Caught UserError in x\nOriginal\nutils.errors.UserError: a: bad"), "a: bad"),
+        (UserError("a: found b, expected c"), "a: found b, expected c"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error: Exception, line: str) -> None:
+    with pytest.raises(UserError) as caught, faults_in_one_line(Path("some/logs"), 0):
+        raise error
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    bugs = RuntimeError("shapes differ"), RuntimeError("Caught RuntimeError in DataLoader worker")
+    for bug in bugs:
+        with pytest.raises(RuntimeError) as caught, faults_in_one_line(Path("some/logs"), 1):
+            raise bug
+        assert caught.value is bug
 
 
 # Numbers that are not finite

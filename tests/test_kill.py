@@ -118,7 +118,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(arguments, tmp_
             kills[kill.kind] += 1
             going_on = True
             continue
-        assert code == 0 or "the run is done" in output, output
+        assert code == 0 or "the run is finished" in output, output
         assert not different(content(killed), expected)
         going_on, runs = False, runs + 1
     print(f"{sum(kills.values())} kills {dict(kills)}, {resumed} resumptions, {runs} runs ended")

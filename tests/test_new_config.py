@@ -224,7 +224,7 @@ def test_the_config_that_goes_beyond_the_paper_runs(
 def test_a_target_without_labels_and_sizes(command, volumes: Path) -> None:
     finished = ask(command, volumes, "--size", "full")
     assert finished.code == 0, finished.err
-    assert "unknown (options give it)" in finished.out
+    assert "unknown (see the options)" in finished.out
     config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
     assert config["DATA"]["data_dir_val_label"] is None
     assert config["DATA"]["pixel_size_working"] is None
@@ -250,5 +250,5 @@ def test_mistakes_are_named_and_nothing_is_written(command, volumes: Path, tissu
     assert ask(command, volumes, "--pixel-size-source", -4).code == 2
     assert not (volumes / "mine.yaml").exists()
     (volumes / "mine.yaml").write_text("mine")
-    assert "is there already; --overwrite" in ask(command, volumes).err
+    assert "exists already; --overwrite" in ask(command, volumes).err
     assert (volumes / "mine.yaml").read_text() == "mine"

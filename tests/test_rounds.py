@@ -17,8 +17,8 @@ from prediction.predictor import NetworkPredictor
 from tests.plain_inference import CUBES, options, predicted
 from tests.settings import config_of
 from tests.test_faults import Project
+from training.log import RunLog, drop_lines_after
 from training.rounds import Phase, phases
-from training.run_folder import RunLog, drop_lines_after
 from training.setup import build_learning
 from training.trainer import Trainer
 from utils.config.load import load_config
@@ -139,7 +139,10 @@ def test_lost_labels_are_not_made_by_another_network(project: Project) -> None:
     (project.models / "target_labels-000004.hdf").unlink()
     (project.models / TRAINING_STATE).unlink()  # that before it is of iteration 5
     message = project.fail(*options, "--resume")
-    assert "target_labels-000004.hdf: missing, and the run is at iteration 5 already" in message
+    assert (
+        "labels-000004.hdf: missing; expected the labels that the run was trained on before"
+        in message
+    )
 
 
 def interrupted(project: Project, *arguments: str) -> None:
@@ -192,7 +195,7 @@ def test_labels_of_another_target_are_made_anew(project: Project) -> None:
     for lost in (False, True):  # the machine stopped after the second round, before it was saved
         (project.models / TRAINING_STATE).write_bytes(state)
         before = path.stat().st_mtime_ns
-        assert "made anew" not in project.train(*ROUNDS, "--resume")
+        assert "made again" not in project.train(*ROUNDS, "--resume")
         assert path.stat().st_mtime_ns == before
         (project.models / TRAINING_STATE).write_bytes(state)
         overwrite_target(project)
@@ -200,7 +203,7 @@ def test_labels_of_another_target_are_made_anew(project: Project) -> None:
             path.unlink()
         output = project.train(*ROUNDS, "--resume")
         assert "warning: DATA.data_dir_target: its files have changed" in output
-        said = "target_labels-000004.hdf: made anew (xy weights, xy files changed)"
+        said = "target_labels-000004.hdf: made again (xy weights, xy files changed)"
         assert (said in output) is not lost
         with h5py.File(path) as file:
             found.append(file["main"][()])

@@ -1,4 +1,4 @@
-"""Studies: lists of runs that are done once, gone on with, and put into a table."""
+"""Studies: lists of runs that are trained once, resumed, scored and put into a table."""
 
 import csv
 import json
@@ -14,7 +14,9 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.test_bad_input import CONFIG, Input
-from training.study import STUDIES, gather, load_study, runs_of
+from training.study.spec import STUDIES, list_runs, load_study
+from training.study.table import StudyTable, gather
+from utils.paths import Workspace
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 
@@ -103,7 +105,8 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     finished = run(study, "--rows", "flips")
     assert finished.code == 2
     assert (
-        "trial-flips-1: trial-published-1, whose network it takes, is not trained" in finished.err
+        "trial-flips-1: needs the network of trial-published-1, which is not trained"
+        in finished.err
     )
     finished = run(study, "--rows", "published")
     assert finished.code == 0, finished.err
@@ -242,10 +245,20 @@ def test_mistakes_in_a_study_are_named(study: Input, change: dict, message: str)
 def test_shipped_studies_are_sound(path: Path) -> None:
     study, name = load_study(f"studies/{path.stem}")
     wanted = sum(len(row.seeds or study.seeds) for row in study.rows)
-    assert len({run.name for run in runs_of(study, name)}) == wanted
+    assert len({run.name for run in list_runs(study, name)}) == wanted
 
 
 def test_the_documents_results_are_those_gathered(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs/results", tmp_path / "results")
     text = gather(tmp_path / "results").read_text(encoding="utf-8")
     assert text == (ROOT / "docs/results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["ablation_small", "fafb_small", "plus_small"])
+def test_the_documents_tables_are_those_of_the_logs(tmp_path: Path, name: str) -> None:
+    study, _ = load_study(name)
+    table = StudyTable(study, name, list_runs(study, name), Workspace(out=ROOT))
+    table.write(tmp_path / "results")
+    for suffix in (".md", ".csv"):
+        written = (tmp_path / f"results/{name}{suffix}").read_text(encoding="utf-8")
+        assert written == (ROOT / f"docs/results/{name}{suffix}").read_text(encoding="utf-8")
