@@ -9,7 +9,7 @@ import torch
 
 from dataloader.domain_randomisation import other_microscope
 from dataloader.histogram_matching import match_histograms
-from dataloader.pairs import Appearance, PairDataset
+from dataloader.pairs import Appearance, PairDataset, Sampling
 from loss.consistency import consistency_loss
 from model.segmentor import Segmentor
 from prediction.predictor import FlippedPredictor, NetworkPredictor
@@ -89,8 +89,9 @@ def test_other_microscopes_show_the_same_tissue() -> None:
 def test_randomised_samples_repeat_and_move_their_masks() -> None:
     array = np.random.default_rng(0).random((4, 40, 40), np.float32)
     volumes = Sections(array), Sections((array > 0.9).astype(np.uint8))
+    sampling = Sampling(1, 32, (5, 1), 6)
     plain, random, again = (
-        PairDataset(*volumes, 1, 32, (5, 1), 6, Appearance(random=on)) for on in (False, True, True)
+        PairDataset(*volumes, sampling, Appearance(random=on)) for on in (False, True, True)
     )
     for number in range(6):
         one, other = plain[number], random[number]
@@ -121,8 +122,9 @@ def test_greys_become_those_of_the_other_volume() -> None:
     )
     assert changed.dtype == np.float32
     assert (np.diff(changed, axis=-1) >= 0).all()  # what was darker stays so
-    looks = (Appearance(), Appearance(transfer=greys))
-    plain, moved = (PairDataset(source, None, 1, 32, (5, 1), 6, k)[3]["images"] for k in looks)
+    appearances = (Appearance(), Appearance(transfer=greys))
+    sampling = Sampling(1, 32, (5, 1), 6)
+    plain, moved = (PairDataset(source, None, sampling, look)[3]["images"] for look in appearances)
     assert (moved > plain).mean() > 0.9
 
 

@@ -19,7 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloader.formats.opening import open_volume
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume
 from dataloader.volume import MaskVolume
 from model.checkpoint import (
@@ -580,7 +580,8 @@ def plain(value: object) -> object:
 
 
 def test_too_many_skips_in_a_row_stop(project: Project) -> None:
-    dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 1, 32, (1, 0), 200)
+    images = open_volume(project.root / "source.hdf")
+    dataset = PairDataset(images, None, Sampling(1, 32, (1, 0), 200))
     pairs = {"source": dataset}
     watch, lines = NonFiniteMonitor("skip", 1, None), []
     bad = {"loss": torch.tensor(float("nan")), "skipped": torch.tensor(1.0)}
@@ -602,7 +603,8 @@ def test_too_many_skips_in_a_row_stop(project: Project) -> None:
 def test_a_description_leads_to_the_pixels(project: Project) -> None:
     volume = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
     project.write("source.hdf", volume)
-    dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 2, 32, (1, 0), 20)
+    images = open_volume(project.root / "source.hdf")
+    dataset = PairDataset(images, None, Sampling(2, 32, (1, 0), 20))
     found = 0
     for number in range(20):
         text = dataset.describe(number)
@@ -634,7 +636,8 @@ def logits_of(current: torch.Tensor, auxiliary: torch.Tensor, residual: torch.Te
 
 
 def test_measures_of_the_target(project: Project) -> None:
-    target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
+    images = open_volume(project.root / "target.hdf")
+    target = PairDataset(images, None, Sampling(1, 32, (1, 1), 9))
     labels = MaskVolume(open_volume(project.root / "source_groundtruth.hdf"))
     watch = TargetMonitor(target, labels, 10)
     draw = np.random.default_rng(0)
@@ -679,7 +682,8 @@ def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) 
     labels[:, :10, :24] = 255
     labels[:, 0, 0] = 255  # 240 of 2304 pixels
     project.write("tenth.hdf", labels)
-    target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
+    images = open_volume(project.root / "target.hdf")
+    target = PairDataset(images, None, Sampling(1, 32, (1, 1), 9))
     watch = TargetMonitor(target, MaskVolume(open_volume(project.root / "tenth.hdf")), 100)
     watch.source_foreground = 0.1
     measures = TargetMeasures(fraction, 0.0, 1.0)

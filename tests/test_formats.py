@@ -16,7 +16,7 @@ import zarr
 from dataloader.formats.opening import find_volume, open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.loader import load_batches
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from utils.config.schema import TrainSettings
 from utils.errors import UserError
 from utils.runtime.distributed import Group
@@ -145,7 +145,7 @@ def test_volumes_are_read_in_worker_processes(
 ) -> None:
     volume = open_volume(write(tmp_path / "v", stack(dtype)), keep=False)
     volume.section(0)  # open here before the workers start
-    pairs = PairDataset(volume, None, 1, 32, (1,), 6)
+    pairs = PairDataset(volume, None, Sampling(1, 32, (1,), 6))
     alone, shared = (
         load_batches(
             pairs,
