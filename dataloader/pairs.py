@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataloader.augment import PairAugmentation
-from dataloader.domain_randomisation import other_microscope
+from dataloader.domain_randomisation import randomise_domain
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 from utils.ignore import IGNORE, ignoring
@@ -149,7 +149,7 @@ class PairDataset(Dataset):
             images, masks = self.augment(images, masks, draw.seed)
         if self.appearance.random:
             rng = np.random.default_rng((*self.sampling.seed, number, APPEARANCE))
-            images, masks = other_microscope(images, masks, rng)
+            images, masks = randomise_domain(images, masks, rng)
         if masks is None:
             return {"images": images}
         if self.labels is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader.domain_randomisation import other_microscope
+from dataloader.domain_randomisation import randomise_domain
 from dataloader.histogram_matching import match_histograms
 from dataloader.pairs import Appearance, PairDataset, Sampling
 from loss.consistency import consistency_loss
@@ -70,13 +70,13 @@ def test_consistency_is_the_published_loss() -> None:
     assert found == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_other_microscopes_show_the_same_tissue() -> None:
+def test_randomise_domains_show_the_same_tissue() -> None:
     masks = np.zeros((2, 64, 64), np.uint8)
     masks[0, 20:40, 24:44], masks[1, 20:40, 30:44] = 1, 1
     images = 0.3 + 0.4 * masks.astype(np.float32)
     areas = []
     for seed in range(40):
-        seen, moved = other_microscope(images, masks, np.random.default_rng(seed))
+        seen, moved = randomise_domain(images, masks, np.random.default_rng(seed))
         assert seen.shape == images.shape
         assert set(np.unique(moved)) <= {0, 1}
         inside, outside = seen[moved == 1].mean(), seen[moved == 0].mean()

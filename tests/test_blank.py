@@ -376,7 +376,7 @@ def test_it_is_said() -> None:
     assert found.blank_share == pytest.approx((7 * area + 1) / 8)
     assert found.low >= 60
     (line,) = (line for line in found.warnings() if "blank" in line)
-    assert line.startswith(f"{found.blank_share:.2%} of the pixels looked at are blank")
+    assert line.startswith(f"{found.blank_share:.2%} of the pixels examined are blank")
     assert "7 sections" in line
 
 

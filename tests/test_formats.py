@@ -184,7 +184,7 @@ def test_named_arrays(tmp_path: Path) -> None:
     store.create_array("raw", data=array)
     store.create_array("labels/mito", data=array // 2)
     for file in ("many.hdf", "many.zarr"):
-        with pytest.raises(UserError, match=rf"{file}: which of .*Write {file}:"):
+        with pytest.raises(UserError, match=rf"{file}: found several arrays, .*such as {file}:"):
             open_volume(tmp_path / file)
         named = open_volume(Path(f"{tmp_path / file}:labels/mito"))
         np.testing.assert_array_equal(named.section(1), array[1] // 2)

@@ -159,7 +159,7 @@ def test_a_list_that_is_nowhere_is_refused(listed, tmp_path: Path, role: str) ->
     key = f"DATA.{LISTS[role]}"
     assert str(caught.value) == (
         f"{key}: {tmp_path}/studies/lucchi_frist_half.txt: no such file; expected the names of "
-        f"sections, one a line; to use all sections, give --set {key}=null"
+        f"sections, one per line; to use all sections, give --set {key}=null"
     )
 
 
@@ -172,8 +172,8 @@ def test_lists_of_the_published_configs_may_be_missing(
         pytest.skip(f"the project's own data/ has {name}")
     assert len(listed(prefix + name)) == 82
     assert capsys.readouterr().err == (
-        f"warning: DATA.data_list_target: {tmp_path / name}: no such list, so that all sections "
-        "are used; prepare_data.py writes it\n"
+        f"warning: DATA.data_list_target: {tmp_path / name}: no such list, all sections are "
+        "used; prepare_data.py writes the list\n"
     )
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text("007.png\n")
