@@ -199,7 +199,7 @@ def test_the_state_before_is_kept_and_read_where_the_newest_is_broken(tmp_path: 
     content, found, warning = load_state(tmp_path)
     assert (content, found.name) == ({"number": 2}, PREVIOUS_STATE)
     assert "training_state.ckpt: not a readable checkpoint" in warning
-    assert warning.endswith("going on from training_state.previous.ckpt")
+    assert warning.endswith("continuing from training_state.previous.ckpt")
     path.unlink()  # killed between the two renamings
     assert load_state(tmp_path)[0] == {"number": 2}
     (tmp_path / PREVIOUS_STATE).write_bytes(b"")
@@ -215,7 +215,7 @@ def test_resume_falls_back_with_one_warning_and_ends_the_same(resumable: Project
     (resumable.models / MODEL).write_bytes(b"broken too")
     output = resumable.train("--resume", "--set", "TRAIN.total_iters=4")
     assert output.count("warning: ") == 1
-    assert "going on from training_state.previous.ckpt" in output
+    assert "continuing from training_state.previous.ckpt" in output
     again = load_file(resumable.models / TRAINING_STATE)
     assert again["iteration"] == 4
     for name, value in whole["networks"]["segmentor"].items():
@@ -253,7 +253,7 @@ def with_nan(state: dict) -> dict:
 BROKEN_STATES = {
     "malicious": (lambda state, trace: state | {"score": Malicious(trace)}, "not a readable check"),
     "other width": (lambda state, _: state | other_width(), "not the state of such a run .*size"),
-    "nan": (lambda state, _: with_nan(state), "weights that are not finite, such as 0.bias"),
+    "nan": (lambda state, _: with_nan(state), "weights are not finite, such as 0.bias"),
     "no networks": (lambda state, _: {"iteration": 3}, "not the state of such a run"),
     "a list": (lambda state, _: [state], "not the state of such a run"),
     "weights a list": (lambda state, _: state | {"networks": [1]}, "not the state of such a run"),
@@ -280,11 +280,11 @@ def test_states_are_data_and_broken_ones_are_named(resumable, change, message) -
 BROKEN_MODELS = {
     "iteration": (
         {"current_iter": "many"},
-        "no checkpoint; current_iter, ",
+        "not a checkpoint; current_iter, ",
     ),
-    "score": ({"valid_result": []}, "no checkpoint; current_iter, "),
-    "weights": ({"model_weights": {"a": 1}}, "no checkpoint; expected a dict"),
-    "keys": ({"model_weights": {1: torch.zeros(1)}}, "no checkpoint; expected a dict"),
+    "score": ({"valid_result": []}, "not a checkpoint; current_iter, "),
+    "weights": ({"model_weights": {"a": 1}}, "not a checkpoint; expected a dict"),
+    "keys": ({"model_weights": {1: torch.zeros(1)}}, "not a checkpoint; expected a dict"),
     "malicious": (None, "not a readable checkpoint"),
 }
 

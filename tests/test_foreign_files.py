@@ -282,7 +282,7 @@ def test_an_ome_tiff_of_several_files(tmp_path: Path) -> None:
     assert volume.shape == (2, *SHAPE[1:])
     np.testing.assert_array_equal(volume.section(1), V[1])
     (tmp_path / "z1.ome.tif").unlink()
-    with pytest.raises(UserError, match=r"z0\.ome\.tif: z1\.ome\.tif is missing beside it"):
+    with pytest.raises(UserError, match=r"z0\.ome\.tif: .* z1\.ome\.tif is missing beside it"):
         open_volume(path, keep=False)
 
 
@@ -346,7 +346,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: tifffile.imwrite(p / "v.tif", RGB, photometric="rgb") or p / "v.tif",
         r"found 3 channels, expected one; convert it to grey",
     ),
-    "two images": (lambda p: two(p / "b.zarr"), r"several images, 0, 1; name one, such as b\.zarr:0"),
+    "two images": (lambda p: two(p / "b.zarr"), r"images, 0, 1; name one, such as b\.zarr:0"),
     "a palette of colours": (lambda p: palette(p / "s"), r"0\.png: found a palette of colours"),
     "a filter": (lambda p: filtered(p / "v.h5"), r"filter 32019.*pip install hdf5plugin"),
     "N5": (lambda p: in_folder(p / "v.n5", attributes__json='{"n5": "2.0.0"}'), "an N5 store"),

@@ -247,7 +247,7 @@ def write_damaged(path: Path, write: Callable, keep: float) -> Path:
 def test_damaged_files_are_named(tmp_path: Path, write: Callable, part: float) -> None:
     path = write_damaged(tmp_path / "v", write, part)
     with pytest.raises(
-        UserError, match=rf"{path.name}.*(not a readable|cannot be read|an empty|cut off)"
+        UserError, match=rf"{path.name}.*(not a readable|cannot be read|is empty|cut off)"
     ):
         volume = open_volume(path, keep=False)
         for index in range(len(volume)):

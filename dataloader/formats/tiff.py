@@ -30,7 +30,7 @@ class TiffVolume(ArrayVolume):
     describe a printed page; they are used only if they are plausible for electron microscopy.
     """
 
-    kind, format = "tiff", "TIFF file"
+    kind, format_name = "tiff", "TIFF file"
 
     def _open(self) -> "_Pages":
         return _Pages(self.path)
