@@ -452,7 +452,7 @@ def test_a_gpu_that_is_not_there(bad: Input) -> None:
     for script in ("main", "inference"):
         finished = bad.run("--device", "cuda", script=script)
         assert finished.code == 2
-        assert finished.err.startswith("error: --device cuda: this machine has none")
+        assert finished.err.startswith("error: --device cuda: not available on this machine")
 
 
 def test_an_output_folder_that_is_a_file(bad: Input) -> None:

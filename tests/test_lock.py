@@ -57,7 +57,7 @@ def test_without_locks_on_the_file_system_there_is_a_warning(
     for _ in range(2):  # nobody is held out
         lock_folder(tmp_path).release()
     error = capsys.readouterr().err
-    assert error.startswith(f"warning: {tmp_path}/.lock: no locks here")
+    assert error.startswith(f"warning: {tmp_path}/.lock: the file system has no locks")
     assert error.count("\n") == 1
 
 

@@ -133,7 +133,7 @@ class Trainer:
                         self.validate(log, iteration, stop)
                         self.save_if_due(log, iteration)
                     if iteration < total:  # after the last there is nothing left to stop
-                        stop.check(self.group.any)
+                        stop.check(self.group.any_process)
             except StopRequested:
                 if log:
                     self.save(log, iteration)

@@ -1,4 +1,4 @@
-"""YAML as configs need it: no key with two values, no depth that a config cannot have."""
+"""Read YAML strictly: no key with two values, no deep nesting, few aliases."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import yaml
 
 from utils.errors import warn
 
-DEEPEST = 8  # levels; a config has three
-LONGEST = 1_000_000  # characters
-ALIASES = 20  # each may repeat all that stands before it
+MAX_DEPTH = 8  # levels; a config has three
+MAX_LENGTH = 1_000_000  # characters
+MAX_ALIASES = 20  # each may repeat everything before it
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader takes the last of two equal keys, and follows aliases for ever."""
+    """PyYAML's safe loader with the checks it lacks: repeated keys, and endless aliases."""
 
     depth = aliases = 0
     source = ""  # where the text comes from, for warnings
@@ -20,20 +20,20 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
         self.depth, self.aliases = self.depth + 1, self.aliases + alias
-        if self.depth > DEEPEST:
-            raise _problem(f"nested deeper than {DEEPEST} levels", mark)
-        if self.aliases > ALIASES:
-            raise _problem(f"more than {ALIASES} aliases", mark)
+        if self.depth > MAX_DEPTH:
+            raise _problem(f"nested deeper than {MAX_DEPTH} levels", mark)
+        if self.aliases > MAX_ALIASES:
+            raise _problem(f"more than {MAX_ALIASES} aliases", mark)
         node = super().compose_node(parent, index)
         if node.end_mark is None:
-            raise _problem("an alias of what it stands in", mark)
+            raise _problem("an alias of a node that contains it", mark)
         self.depth -= 1
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:  # of dates, of endless numbers
+        except (ValueError, OverflowError) as error:  # invalid dates, very long numbers
             raise _problem(str(error).partition("; use sys.")[0], node.start_mark) from None
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
@@ -46,8 +46,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def _check_repeated(self, key: yaml.ScalarNode, first: yaml.Node, second: yaml.Node) -> None:
-        """Warn of a key given twice with one value; raise at two values."""
-        # repr tells 1 from true and from 1.0, which Python takes as equal
+        """Warn of a key given twice with the same value; raise for different values."""
+        # repr distinguishes 1, true and 1.0, which are equal in Python
         values = [repr(self.construct_object(node, deep=True)) for node in (first, second)]
         mark = key.start_mark
         if values[0] != values[1]:
@@ -71,16 +71,16 @@ def _problem(text: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(text: str, source: str = "") -> Any:
-    """The value of a YAML text; a key that is given twice with the same value is warned of.
+    """The value of a YAML text. A key given twice with the same value causes a warning.
 
     Args:
         text: the YAML.
-        source: the file it comes from, for warnings.
+        source: path of the file, for warnings.
 
     Raises:
-        ValueError: what is wrong, with the line where it is known; one line.
+        ValueError: the text is not valid YAML or violates a limit. The message is one line.
     """
-    if len(text) > LONGEST:
+    if len(text) > MAX_LENGTH:
         raise ValueError(f"found {len(text)} characters, expected a config of a few thousand")
     try:
         loader = _Loader(text)
