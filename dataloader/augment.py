@@ -179,8 +179,8 @@ def pair_transforms(crop: int) -> dict[str, A.BasicTransform]:
             interpolation=cv2.INTER_CUBIC,
             p=1.0,
         ),
-        # clip(image * contrast + brightness) as in 1.3.0; 2.0.8 does not subtract the mean,
-        # whatever its documentation says.
+        # clip(image * contrast + brightness) as in 1.3.0. Contrary to its documentation, 2.0.8
+        # does not subtract the mean.
         "brightness_contrast": A.RandomBrightnessContrast(
             brightness_limit=(-0.2, 0.2), contrast_limit=(-0.2, 0.2), brightness_by_max=True, p=0.5
         ),

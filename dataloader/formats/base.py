@@ -41,7 +41,9 @@ class ArrayVolume(Volume):
         except UserError:
             raise
         except Exception as error:  # libraries raise many types for a broken file
-            raise UserError(f"{path}: not a readable {self.format_name} ({line(error)})") from None
+            raise UserError(
+                f"{path}: not a readable {self.format_name} ({message_of(error)})"
+            ) from None
         if min(array.shape) < 1:
             raise UserError(
                 f"{self.where}: found shape {tuple(array.shape)}, expected (sections, height, "
@@ -87,7 +89,7 @@ class ArrayVolume(Volume):
             part = np.asarray(self.array[index, rows, columns])
         except Exception as error:  # as above
             raise UserError(
-                f"{self.where}: section {index} cannot be read ({line(error)})"
+                f"{self.where}: section {index} cannot be read ({message_of(error)})"
             ) from None
         return np.ascontiguousarray(part, part.dtype.newbyteorder("="))
 
@@ -178,7 +180,7 @@ class VolumeWriter(ABC):
         """Flush and close the file."""
 
 
-def line(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The message of a library's exception, shortened to 120 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else text[:117] + "..."

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from dataloader.formats.axes import COLOURS, GREY
-from dataloader.formats.base import VolumeWriter, line
+from dataloader.formats.base import VolumeWriter, message_of
 from dataloader.formats.natural_order import natural_order
 from dataloader.formats.tiff import check_one_channel, displayed
 from dataloader.volume import Volume
@@ -176,7 +176,7 @@ def _user_errors(file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Pillow and tifffile raise many types for a broken file
         if "imagecodecs" in str(error):
-            raise UserError(f"{file}: {line(error)}; pip install imagecodecs") from None
+            raise UserError(f"{file}: {message_of(error)}; pip install imagecodecs") from None
         reason = "no such file" if isinstance(error, FileNotFoundError) else "damaged or no image"
         raise UserError(f"{file}: {reason}; expected a grey section") from None
 
