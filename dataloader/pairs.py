@@ -65,7 +65,7 @@ class Draw(NamedTuple):
 
 
 class Appearance(NamedTuple):
-    """Changes to the grey values of a volume's samples.
+    """Changes of a volume's samples besides the augmentation.
 
     Attributes:
         random: apply domain randomisation (``dataloader.domain_randomisation``); requires labels.
@@ -91,7 +91,7 @@ class PairDataset(Dataset):
         labels: their masks of 0, 1 and 255 (``utils.ignore``); None: unlabelled. Training never
             reads labels of the target; it may use pseudo labels.
         sampling: how pairs are drawn.
-        appearance: changes to the grey values of the samples.
+        appearance: changes of the samples besides the augmentation.
 
     Attributes:
         other_axes: datasets of the same length and tissue along other slicing axes. Each sample
