@@ -17,7 +17,7 @@ from utils.runtime.lock import lock_folder
 def test_a_folder_is_free_again_when_the_lock_is_released(tmp_path: Path) -> None:
     lock = lock_folder(tmp_path)
     with pytest.raises(
-        UserError, match=rf"in use by another run \(process {os.getpid()} on .*give X"
+        UserError, match=rf"in use by another run \(process {os.getpid()} on .*use X"
     ):
         lock_folder(tmp_path, instead="X")
     lock.release()

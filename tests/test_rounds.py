@@ -249,7 +249,7 @@ def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> N
     ("setting", "message"),
     [
         ("BEYOND.warmup_fraction=0", "rounds: found warmup_fraction 0"),
-        ("BEYOND.orthoplane=true BEYOND.rounds=0", "orthoplane: found true, expected rounds"),
+        ("BEYOND.orthoplane=true BEYOND.rounds=0", "orthoplane: found true without rounds"),
         (
             "BEYOND.foreground_ratio_limit=3 BEYOND.rounds=0",
             "foreground_ratio_limit: found 3 without rounds",
