@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
 from dataloader.formats.folder import section_files
 from dataloader.formats.opening import open_volume
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import normalise
 from model.checkpoint import Checkpoint, save_checkpoint
@@ -156,7 +156,7 @@ def bench_pairs(size: Size, bandwidth: float, folder: Path, pairs: int = 24) -> 
         write_sections(folder / name, volume)
     images, masks = open_volume(folder / "images"), open_volume(folder / "masks", masks=True)
     files = [section_files(folder / name)[:2] for name in ("images", "masks")]
-    samples = PairDataset(images, masks, 1, 512, seed=(0, 0), length=10**6)
+    samples = PairDataset(images, masks, Sampling(1, 512, seed=(0, 0), length=10**6))
     numbers = iter(range(10**6))
 
     def plain() -> None:

@@ -257,14 +257,14 @@ RGB[0, 0], RGBA[0, 0] = 1, 1
 # What is wrong, and a pattern of the line that must say so.
 REFUSED: dict[str, tuple[Callable[[Input], None], str]] = {
     # sections
-    "PNG of no bytes": (spoil_section("source", 0), r"source/002\.png: .*broken or no image"),
-    "PNG cut off": (spoil_section("source", 0.5), r"source/002\.png: .*broken or no image"),
+    "PNG of no bytes": (spoil_section("source", 0), r"source/002\.png: .*damaged or no image"),
+    "PNG cut off": (spoil_section("source", 0.5), r"source/002\.png: .*damaged or no image"),
     "PNG with a header alone": (spoil_section("source", 0.01), r"source/002\.png: "),
     "PNG cut off in the labels": (spoil_section("labels", 0.5), r"labels/002\.png: "),
     "PNG cut off in the target": (spoil_section("target", 0.5), r"target/002\.png: "),
     "text called PNG": (
         lambda bad: bad.section("source").write_text("a picture"),
-        r"source/002\.png: broken or no image",
+        r"source/002\.png: damaged or no image",
     ),
     "PNG in colour": (spoil_section("source", image=RGB), r"source/002\.png: found 3 channels"),
     "PNG in colour with transparency": (
@@ -346,11 +346,11 @@ REFUSED: dict[str, tuple[Callable[[Input], None], str]] = {
     ),
     "labels of background alone": (
         hdf5("data_dir_label", np.zeros_like, labels=True),
-        r"changed\.hdf: all is background",
+        r"changed\.hdf: all labels are background",
     ),
     "labels of mitochondria alone": (
         hdf5("data_dir_label", np.ones_like, labels=True),
-        r"changed\.hdf: all is mitochondria",
+        r"changed\.hdf: all labels are mitochondria",
     ),
     "a single section": (
         hdf5("data_dir_target", lambda v: v[:1]),
@@ -458,7 +458,7 @@ def test_a_gpu_that_is_not_there(bad: Input) -> None:
     for script in ("main", "inference"):
         finished = bad.run("--device", "cuda", script=script)
         assert finished.code == 2
-        assert finished.err.startswith("error: --device cuda: this machine has none")
+        assert finished.err.startswith("error: --device cuda: not available on this machine")
 
 
 def test_an_output_folder_that_is_a_file(bad: Input) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader.domain_randomisation import other_microscope
+from dataloader.domain_randomisation import randomise_domain
 from dataloader.histogram_matching import match_histograms
-from dataloader.pairs import Appearance, PairDataset
+from dataloader.pairs import Appearance, PairDataset, Sampling
 from loss.consistency import consistency_loss
 from model.segmentor import Segmentor
 from prediction.predictor import FlippedPredictor, NetworkPredictor
@@ -70,13 +70,13 @@ def test_consistency_is_the_published_loss() -> None:
     assert found == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_other_microscopes_show_the_same_tissue() -> None:
+def test_randomise_domains_show_the_same_tissue() -> None:
     masks = np.zeros((2, 64, 64), np.uint8)
     masks[0, 20:40, 24:44], masks[1, 20:40, 30:44] = 1, 1
     images = 0.3 + 0.4 * masks.astype(np.float32)
     areas = []
     for seed in range(40):
-        seen, moved = other_microscope(images, masks, np.random.default_rng(seed))
+        seen, moved = randomise_domain(images, masks, np.random.default_rng(seed))
         assert seen.shape == images.shape
         assert set(np.unique(moved)) <= {0, 1}
         inside, outside = seen[moved == 1].mean(), seen[moved == 0].mean()
@@ -89,8 +89,9 @@ def test_other_microscopes_show_the_same_tissue() -> None:
 def test_randomised_samples_repeat_and_move_their_masks() -> None:
     array = np.random.default_rng(0).random((4, 40, 40), np.float32)
     volumes = Sections(array), Sections((array > 0.9).astype(np.uint8))
+    sampling = Sampling(1, 32, (5, 1), 6)
     plain, random, again = (
-        PairDataset(*volumes, 1, 32, (5, 1), 6, Appearance(random=on)) for on in (False, True, True)
+        PairDataset(*volumes, sampling, Appearance(random=on)) for on in (False, True, True)
     )
     for number in range(6):
         one, other = plain[number], random[number]
@@ -121,8 +122,9 @@ def test_greys_become_those_of_the_other_volume() -> None:
     )
     assert changed.dtype == np.float32
     assert (np.diff(changed, axis=-1) >= 0).all()  # what was darker stays so
-    looks = (Appearance(), Appearance(transfer=greys))
-    plain, moved = (PairDataset(source, None, 1, 32, (5, 1), 6, k)[3]["images"] for k in looks)
+    appearances = (Appearance(), Appearance(transfer=greys))
+    sampling = Sampling(1, 32, (5, 1), 6)
+    plain, moved = (PairDataset(source, None, sampling, look)[3]["images"] for look in appearances)
     assert (moved > plain).mean() > 0.9
 
 

@@ -13,7 +13,7 @@ from dataloader.filled_volume import FilledVolume
 from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images
 from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, PaddedVolume
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from dataloader.synthetic import SOURCE_MICROSCOPE, make_volume, write_sections
 from dataloader.volume import CroppedVolume, KeptVolume, ResampledVolume, Volume, normalise
 from tests.test_prediction import ArrayVolume, noise
@@ -296,7 +296,7 @@ CROP = 64
 def pairs(
     images: Volume, labels: Volume | None = None, length: int = 60, seed: int = 1
 ) -> PairDataset:
-    return PairDataset(images, labels, 1, CROP, (seed,), length)
+    return PairDataset(images, labels, Sampling(1, CROP, (seed,), length))
 
 
 def half_blank(tiled: bool = False, **beside: int) -> FilledVolume:
@@ -376,7 +376,7 @@ def test_it_is_said() -> None:
     assert found.blank_share == pytest.approx((7 * area + 1) / 8)
     assert found.low >= 60
     (line,) = (line for line in found.warnings() if "blank" in line)
-    assert line.startswith(f"{found.blank_share:.2%} of the pixels looked at are blank")
+    assert line.startswith(f"{found.blank_share:.2%} of the pixels examined are blank")
     assert "7 sections" in line
 
 

@@ -94,7 +94,7 @@ def test_files_of_before_load_with_what_is_gone(segmentor, published, tmp_path, 
         assert loaded.pixel_size == 8
         assert same_network(segmentor_from(loaded, path), segmentor)
         err = capsys.readouterr().err
-        assert err.count("trained on means over 50 nm of sections") == err.count("\n") == warnings
+        assert err.count("trained on sections averaged over 50 nm") == err.count("\n") == warnings
 
 
 @pytest.mark.parametrize("width", [2, 8])
@@ -173,7 +173,7 @@ def test_other_networks_are_named(published, tmp_path: Path) -> None:
             load_checkpoint(path)
     reshaped = weights | {"up1.up.bias": torch.zeros(3)}
     torch.save(published | {"model_weights": reshaped}, path)
-    with pytest.raises(UserError, match="weights of other shapes"):
+    with pytest.raises(UserError, match="weights of another network"):
         segmentor_from(load_checkpoint(path), path)
 
 

@@ -818,7 +818,7 @@ def test_missing_gpu_is_a_mistake(project: Project) -> None:
     for script in ("main", "inference"):
         finished = project(script, "--device", "cuda")
         assert finished.code == 2
-        assert finished.err.startswith("error: --device cuda: this machine has none")
+        assert finished.err.startswith("error: --device cuda: not available on this machine")
     assert not (project.out / "logs").exists()
 
 

@@ -204,20 +204,20 @@ def test_unknown_key_in_the_file_names_the_file(load) -> None:
         (
             "BEYOND",
             {"teacher": True},
-            "BEYOND.teacher: gone since the revision after 88888e3 (it brought nothing: "
-            "docs/results.md); remove it",
+            "BEYOND.teacher: removed after revision 88888e3 (it brought no improvement: "
+            "docs/results/removed_options.md); remove it",
         ),
         (
             "BEYOND",
             {"histogram_matching": True, "paste": False, "complementary": "no"},
-            "BEYOND.paste, BEYOND.complementary: gone since the revision after 88888e3 (they "
-            "brought nothing: docs/results.md); remove them",
+            "BEYOND.paste, BEYOND.complementary: removed after revision 88888e3 (they brought no "
+            "improvement: docs/results/removed_options.md); remove them",
         ),
         (
             "TRAIN",
             {"choose_by": "entropy"},
-            "TRAIN.choose_by: entropy is gone since the revision after 88888e3 (it brought "
-            "nothing: docs/results.md); remove it",
+            "TRAIN.choose_by: the value entropy was removed after revision 88888e3 (it brought no "
+            "improvement: docs/results/removed_options.md); remove it",
         ),
     ],
 )
@@ -227,8 +227,13 @@ def test_what_is_gone_is_answered_with_its_last_revision(load, section, keys, an
     assert str(caught.value) == f"{load.path}: {answer}"
     key = next(iter(set(keys) - {"histogram_matching", "paste"}))
     override = f"{section}.{key}={str(keys[key]).lower()}"
-    with pytest.raises(UserError, match=rf"--set {override}: {section}\.{key}: .*after 88888e3"):
+    with pytest.raises(UserError, match=rf"--set {override}: {section}\.{key}: .* 88888e3"):
         load(override)
+
+
+def test_a_renamed_key_is_answered_with_its_new_name(load) -> None:
+    with pytest.raises(UserError, match=r"BEYOND\.begin: renamed to BEYOND\.warmup_fraction; "):
+        load(text=yaml.safe_dump(SMALL | {"BEYOND": {"begin": 0.4}}))
 
 
 @pytest.mark.parametrize(

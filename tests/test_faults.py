@@ -19,7 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloader.formats.opening import open_volume
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume
 from dataloader.volume import MaskVolume
 from model.checkpoint import (
@@ -201,7 +201,7 @@ def test_the_state_before_is_kept_and_read_where_the_newest_is_broken(tmp_path: 
     content, found, warning = load_state(tmp_path)
     assert (content, found.name) == ({"number": 2}, PREVIOUS_STATE)
     assert "training_state.ckpt: not a readable checkpoint" in warning
-    assert warning.endswith("going on from training_state.previous.ckpt")
+    assert warning.endswith("continuing from training_state.previous.ckpt")
     path.unlink()  # killed between the two renamings
     assert load_state(tmp_path)[0] == {"number": 2}
     (tmp_path / PREVIOUS_STATE).write_bytes(b"")
@@ -217,7 +217,7 @@ def test_resume_falls_back_with_one_warning_and_ends_the_same(resumable: Project
     (resumable.models / MODEL).write_bytes(b"broken too")
     output = resumable.train("--resume", "--set", "TRAIN.total_iters=4")
     assert output.count("warning: ") == 1
-    assert "going on from training_state.previous.ckpt" in output
+    assert "continuing from training_state.previous.ckpt" in output
     again = load_file(resumable.models / TRAINING_STATE)
     assert again["iteration"] == 4
     for name, value in whole["networks"]["segmentor"].items():
@@ -255,7 +255,7 @@ def with_nan(state: dict) -> dict:
 BROKEN_STATES = {
     "malicious": (lambda state, trace: state | {"score": Malicious(trace)}, "not a readable check"),
     "other width": (lambda state, _: state | other_width(), "not the state of such a run .*size"),
-    "nan": (lambda state, _: with_nan(state), "weights that are not finite, such as 0.bias"),
+    "nan": (lambda state, _: with_nan(state), "weights are not finite, such as 0.bias"),
     "no networks": (lambda state, _: {"iteration": 3}, "not the state of such a run"),
     "a list": (lambda state, _: [state], "not the state of such a run"),
     "weights a list": (lambda state, _: state | {"networks": [1]}, "not the state of such a run"),
@@ -282,11 +282,11 @@ def test_states_are_data_and_broken_ones_are_named(resumable, change, message) -
 BROKEN_MODELS = {
     "iteration": (
         {"current_iter": "many"},
-        "no checkpoint; current_iter, ",
+        "not a checkpoint; current_iter, ",
     ),
-    "score": ({"valid_result": []}, "no checkpoint; current_iter, "),
-    "weights": ({"model_weights": {"a": 1}}, "no checkpoint; expected a dict"),
-    "keys": ({"model_weights": {1: torch.zeros(1)}}, "no checkpoint; expected a dict"),
+    "score": ({"valid_result": []}, "not a checkpoint; current_iter, "),
+    "weights": ({"model_weights": {"a": 1}}, "not a checkpoint; expected a dict"),
+    "keys": ({"model_weights": {1: torch.zeros(1)}}, "not a checkpoint; expected a dict"),
     "malicious": (None, "not a readable checkpoint"),
 }
 
@@ -612,7 +612,8 @@ def plain(value: object) -> object:
 
 
 def test_too_many_skips_in_a_row_stop(project: Project) -> None:
-    dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 1, 32, (1, 0), 200)
+    images = open_volume(project.root / "source.hdf")
+    dataset = PairDataset(images, None, Sampling(1, 32, (1, 0), 200))
     pairs = {"source": dataset}
     watch, lines = NonFiniteMonitor("skip", 1, None), []
     bad = {"loss": torch.tensor(float("nan")), "skipped": torch.tensor(1.0)}
@@ -634,7 +635,8 @@ def test_too_many_skips_in_a_row_stop(project: Project) -> None:
 def test_a_description_leads_to_the_pixels(project: Project) -> None:
     volume = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
     project.write("source.hdf", volume)
-    dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 2, 32, (1, 0), 20)
+    images = open_volume(project.root / "source.hdf")
+    dataset = PairDataset(images, None, Sampling(2, 32, (1, 0), 20))
     found = 0
     for number in range(20):
         text = dataset.describe(number)
@@ -666,7 +668,8 @@ def logits_of(current: torch.Tensor, auxiliary: torch.Tensor, residual: torch.Te
 
 
 def test_measures_of_the_target(project: Project) -> None:
-    target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
+    images = open_volume(project.root / "target.hdf")
+    target = PairDataset(images, None, Sampling(1, 32, (1, 1), 9))
     labels = MaskVolume(open_volume(project.root / "source_groundtruth.hdf"))
     watch = TargetMonitor(target, labels, 10)
     draw = np.random.default_rng(0)
@@ -711,7 +714,8 @@ def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) 
     labels[:, :10, :24] = 255
     labels[:, 0, 0] = 255  # 240 of 2304 pixels
     project.write("tenth.hdf", labels)
-    target = PairDataset(open_volume(project.root / "target.hdf"), None, 1, 32, (1, 1), 9)
+    images = open_volume(project.root / "target.hdf")
+    target = PairDataset(images, None, Sampling(1, 32, (1, 1), 9))
     watch = TargetMonitor(target, MaskVolume(open_volume(project.root / "tenth.hdf")), 100)
     watch.source_foreground = 0.1
     measures = TargetMeasures(fraction, 0.0, 1.0)

@@ -16,7 +16,7 @@ import zarr
 from dataloader.formats.opening import find_volume, open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.loader import load_batches
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from utils.config.schema import TrainSettings
 from utils.errors import UserError
 from utils.runtime.distributed import Group
@@ -145,7 +145,7 @@ def test_volumes_are_read_in_worker_processes(
 ) -> None:
     volume = open_volume(write(tmp_path / "v", stack(dtype)), keep=False)
     volume.section(0)  # open here before the workers start
-    pairs = PairDataset(volume, None, 1, 32, (1,), 6)
+    pairs = PairDataset(volume, None, Sampling(1, 32, (1,), 6))
     alone, shared = (
         load_batches(
             pairs,
@@ -184,7 +184,7 @@ def test_named_arrays(tmp_path: Path) -> None:
     store.create_array("raw", data=array)
     store.create_array("labels/mito", data=array // 2)
     for file in ("many.hdf", "many.zarr"):
-        with pytest.raises(UserError, match=rf"{file}: which of .*Write {file}:"):
+        with pytest.raises(UserError, match=rf"{file}: found several arrays, .*such as {file}:"):
             open_volume(tmp_path / file)
         named = open_volume(Path(f"{tmp_path / file}:labels/mito"))
         np.testing.assert_array_equal(named.section(1), array[1] // 2)
@@ -247,7 +247,7 @@ def write_damaged(path: Path, write: Callable, keep: float) -> Path:
 def test_damaged_files_are_named(tmp_path: Path, write: Callable, part: float) -> None:
     path = write_damaged(tmp_path / "v", write, part)
     with pytest.raises(
-        UserError, match=rf"{path.name}.*(not a readable|cannot be read|an empty|cut off)"
+        UserError, match=rf"{path.name}.*(not a readable|cannot be read|is empty|cut off)"
     ):
         volume = open_volume(path, keep=False)
         for index in range(len(volume)):

@@ -13,7 +13,7 @@ import yaml
 from sklearn import metrics as sk
 
 from dataloader.augment import PairAugmentation
-from dataloader.domain_randomisation import other_microscope
+from dataloader.domain_randomisation import randomise_domain
 from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_labels
 from dataloader.synthetic import TARGET_MICROSCOPE, make_volume, write_sections
@@ -136,11 +136,11 @@ def test_ignored_pixels_survive_augmentation(final_crop: str) -> None:
     assert kinds == {0, 1, IGNORE}
 
 
-def test_ignored_pixels_survive_another_microscope() -> None:
+def test_ignored_pixels_survive_anrandomise_domain() -> None:
     images = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
     masks = random_masks(7, (2, 40, 40))
-    _, found = other_microscope(images, masks, np.random.default_rng(1))
-    _, ignored = other_microscope(images, (masks == IGNORE) * np.uint8(1), np.random.default_rng(1))
+    _, found = randomise_domain(images, masks, np.random.default_rng(1))
+    _, ignored = randomise_domain(images, (masks == IGNORE) * np.uint8(1), np.random.default_rng(1))
     np.testing.assert_array_equal(found == IGNORE, ignored == 1)
 
 
@@ -399,4 +399,4 @@ def test_inspect_volume_and_new_config_say_it(command, data: Path, tmp_path: Pat
         "new_config", "--source", data / "clean", data / "labels", "--target", beside,
         "-o", tmp_path / "mine.yaml",
     )  # fmt: skip
-    assert f"{share:.2%} of the pixels looked at are blank" in finished.err
+    assert f"{share:.2%} of the pixels examined are blank" in finished.err

@@ -64,7 +64,7 @@ def test_noise_beside_0_and_255_is_no_class(tmp_path: Path) -> None:
 def test_what_is_ignored_is_said(tmp_path: Path, capsys) -> None:
     masks = masks_of(tmp_path / "l.h5", np.array([[[0, 1, 255]]], np.uint8))
     masks.section(0)
-    assert "l.h5:main: label 255 is taken as ignored" in capsys.readouterr().err
+    assert "l.h5:main: label 255 is ignored" in capsys.readouterr().err
 
 
 def test_255_is_ignored_in_sections_that_were_not_looked_at(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_255_is_ignored_in_sections_that_were_not_looked_at(tmp_path: Path) -> N
 def test_merged_classes_are_said(tmp_path: Path, capsys) -> None:
     labels = np.arange(4, dtype=np.uint8).repeat(16).reshape(1, 8, 8)
     assert masks_of(tmp_path / "classes.h5", labels).section(0).mean() == 0.75
-    assert "labels 1, 2, 3 are merged: as classes or instances" in capsys.readouterr().err
+    assert "labels 1, 2, 3 are merged: all of them count as mitochondria" in capsys.readouterr().err
     many = np.arange(64, dtype=np.uint16).reshape(1, 8, 8)
     assert masks_of(tmp_path / "many.h5", many).section(0).sum() == 63
     assert not capsys.readouterr().err

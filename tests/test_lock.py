@@ -17,7 +17,7 @@ from utils.runtime.lock import lock_folder
 def test_a_folder_is_free_again_when_the_lock_is_released(tmp_path: Path) -> None:
     lock = lock_folder(tmp_path)
     with pytest.raises(
-        UserError, match=rf"in use by another run \(process {os.getpid()} on .*give X"
+        UserError, match=rf"in use by another run \(process {os.getpid()} on .*use X"
     ):
         lock_folder(tmp_path, instead="X")
     lock.release()
@@ -57,7 +57,7 @@ def test_without_locks_on_the_file_system_there_is_a_warning(
     for _ in range(2):  # nobody is held out
         lock_folder(tmp_path).release()
     error = capsys.readouterr().err
-    assert error.startswith(f"warning: {tmp_path}/.lock: no locks here")
+    assert error.startswith(f"warning: {tmp_path}/.lock: the file system has no locks")
     assert error.count("\n") == 1
 
 

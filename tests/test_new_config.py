@@ -46,13 +46,13 @@ def test_shifted_labels_are_noticed(tmp_path: Path, tissue, shift: int) -> None:
     images, labels = tissue
     cut = (images[1:], labels[:-1]) if shift == 1 else (images[:-1], labels[1:])
     (line,) = warnings(tmp_path, *cut)
-    assert f"labels look shifted: they fit the images {-shift:+d} sections on" in line
+    assert f"labels seem to be shifted: they fit the images {-shift:+d} sections on" in line
 
 
 @pytest.mark.parametrize("axes", [(1,), (2,), (1, 2)])
 def test_flipped_labels_are_noticed(tmp_path: Path, tissue, axes: tuple) -> None:
     images, labels = tissue
-    assert "the labels look flipped or turned against the images" in warnings(
+    assert "the labels seem to be flipped or rotated against the images" in warnings(
         tmp_path, images, np.flip(labels, axes)
     )
 
@@ -236,7 +236,7 @@ def test_a_target_without_labels_and_sizes(command, volumes: Path) -> None:
 def test_mistakes_are_named_and_nothing_is_written(command, volumes: Path, tissue) -> None:
     write_sections(volumes / "short", tissue[1][:5])
     write_sections(volumes / "empty", np.zeros_like(tissue[1]))
-    for labels, message in (("short", "do not fit"), ("empty", "all is background"),
+    for labels, message in (("short", "do not fit"), ("empty", "all labels are background"),
                             ("none", "none: not found")):  # fmt: skip
         finished = ask(command, volumes, labels=labels)
         assert finished.code == 2

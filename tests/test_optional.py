@@ -16,6 +16,6 @@ def test_a_missing_package_is_asked_for_by_what_pip_calls_it(monkeypatch) -> Non
     with pytest.raises(UserError) as caught:
         wanted("nothing_here.inside", "to read MRC")
     assert str(caught.value) == (
-        "nothing-here is not installed, needed to read MRC; pip install -r requirements-extra.txt "
-        "(or nothing-here alone)"
+        "nothing-here is not installed, but needed to read MRC; pip install nothing-here, or pip "
+        "install -r requirements-extra.txt"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, PaddedVolume
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from tests.test_prediction import ArrayVolume, noise
 from training.rounds import TargetLabels
 from utils.config.schema import Config
@@ -65,7 +65,9 @@ def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> 
     """The image tells what the label must be: of the same slice, the same part of it."""
     array = noise(*SHAPE)
     images, masks = ArrayVolume(array), ArrayVolume((array > 127).astype(np.uint8))
-    own = PairDataset(PaddedVolume(images, CROP), PaddedVolume(masks, CROP), 4, CROP, (3, 1), 300)
+    own = PairDataset(
+        PaddedVolume(images, CROP), PaddedVolume(masks, CROP), Sampling(4, CROP, (3, 1), 300)
+    )
     alone = [own[number] for number in range(20)]
     slices = TargetLabels(config(), images, tmp_path).pairs(own, masks).other_axes
     own = own.labelled(own.labels, slices)
@@ -96,5 +98,5 @@ def test_slices_are_learned_from_only_where_voxels_are_near_to_cubes(tmp_path: P
     with pytest.raises(UserError, match=r"BEYOND\.orthoplane: found true, but the voxels"):
         TargetLabels(config(None), images, tmp_path)
     labels = TargetLabels(config(orthoplane=False), images, tmp_path)
-    pairs = PairDataset(PaddedVolume(images, CROP), None, 4, CROP, (3, 1), 9)
+    pairs = PairDataset(PaddedVolume(images, CROP), None, Sampling(4, CROP, (3, 1), 9))
     assert labels.pairs(pairs, images).other_axes == ()

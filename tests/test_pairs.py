@@ -11,7 +11,7 @@ import torch
 
 from dataloader.formats.opening import open_volume
 from dataloader.loader import load_batches
-from dataloader.pairs import TILE_MARGIN, PairDataset
+from dataloader.pairs import TILE_MARGIN, PairDataset, Sampling
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import Volume
 from loss.supervised import inter_section_residual
@@ -59,7 +59,7 @@ def volumes(tmp_path_factory) -> tuple[Volume, Volume]:
 def dataset(
     volumes, stride: int = 2, seed: tuple = SEED, length: int = 40, **kwargs
 ) -> PairDataset:
-    return PairDataset(*volumes, stride, kwargs.get("crop", CROP), seed, length)
+    return PairDataset(*volumes, Sampling(stride, kwargs.get("crop", CROP), seed, length))
 
 
 def hdf5(path: Path, volume: np.ndarray, masks: bool = False) -> Volume:

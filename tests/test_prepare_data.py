@@ -96,7 +96,7 @@ def small(name: str, **changes) -> PublishedData:
     data = DATA_SETS[name]
 
     def files(wanted: SectionFiles, total: int, first: int) -> SectionFiles:
-        file = wanted.file._replace(sha256=None, bytes=None)
+        file = wanted.file._replace(sha256=None, size=None)
         made = {key: value(file) for key, value in changes.items()}
         return wanted._replace(file=file._replace(**made), total=total, first=first)
 
@@ -321,7 +321,7 @@ def test_second_run_does_nothing_and_wants_no_files(tree: Tree) -> None:
     before = {file: file.stat().st_mtime_ns for file in tree.files()}
     tree.prepare(VNC)
     assert {file: file.stat().st_mtime_ns for file in tree.files()} == before
-    assert "there already" in tree.said[-1]
+    assert "exists already" in tree.said[-1]
 
 
 def test_only_what_lacks_is_made(tree: Tree) -> None:
@@ -406,7 +406,7 @@ def test_interrupted_says_what_the_next_start_does(tree: Tree, monkeypatch) -> N
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image, "open", interrupted)
-    with pytest.raises(Interrupted, match="begins the unfinished volume again") as end:
+    with pytest.raises(Interrupted, match="builds the unfinished volume from the start") as end:
         tree.prepare(VNC, write(tree.given, vnc_files()))
     assert end.value.code == 130
     assert tree.files() == []
@@ -454,9 +454,9 @@ BROKEN_SECTIONS = {
     "text": (RAW, b"<html>", r"not a readable image \(neither PNG nor TIFF\)"),
     "empty": (RAW, b"", r"raw/07\.tif: not a readable image"),
     "instances": (MASK, png(LABELS[7].astype(np.uint8) * 20), "found mask values up to 40"),
-    "shifted": (MASK, png(mask(np.roll(LABELS[7], 20, 1))), r"overlaps .* by 0\.\d\d \(Dice\)"),
-    "of another section": (MASK, png(mask(LABELS[19])), r"07\.png: overlaps"),
-    "blank": (MASK, png(mask(LABELS[7] * 0)), r"by 0\.00 \(Dice\), expected 0\.5"),
+    "shifted": (MASK, png(mask(np.roll(LABELS[7], 20, 1))), r"with .* by 0\.\d\d \(Dice\)"),
+    "of another section": (MASK, png(mask(LABELS[19])), r"07\.png: the mask overlaps"),
+    "blank": (MASK, png(mask(LABELS[7] * 0)), r"by 0\.00 \(Dice\), expected at least 0\.5"),
 }
 
 
@@ -477,7 +477,7 @@ def renumbered(files: Files, change: Callable[[int], int | None]) -> Files:
 WRONG_SETS = {
     "missing": (
         lambda z: z if z != 7 else None,
-        "one of 19 .* section 7 is missing",
+        "found 19 .* section 7 is missing",
     ),
     "numbered from 1": (lambda z: z + 1, "section 0 is missing"),
     "turned round": (lambda z: SHAPE[0] - 1 - z, "hardly darker"),
@@ -497,7 +497,7 @@ def test_section_too_many(tree: Tree) -> None:
 
 def test_section_twice(tree: Tree) -> None:
     files = vnc_files() | {"stack1/raw/7.tif": tif(IMAGES[7])}
-    tree.fails(r"07\.tif: the same as .*7\.tif", VNC, tree.archive(zipped(files)))
+    tree.fails(r"07\.tif: the same section as .*7\.tif", VNC, tree.archive(zipped(files)))
 
 
 def test_masks_of_the_section_after(tree: Tree) -> None:
@@ -518,7 +518,7 @@ def test_masks_of_another_stack(tree: Tree) -> None:
 
 def test_no_mitochondria_at_all(tree: Tree) -> None:
     files = vnc_files() | {MASK.format(z): png(LABELS[z] * np.uint16(0)) for z in range(SHAPE[0])}
-    tree.fails("found no mitochondria", VNC, write(tree.given, files))
+    tree.fails("no mitochondria in the masks", VNC, write(tree.given, files))
 
 
 @pytest.mark.parametrize(
@@ -575,7 +575,7 @@ ARCHIVES = {
     "tar": (tarred, NO_ZIP),
     "web page": (lambda: b"<html>not found</html>", NO_ZIP),
     "empty": (lambda: b"", NO_ZIP),
-    "something else": (lambda: zipped({"a.txt": b"text"}), r"holds nothing of VNC III; expected g"),
+    "something else": (lambda: zipped({"a.txt": b"text"}), r"no files of VNC III; expected g"),
 }
 
 
@@ -618,8 +618,8 @@ def test_unpacked_folder_needs_no_digest(tree: Tree) -> None:
 
 def test_without_a_published_digest_the_size_is_compared(tree: Tree, capsys) -> None:
     content = zipped(vnc_files())
-    tree.prepare(small("vnc", bytes=lambda file: 12), tree.archive(content))
-    assert f"{VNC_ZIP}: SHA-256 {digest(content)}, none published" in tree.said
+    tree.prepare(small("vnc", size=lambda file: 12), tree.archive(content))
+    assert f"{VNC_ZIP}: SHA-256 {digest(content)}, no published value to compare with" in tree.said
     warning = f"warning: {VNC_ZIP} has {len(content):,} bytes, the official file 12\n"
     assert capsys.readouterr().err == warning
 
@@ -735,7 +735,7 @@ def test_missing_file_is_named_with_its_place(tree: Tree) -> None:
     files = mitoem_files()
     del files["EM30-R-im.zip"]
     tree.fails(
-        r"MitoEM-R: missing EM30-R-im\.zip \(https://\S+EM30-R-im\.zip\); give --from",
+        r"MitoEM-R: missing EM30-R-im\.zip \(https://\S+EM30-R-im\.zip\); give them with --from",
         small("mitoem-r"),
         write(tree.given, files),
     )
@@ -785,7 +785,7 @@ def test_command(command, tree: Tree) -> None:
     [
         ([], "required: data_set"),
         (["mouse"], "invalid choice: 'mouse'"),
-        (["vnc"], "error: VNC III: nothing to make it from; give these with --from"),
+        (["vnc"], "error: VNC III: files are missing; give them with --from"),
         (["vnc", "--from"], "expected at least one argument"),
         (["vnc", "--from", "nowhere.zip"], "error: --from nowhere.zip: no such file or folder"),
         (["lucchi", "--from", "{empty}"], r"missing training\.tif \(http"),

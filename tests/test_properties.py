@@ -67,21 +67,18 @@ def plainly(array: np.ndarray, pairs: list[tuple[int, int]], windows: Windows) -
     seeds,
     st.tuples(st.integers(2, 9), st.integers(2, 30), st.integers(2, 30)),
     st.integers(1, 8),
-    st.sampled_from([16, 32]),
-    st.integers(1, 32),
-    st.integers(0, 20),
+    st.tuples(st.sampled_from([16, 32]), st.integers(1, 32), st.integers(0, 20)),
     st.integers(1, 5),
     st.data(),
 )
 def test_predictions_are_those_of_the_plain_way(
-    seed, shape, stride, tile, step, pad, batch_size, data
+    seed, shape, stride, tiling, batch_size, data
 ) -> None:
-    stride, step = min(stride, shape[0] - 1), min(step, tile)
+    tile, step, pad = tiling
     array = np.random.default_rng(seed).random(shape, np.float32)
-    pairs = section_pairs(shape[0], stride)
-    windows = data.draw(
-        st.sampled_from([tiles(shape[1:], tile, step, pad), whole_section(shape[1:], (48, 32))])
-    )
+    pairs = section_pairs(shape[0], min(stride, shape[0] - 1))
+    tiled = tiles(shape[1:], tile, min(step, tile), pad)
+    windows = data.draw(st.sampled_from([tiled, whole_section(shape[1:], (48, 32))]))
     found = dict(predict_volume(Mixing(), Task(Sections(array), pairs, windows, batch_size)))
     assert sorted(found) == list(range(shape[0]))
     expected = plainly(array, pairs, windows)

@@ -169,7 +169,7 @@ def test_the_published_vnc_files_train_and_predict(run, name: str) -> None:
     warnings = run("main", name, "-m", "train").err
     assert "the key input_size_target is given twice, both times as 512\n" in warnings
     for list_name in ("VNC3/train.txt", "Lucchi/train.txt", "Lucchi/testing.txt"):
-        assert f"{list_name}: no such list, so that all sections are used" in warnings
+        assert f"{list_name}: no such list, all sections are used" in warnings
     assert warnings.count("\n") == 4
     output = run("inference", name, "--model_name", name, "-sw").out
     assert re.search(r"\nmAP=\d\.\d{4}, F1=\d\.\d{4}, MCC=-?\d\.\d{4}, IoU=\d\.\d{4}\n", output)

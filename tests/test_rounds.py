@@ -252,12 +252,12 @@ def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> N
     ("setting", "message"),
     [
         ("BEYOND.warmup_fraction=0", "rounds: found warmup_fraction 0"),
-        ("BEYOND.orthoplane=true BEYOND.rounds=0", "orthoplane: found true, expected rounds"),
+        ("BEYOND.orthoplane=true BEYOND.rounds=0", "orthoplane: found true without rounds"),
         (
             "BEYOND.foreground_ratio_limit=3 BEYOND.rounds=0",
-            "foreground_ratio_limit: found 3, expected rounds with it",
+            "foreground_ratio_limit: found 3 without rounds",
         ),
-        ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: found BEYOND.rounds besides"),
+        ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: BEYOND.rounds requires 0"),
     ],
 )
 def test_what_does_not_go_with_rounds(project: Project, setting: str, message: str) -> None:

@@ -99,7 +99,7 @@ def test_bad_sections_are_named(tmp_path: Path, keep: bool) -> None:
         open_volume(write(tmp_path / "colour", a__png=np.zeros((4, 6, 3), np.uint8)), keep=keep)
     broken = write(tmp_path / "broken", a__png=flat(0))
     (broken / "b.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"b\.png: broken or no image"):
+    with pytest.raises(UserError, match=r"b\.png: damaged or no image"):
         open_volume(broken, keep=keep)
 
 

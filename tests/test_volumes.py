@@ -73,7 +73,7 @@ def test_source_and_target_are_brought_to_one_size(
 ])  # fmt: skip
 def test_a_working_size_needs_both_sizes(workspace, target: str, source: str, key: str) -> None:
     data = at_common_size(workspace, settings(target, source, pixel_size_working=10))
-    with pytest.raises(UserError, match=rf"DATA\.{key}: missing, to bring unknown to .* 10 nm"):
+    with pytest.raises(UserError, match=rf"DATA\.{key}: missing; .* unknown to 10 nm"):
         for role in ("source", "target"):
             open_images(workspace, data, role)
 
@@ -159,7 +159,7 @@ def test_a_list_that_is_nowhere_is_refused(listed, tmp_path: Path, role: str) ->
     key = f"DATA.{LISTS[role]}"
     assert str(caught.value) == (
         f"{key}: {tmp_path}/studies/lucchi_frist_half.txt: no such file; expected the names of "
-        f"sections, one a line; to use all sections, give --set {key}=null"
+        f"sections, one per line; to use all sections, give --set {key}=null"
     )
 
 
@@ -172,8 +172,8 @@ def test_lists_of_the_published_configs_may_be_missing(
         pytest.skip(f"the project's own data/ has {name}")
     assert len(listed(prefix + name)) == 82
     assert capsys.readouterr().err == (
-        f"warning: DATA.data_list_target: {tmp_path / name}: no such list, so that all sections "
-        "are used; prepare_data.py writes it\n"
+        f"warning: DATA.data_list_target: {tmp_path / name}: no such list, all sections are "
+        "used; prepare_data.py writes the list\n"
     )
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text("007.png\n")
@@ -184,6 +184,6 @@ def test_a_list_beside_a_file_is_said_to_be_unused(workspace: Workspace, capsys)
     data = settings(data_list_target="gone.txt")
     assert len(open_images(workspace, data, "target")) == 4
     assert re.fullmatch(
-        r"warning: DATA\.data_list_target: gone\.txt: not used, .*target\.h5 is none\n",
+        r"warning: DATA\.data_list_target: gone\.txt: .*target\.h5 is not a folder of sections\n",
         capsys.readouterr().err,
     )

@@ -12,7 +12,7 @@ def describe(trainer: Trainer) -> list[str]:
     config = trainer.config
     lines = [f"random seed: {config.TRAIN.random_seed}"]
     for role, dataset in (("source", trainer.source), ("target", trainer.target)):
-        lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.stride}")
+        lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.sampling.stride}")
     sizes = {
         "source": pixel_size(config.DATA, "source", trainer.source.images),
         "target": pixel_size(config.DATA, "target", trainer.target.images),

@@ -217,13 +217,11 @@ class TargetLabels:
         labels = OrthogonalSlices(masks, axis.dim, axis.volume.shape[1], self.folder, masks=True)
         for slices in (axis.volume, labels):
             slices.laid_out()  # before workers start
+        sampling = pairs.sampling
         return PairDataset(
-            PaddedVolume(axis.volume, pairs.crop),
-            PaddedVolume(labels, pairs.crop),
-            axis.stride,
-            pairs.crop,
-            seed=(*pairs.seed, axis.dim),
-            length=pairs.length,
+            PaddedVolume(axis.volume, sampling.crop),
+            PaddedVolume(labels, sampling.crop),
+            sampling._replace(stride=axis.stride, seed=(*sampling.seed, axis.dim)),
         )
 
     def open(self, iteration: int) -> Volume:

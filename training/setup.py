@@ -7,7 +7,7 @@ from torch import nn
 
 from dataloader.histogram_matching import match_histograms
 from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
-from dataloader.pairs import Appearance, PairDataset, check_crop_fits, check_same_shape
+from dataloader.pairs import Appearance, PairDataset, Sampling, check_crop_fits, check_same_shape
 from dataloader.roles import at_common_size, open_images, open_labels
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
@@ -148,14 +148,8 @@ def open_pairs(
     for volume, found in findings:
         for line in found.warnings():
             warn(f"{shown(volume.path)}: {line}")
-    return PairDataset(
-        images,
-        labels,
-        stride,
-        crop,
-        seed=(train.random_seed, SEEDS[domain]),
-        length=train.total_iters * train.batch_size,
-    )
+    seed, length = (train.random_seed, SEEDS[domain]), train.total_iters * train.batch_size
+    return PairDataset(images, labels, Sampling(stride, crop, seed, length))
 
 
 def source_appearance(config: Config, source: PairDataset, target: PairDataset) -> Appearance:

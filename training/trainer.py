@@ -142,7 +142,7 @@ class Trainer:
                         self.validate(log, iteration, stop)
                         self.save_if_due(log, iteration)
                     if iteration < total:  # the last iteration needs no stop
-                        stop.check(self.group.any)
+                        stop.check(self.group.any_process)
             except StopRequested:
                 if log:
                     save(self, log, iteration)
