@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 from hypothesis import settings
 
+from tests.projects import Project
 from utils.errors import run_command
 from utils.runtime.device import AUTO, PRECISIONS
 
@@ -81,3 +82,9 @@ def command() -> Callable[..., Finished]:
 
     yield run
     sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture
+def project(command: Callable[..., Finished], tmp_path: Path) -> Project:
+    """A small project of its own for a test."""
+    return Project(command, tmp_path)

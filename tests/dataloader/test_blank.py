@@ -16,7 +16,7 @@ from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, PaddedVolume
 from dataloader.pairs import PairDataset
 from dataloader.synthetic import SOURCE_MICROSCOPE, make_volume, write_sections
 from dataloader.volume import CroppedVolume, KeptVolume, ResampledVolume, Volume, normalise
-from tests.test_prediction import ArrayVolume, noise
+from tests.helpers import ArrayVolume, noise
 from training.monitor import foreground
 from utils.ignore import IGNORE
 

@@ -8,7 +8,7 @@ import pytest
 
 from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, PaddedVolume
 from dataloader.pairs import PairDataset
-from tests.test_prediction import ArrayVolume, noise
+from tests.helpers import ArrayVolume, noise
 from training.rounds import TargetLabels
 from utils.config.schema import Config
 from utils.errors import UserError

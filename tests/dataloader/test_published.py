@@ -21,8 +21,8 @@ from PIL import Image
 from dataloader.formats.opening import open_volume
 from dataloader.published.catalogue import DATA_SETS, OfficialFile, PublishedData, SectionFiles
 from dataloader.published.preparation import Preparation
-from tests.conftest import ROOT
 from utils.errors import UserError
+from utils.paths import ROOT
 from utils.runtime.lock import LOCK, lock_folder
 from utils.runtime.signals import Interrupted
 

@@ -14,20 +14,13 @@ from loss.supervised import supervised_losses
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from tests.golden.formula import blobs
+from tests.helpers import random_logits
 from tests.settings import config_of
 from training.setup import Learning, build_learning, join
 
 SIZE = 32
 ALIGNMENT_OFF = {"weight_adv_spatial": 0, "weight_adv_temporal": 0}
 ADAPTATION = ("consistency_target", "adv_target_seg", "adv_target_residual")
-
-
-def random_logits(seed: int, batch: int = 2) -> tuple[torch.Tensor, ...]:
-    draw = torch.Generator().manual_seed(seed)
-    shape = (batch, 2, 5, 7)
-    return tuple(
-        torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(3)
-    )
 
 
 def plain_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

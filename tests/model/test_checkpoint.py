@@ -1,6 +1,5 @@
 """Checkpoints: the published format, both ways, and files that are not to be trusted."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from model.checkpoint import (
 )
 from model.published import from_published, published_key, to_published
 from model.segmentor import Segmentor
+from tests.helpers import Malicious
 from utils.errors import UserError
 
 WIDTH = 4
@@ -117,16 +117,6 @@ def test_names_map_one_to_one_and_back(segmentor: Segmentor) -> None:
     for odd in ("inc.conv.conv.0.weight", "section_full.conv3.weight", "section_full.conv1.scale"):
         with pytest.raises(KeyError):
             published_key(odd)
-
-
-class Malicious:
-    """Runs a command where it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("key", ["valid_result", "model_weights", "current_iter"])

@@ -12,7 +12,7 @@ import torch
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, segmentor_from
 from model.segmentor import Segmentor
 from prediction.export import PairProbabilities, largest_difference, opset, write_onnx
-from tests.conftest import ROOT
+from utils.paths import ROOT
 
 NAME = "größe 1"
 

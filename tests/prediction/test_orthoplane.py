@@ -7,7 +7,7 @@ import pytest
 
 from prediction.orthoplane import join, slicing_axes
 from prediction.predictor import predict_volume
-from tests.test_prediction import ArrayVolume, Plain, noise
+from tests.helpers import ArrayVolume, Plain, noise
 from utils.config.schema import Config
 from utils.errors import UserError
 

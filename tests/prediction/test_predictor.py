@@ -1,8 +1,5 @@
 """From windows back to a volume: every pixel comes back to its place, from every pair it is in."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,46 +9,14 @@ from model.segmentor import Segmentor
 from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
 from prediction.volume import choose_windows, predict_on_grid
 from prediction.windows import Windows, tiles, whole_section
+from tests.helpers import ArrayVolume, Plain, noise
 from training.validation import Validation
 from utils.config.schema import Config
 from utils.errors import UserError
 
 
-class ArrayVolume(Volume):
-    """A volume in memory that keeps account of what is read."""
-
-    path = Path("array")
-
-    def __init__(self, array: np.ndarray, tiled: bool = False) -> None:
-        self.array, self.shape, self.tiled = array, array.shape, tiled
-        self.read: list[int] = []
-
-    def section(self, index: int) -> np.ndarray:
-        self.read.append(index)
-        return self.array[index]
-
-
-def noise(sections: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (sections, *shape), np.uint8)
-
-
 def scaled(array: np.ndarray) -> np.ndarray:
     return np.stack([normalise(section) for section in array])
-
-
-class Plain:
-    """Predicts pairs (windows, 2, h, w) by a function; counts what it encodes."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.function = function
-        self.encoded = 0
-
-    def encode(self, sections: torch.Tensor) -> torch.Tensor:
-        self.encoded += len(sections)
-        return sections
-
-    def decode(self, current: torch.Tensor, auxiliary: torch.Tensor) -> torch.Tensor:
-        return self.function(torch.stack([current, auxiliary], dim=1))
 
 
 def half(batch: torch.Tensor) -> torch.Tensor:

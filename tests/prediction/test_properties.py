@@ -9,26 +9,14 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, matthews_corrcoef
 from torch import Tensor
 
-from dataloader.volume import Volume, resample
+from dataloader.volume import resample
 from prediction.metrics import Counts, PooledScores, SectionScores
 from prediction.predictor import predict_volume, section_pairs
 from prediction.windows import Windows, tiles, whole_section
+from tests.helpers import Sections
 
 sides = st.integers(1, 40)
 seeds = st.integers(0, 2**32 - 1)
-
-
-class Sections(Volume):
-    """In memory, as they are: not scaled."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array, self.shape = array, array.shape
-
-    def section(self, index: int) -> np.ndarray:
-        return self.array[index]
-
-    def scaled(self, index: int) -> np.ndarray:
-        return self.array[index]
 
 
 class Mixing:

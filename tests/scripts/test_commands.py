@@ -32,12 +32,11 @@ from model.checkpoint import (
     segmentor_from,
 )
 from prediction.predictor import NetworkPredictor
-from tests.conftest import ROOT
 from tests.plain_inference import predicted
 from training.run_folder import RunLog
 from training.trainer import Trainer
 from utils.config.load import load_config
-from utils.paths import Workspace
+from utils.paths import ROOT, Workspace
 from utils.runtime.signals import Interrupted, StopSignal
 
 SECTIONS, SIDE, ITERATIONS = 5, 64, 6

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
-from tests.conftest import ROOT
 from tests.killing import Kill, run
 from tests.plain_inference import CUBES, SLICES, options
-from tests.test_faults import Project
+from tests.projects import Project
+from utils.paths import ROOT
 from utils.runtime.distributed import Group
 
 BATCH = ("--set", "TRAIN.batch_size=2", "--set", "TRAIN.save_freq=3")

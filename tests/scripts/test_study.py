@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import ROOT
 from tests.test_bad_input import CONFIG, Input
 from training.study import STUDIES, gather, load_study, runs_of
+from utils.paths import ROOT
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 

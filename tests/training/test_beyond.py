@@ -13,8 +13,8 @@ from dataloader.pairs import Appearance, PairDataset
 from loss.consistency import consistency_loss
 from model.segmentor import Segmentor
 from prediction.predictor import FlippedPredictor, NetworkPredictor
+from tests.helpers import Sections
 from tests.settings import config_of
-from tests.test_properties import Sections
 from training.averaging import WeightAverage, choose_decay
 from training.setup import build_learning
 

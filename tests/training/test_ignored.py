@@ -24,9 +24,8 @@ from prediction.instances.scores import InstanceScorer
 from prediction.metrics import DiceScores, PooledScores, SectionScores, average_precision, score
 from prediction.pictures import contours
 from prediction.predictor import NetworkPredictor
+from tests.helpers import ArrayVolume, random_logits
 from tests.settings import config_of
-from tests.test_losses import random_logits
-from tests.test_prediction import ArrayVolume
 from training.monitor import foreground
 from training.rounds import TargetLabels
 from training.setup import build_learning

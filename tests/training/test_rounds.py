@@ -15,8 +15,8 @@ from dataloader.synthetic import TARGET_MICROSCOPE, make_volume
 from model.checkpoint import MODEL, TRAINING_STATE, load_checkpoint, segmentor_from
 from prediction.predictor import NetworkPredictor
 from tests.plain_inference import CUBES, options, predicted
+from tests.projects import Project
 from tests.settings import config_of
-from tests.test_faults import Project
 from training.rounds import Phase, phases
 from training.run_folder import RunLog, drop_lines_after
 from training.setup import build_learning
@@ -37,11 +37,6 @@ ROUNDS = (
     ),
     *("--set", "TRAIN.keep_checkpoints=true", "--set", "TEST.padded_size=[96,96]"),
 )
-
-
-@pytest.fixture
-def project(command, tmp_path: Path) -> Project:
-    return Project(command, tmp_path)
 
 
 def test_rounds_are_spread_from_the_begin_on() -> None:

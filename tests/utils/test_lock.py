@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from utils.errors import UserError
+from utils.paths import ROOT
 from utils.runtime.lock import lock_folder
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.runtime.memory import _free_in_control_groups, available_memory
+from utils.runtime.memory import available_memory, free_in_control_groups
 
 
 def write(folder: Path, **files: object) -> None:
@@ -24,8 +24,8 @@ def test_the_tightest_control_group_counts(tmp_path: Path, version: int) -> None
     write(base / "a" / "b", **{limit: 1000, used: 400, "memory__stat": statistics})
     write(base / "a", **{limit: "max", used: 500, "memory__stat": statistics})
     write(base, **{limit: 700, used: 600, "memory__stat": "cache 9"})
-    assert sorted(_free_in_control_groups(own, tmp_path)) == [100, 630]
-    assert _free_in_control_groups(tmp_path / "none", tmp_path) == []
+    assert sorted(free_in_control_groups(own, tmp_path)) == [100, 630]
+    assert free_in_control_groups(tmp_path / "none", tmp_path) == []
 
 
 def test_there_is_some_memory() -> None:
