@@ -94,3 +94,6 @@ class Project:
                 yield process
             finally:
                 process.kill()
+
+
+RESUME = ("--resume", "--set", "TRAIN.total_iters=6")

@@ -15,6 +15,7 @@ from dataloader.pairs import TILE_MARGIN, PairDataset
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import Volume
 from loss.supervised import inter_section_residual
+from tests.projects import SHAPE, Project
 from utils.config.schema import TrainSettings
 from utils.errors import UserError
 from utils.runtime.distributed import Group
@@ -301,3 +302,30 @@ def test_unfit_volumes_are_refused(volumes, tmp_path) -> None:
         with pytest.raises(UserError, match="do not fit") as caught:
             dataset((images, other))
         assert str(other.path) in str(caught.value)
+
+
+def test_a_description_leads_to_the_pixels(project: Project) -> None:
+    volume = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    project.write("source.hdf", volume)
+    dataset = PairDataset(open_volume(project.root / "source.hdf"), None, 2, 32, (1, 0), 20)
+    found = 0
+    for number in range(20):
+        text = dataset.describe(number)
+        current, auxiliary, y, last_y, x, last_x = map(
+            int,
+            re.search(
+                r"sections (\d+) \(.*?\) and (\d+) \(.*?\), rows (\d+) to (\d+), "
+                r"columns (\d+) to (\d+)",
+                text,
+            ).groups(),
+        )
+        assert auxiliary == current + 2
+        if text.endswith("augmented"):
+            continue
+        for section, image in zip((current, auxiliary), dataset[number]["images"], strict=True):
+            whole = volume[section]
+            scaled = (whole - whole.min()) / (whole.max() - whole.min())
+            cut = scaled[y : last_y + 1, x : last_x + 1]
+            np.testing.assert_allclose(image, cut, atol=1e-6)
+        found += 1
+    assert found > 5

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.test_bad_input import CONFIG, Input
+from tests.scripts.sound_input import CONFIG, Input
 from training.study import STUDIES, gather, load_study, runs_of
 from utils.paths import ROOT
 
