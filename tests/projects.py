@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -37,6 +38,14 @@ CONFIG = {
         "input_size": 32,
     },
 }
+
+
+class Finished(NamedTuple):
+    """A command that came to its end."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Project:

@@ -3,8 +3,11 @@
 import re
 
 import cv2
+import pytest
 
 from utils.paths import Workspace
+
+pytestmark = pytest.mark.auto_precision
 
 
 def test_demo_compares_two_models(command, tmp_path) -> None:

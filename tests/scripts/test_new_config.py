@@ -13,8 +13,10 @@ from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images, inspect_labels, sampled
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import DerivedVolume, Volume
-from tests.conftest import Finished
+from tests.projects import Finished
 from utils.paths import CONFIG_DIR
+
+pytestmark = pytest.mark.auto_precision
 
 SHAPE = (8, 96, 112)
 

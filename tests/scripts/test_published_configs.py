@@ -10,6 +10,8 @@ import pytest
 
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 
+pytestmark = pytest.mark.auto_precision
+
 SECTIONS = {"VNC3": 12, "Lucchi": 12, "Mito": 3}  # more than the published stride of 10, of 1
 SIDE = 64
 
