@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.dataloader.published_files import Tree
 from tests.projects import Finished, Project
 from utils.errors import run_command
 from utils.paths import ROOT
@@ -108,3 +109,9 @@ def command() -> Callable[..., Finished]:
 def project(command: Callable[..., Finished], tmp_path: Path) -> Project:
     """A small project of its own for a test."""
     return Project(command, tmp_path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """A data root of its own for a test, and a folder with what it is made from."""
+    return Tree(tmp_path)

@@ -14,8 +14,6 @@ from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volu
 from utils.paths import ROOT
 
 SHAPE = (4, 48, 48)
-
-
 CONFIG = {
     "NAME": "tiny",
     "MODEL": {"width": 2},
@@ -30,7 +28,7 @@ CONFIG = {
         "precision": "float32",
         "if_cuda": False,
     },
-    "TEST": {"precision": "float32"},
+    "TEST": {"precision": "float32", "tile": 64, "tile_pad": 16},
     "DATA": {
         "data_dir_img": "source.hdf",
         "data_dir_label": "source_groundtruth.hdf",

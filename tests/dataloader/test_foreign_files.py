@@ -1,157 +1,36 @@
 """Files as other programs write them: axes, voxel sizes, values, what is refused and how."""
 
-import json
-import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-import mrcfile
-import nibabel
 import numpy as np
 import pytest
 import tifffile
 import zarr
 from PIL import Image
 
-from dataloader.description import describe_volume
 from dataloader.formats.opening import open_volume
-from dataloader.formats.voxel_size import nanometres
-from dataloader.roles import at_common_size, open_images, open_labels, pixel_size, voxel_size
-from utils.config.schema import DataSettings
+from tests.dataloader.foreign_files import (
+    SHAPE,
+    VOLUME,
+    V,
+    below,
+    hdf5,
+    imagej,
+    mrc,
+    netcdf,
+    nifti,
+    ome_tiff,
+    ome_zarr,
+    root,
+    sections,
+    space,
+    vigra,
+    zarr_array,
+)
 from utils.errors import UserError, collected_warnings
-from utils.paths import ROOT, Workspace
 
-Z, Y, X = np.meshgrid(np.arange(5), np.arange(24), np.arange(32), indexing="ij")
-VOLUME = ((40 * Z + 3 * Y + X) % 251).astype(np.uint8)
-SHAPE = VOLUME.shape
-SIZE = (40.0, 4.0, 4.0)
-IMOD_STAMP = 1146047817
-
-
-def ome_zarr(
-    path: Path,
-    array: np.ndarray,
-    axes: list,
-    scales: list | None = None,
-    version: str = "0.4",
-    whole: list | None = None,
-    **array_options,
-) -> Path:
-    """An OME-Zarr image of one level; ``scales`` of it, ``whole`` of the image."""
-    v3 = version >= "0.5"
-    group = zarr.open_group(path, mode="w", zarr_format=3 if v3 else 2)
-    options = {"chunks": array.shape} | array_options
-    group.create_array("0", data=np.ascontiguousarray(array), **options)
-    level = {"path": "0"}
-    if scales:
-        level["coordinateTransformations"] = [{"type": "scale", "scale": scales}]
-    image = {"version": version, "datasets": [level]} | ({"axes": axes} if axes else {})
-    if whole:
-        image["coordinateTransformations"] = [{"type": "scale", "scale": whole}]
-    group.attrs.update({"ome": {"version": version, "multiscales": [image]}} if v3
-                       else {"multiscales": [image]})  # fmt: skip
-    return path
-
-
-def space(names: str, unit: str = "nanometer") -> list[dict]:
-    """Axes of OME-Zarr, with their units."""
-    kinds = {"c": "channel", "t": "time"}
-    return [{"name": n, "type": kinds.get(n.lower(), "space")}
-            | ({} if n.lower() in kinds else {"unit": unit}) for n in names]  # fmt: skip
-
-
-def zarr_array(path: Path, array: np.ndarray, attributes: dict | None = None, **options) -> Path:
-    made = zarr.create_array(path, data=np.ascontiguousarray(array), **options)
-    made.attrs.update(attributes or {})
-    return path
-
-
-def hdf5(path: Path, array: np.ndarray, labels: str = "", **attributes) -> Path:
-    with h5py.File(path, "w") as file:
-        file["main"] = array
-        file["main"].attrs.update(attributes)
-        for dim, label in zip(file["main"].dims, labels, strict=False):
-            dim.label = label
-    return path
-
-
-def netcdf(path: Path, array: np.ndarray, names: str) -> Path:
-    """Dimensions with scales, as netCDF-4 and xarray write them."""
-    with h5py.File(path, "w") as file:
-        file["raw"] = array
-        for place, name in enumerate(names):
-            file[name] = np.arange(array.shape[place])
-            file[name].make_scale(name)
-            file["raw"].dims[place].attach_scale(file[name])
-    return Path(f"{path}:raw")
-
-
-def vigra(keys: str) -> str:
-    return json.dumps({"axes": [{"key": key, "typeFlags": 2, "resolution": 0} for key in keys]})
-
-
-def ome_tiff(path: Path, array: np.ndarray, axes: str = "ZYX", **metadata) -> Path:
-    tifffile.imwrite(path, array, ome=True, metadata={"axes": axes} | metadata)
-    return path
-
-
-def imagej(path: Path, array: np.ndarray, axes: str = "ZYX", side: float = 0.0, **metadata) -> Path:
-    resolution = {"resolution": (1 / side, 1 / side)} if side else {}
-    tifffile.imwrite(path, array, imagej=True, metadata={"axes": axes} | metadata, **resolution)
-    return path
-
-
-def mrc(
-    path: Path, array: np.ndarray, size: tuple = (40, 40, 400), flags: int | None = None,
-    order: str = "<", span: tuple | None = None, axes: tuple = (1, 2, 3),
-) -> Path:  # fmt: skip
-    """``flags``: of IMOD, with its stamp; ``span``: dmin and dmax; ``axes``: of columns ..."""
-    with mrcfile.new(path, overwrite=True) as file:
-        file.set_data(array)
-        file.voxel_size = size
-        if span:
-            file.header.dmin, file.header.dmax = span
-        file.header.mapc, file.header.mapr, file.header.maps = axes
-    if flags is not None:
-        with path.open("r+b") as file:
-            file.seek(152)
-            file.write(struct.pack(f"{order}ii", IMOD_STAMP, flags))
-    return path
-
-
-def nifti(path: Path, array: np.ndarray, zooms: tuple, unit: str) -> Path:
-    image = nibabel.Nifti1Image(array.T, None)
-    image.header.set_zooms(zooms)
-    image.header.set_xyzt_units(unit)
-    nibabel.save(image, path)
-    return path
-
-
-def sections(path: Path, names: list[str], array: np.ndarray = VOLUME) -> Path:
-    path.mkdir()
-    for name, section in zip(names, array, strict=True):
-        if name.endswith("tif"):
-            tifffile.imwrite(path / name, section)
-        else:
-            Image.fromarray(section).save(path / name)
-    return path
-
-
-def root(path: Path, version: int = 2, **attributes) -> Path:
-    """A group with nothing in it yet."""
-    zarr.open_group(path, mode="w", attributes=attributes, zarr_format=version)
-    return path
-
-
-def below(store: Path, inner: Path) -> Path:
-    """STORE:INNER, as one names what is in a store."""
-    return Path(f"{store}:{inner.relative_to(store)}")
-
-
-V = VOLUME
 AXES: dict[str, Callable[[Path], Path]] = {
     "OME-Zarr 0.1, no axes": lambda p: ome_zarr(p / "v.zarr", V[None, None], []),
     "OME-Zarr 0.3, names": lambda p: ome_zarr(p / "v.zarr", V[None], ["c", "z", "y", "x"]),
@@ -377,168 +256,6 @@ def test_what_is_refused_says_what_to_do(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-def scaled(p: Path, scales: list, axes: list, whole: list | None = None) -> Path:
-    names = [axis["name"] for axis in axes]
-    array = V if len(names) == 3 else V[None]
-    return ome_zarr(p / "v.zarr", array, axes, scales, whole=whole)
-
-
-def unit_axes(*units: str | None) -> list[dict]:
-    return [{"name": n, "type": "space"} | ({"unit": u} if u else {})
-            for n, u in zip("zyx", units, strict=True)]  # fmt: skip
-
-
-def pixels(**sizes: object) -> dict:
-    """Keywords of OME-TIFF: Z=40, ZUnit="nm" ..."""
-    return {f"PhysicalSize{key}": value for key, value in sizes.items()}
-
-
-VOXELS: dict[str, tuple[Callable[[Path], Path], tuple | None]] = {
-    "level and image": (lambda p: scaled(p, [1, 2, 2], space("zyx"), [40, 2, 2]), SIZE),
-    "an axis of its own unit": (
-        lambda p: scaled(p, [0.04, 4, 40], unit_axes("micrometer", "nm", "angstrom")), SIZE,
-    ),
-    "an axis without a unit": (
-        lambda p: scaled(p, [1, 4, 4], unit_axes(None, "nm", "nm")), (None, 4, 4),
-    ),
-    "no unit at all": (lambda p: scaled(p, [40, 4, 4], unit_axes(None, None, None)), None),
-    "negative": (lambda p: scaled(p, [-40, 4, -4], space("zyx")), SIZE),
-    "with a channel": (lambda p: scaled(p, [7, 40, 4, 4], space("czyx")), SIZE),
-    "pixels that are not square": (lambda p: scaled(p, [40, 8, 4], space("zyx")), (40, 8, 4)),
-    "metres": (lambda p: scaled(p, [4e-8, 4e-9, 4e-9], space("zyx", "meter")), SIZE),
-    "Zarr, resolution": (lambda p: zarr_array(p / "v.zarr", V, {"resolution": [40, 4, 4]}), SIZE),
-    "Zarr, voxel_size and units": (
-        lambda p: zarr_array(
-            p / "v.zarr", V, {"voxel_size": [0.04, 0.004, 0.004], "units": ["um", "um", "um"]}
-        ), SIZE,
-    ),
-    "Zarr, voxel_size": (lambda p: zarr_array(p / "v.zarr", V, {"voxel_size": [40, 4, 4]}), SIZE),
-    "Zarr, in the order of its axes": (
-        lambda p: zarr_array(
-            p / "v.zarr", V.T, {"resolution": [4, 4, 40]}, dimension_names=list("xyz")
-        ), SIZE,
-    ),
-    "Zarr, in pixels": (
-        lambda p: zarr_array(p / "v.zarr", V, {"resolution": [1, 1, 1], "units": "pixel"}), None,
-    ),
-    "N5's attributes": (
-        lambda p: zarr_array(
-            p / "v.zarr", V, {"pixelResolution": {"unit": "nm", "dimensions": [4, 4, 40]}}
-        ), SIZE,
-    ),
-    "HDF5, one number": (lambda p: hdf5(p / "v.h5", V, resolution=8), (8, 8, 8)),
-    "HDF5, an array of one": (lambda p: hdf5(p / "v.h5", V, resolution=[8.0]), (8, 8, 8)),
-    "HDF5, in-plane alone": (lambda p: hdf5(p / "v.h5", V, resolution=[4, 4]), (None, 4, 4)),
-    "HDF5, voxel_size and unit": (
-        lambda p: hdf5(p / "v.h5", V, voxel_size=[0.04, 0.004, 0.004], unit="µm"), SIZE,
-    ),
-    "HDF5, units as bytes": (
-        lambda p: hdf5(p / "v.h5", V, voxel_size=[40.0, 4, 4], units=np.bytes_("nm")), SIZE,
-    ),
-    "HDF5, element_size_um": (
-        lambda p: hdf5(p / "v.h5", V, element_size_um=[0.04, 0.004, 0.004]), SIZE,
-    ),
-    "HDF5, element_size_um of one channel": (
-        lambda p: hdf5(p / "v.h5", V[None], element_size_um=[0.04, 0.004, 0.004]), SIZE,
-    ),
-    "HDF5, no number": (lambda p: hdf5(p / "v.h5", V, resolution="high"), None),
-    "OME-TIFF, units of their own": (
-        lambda p: ome_tiff(
-            p / "v.ome.tif", V,
-            **pixels(X=40, XUnit="Å", Y=4, YUnit="nm", Z=4e-5, ZUnit="mm"),
-        ), SIZE,
-    ),
-    "OME-TIFF, its default unit": (
-        lambda p: ome_tiff(p / "v.ome.tif", V, **pixels(X=0.004, Y=0.004, Z=0.04)), SIZE,
-    ),
-    "OME-TIFF, in pixels": (
-        lambda p: ome_tiff(
-            p / "v.ome.tif", V, **pixels(X=1, XUnit="pixel", Y=1, YUnit="pixel", Z=1, ZUnit="pixel")
-        ), None,
-    ),
-    "ImageJ, no spacing": (lambda p: imagej(p / "v.tif", V, side=4, unit="nm"), (None, 4, 4)),
-    "ImageJ, negative spacing": (
-        lambda p: imagej(p / "v.tif", V, side=4, unit="nm", spacing=-40), SIZE,
-    ),
-    "ImageJ, an escaped unit": (
-        lambda p: imagej(p / "v.tif", V, side=0.004, unit="\\u00B5m", spacing=0.04), SIZE,
-    ),
-    "ImageJ, pixels": (lambda p: imagej(p / "v.tif", V, side=1, unit="pixel", spacing=1), None),
-    "ImageJ, no unit": (lambda p: imagej(p / "v.tif", V, side=4, spacing=40), None),
-    "TIFF, resolution of a microscope": (
-        lambda p: tifffile.imwrite(
-            p / "v.tif", V, resolution=(2.5e6, 2.5e6), resolutionunit="CENTIMETER", metadata=None
-        ) or p / "v.tif", (None, 4, 4),
-    ),
-    "MRC": (lambda p: mrc(p / "v.mrc", V.astype(np.int16)), SIZE),
-    "MRC, no size": (lambda p: mrc(p / "v.mrc", V.astype(np.int16), (0, 0, 0)), None),
-    "NIfTI in um": (lambda p: nifti(p / "v.nii", V, (0.004, 0.004, 0.04), "micron"), SIZE),
-    "NIfTI in mm": (lambda p: nifti(p / "v.nii", V, (4e-6, 4e-6, 4e-5), "mm"), SIZE),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", VOXELS)
-def test_voxel_sizes(tmp_path: Path, name: str) -> None:
-    make, expected = VOXELS[name]
-    with collected_warnings() as warnings:
-        found = open_volume(make(tmp_path), keep=False).voxel_size
-    assert not warnings
-    if expected is None:
-        assert found is None
-        return
-    assert [side is None for side in found] == [side is None for side in expected]
-    known = [(a, b) for a, b in zip(found, expected, strict=True) if b is not None]
-    for side, size in known:
-        assert side == pytest.approx(size, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("spellings", "expected"),
-    [
-        (("nm", "NM", " nanometer", "Nanometers", "nanometre", "nanometres", b"nm", "nm\0"), 1),
-        (("um", "µm", "μm", "\\u00B5m", "micron", "Microns", "micrometer", "micrometres", "Âµm"),
-         1e3),
-        (("Å", "\N{ANGSTROM SIGN}", "A", "angstrom", "Angstroms", "Ångström"), 0.1),
-        (("mm", "millimeter"), 1e6),
-        (("pm", "picometer"), 1e-3),
-        (("m", "meter", "metres"), 1e9),
-        (("cm", "centimeter"), 1e7),
-        (("inch", "inches", "in"), 2.54e7),
-        (("", None, "pixel", "px", "a.u.", "second", "kilometer parsec"), None),
-    ],
-)  # fmt: skip
-def test_units_in_any_spelling(spellings: tuple, expected: float | None) -> None:
-    for spelling in spellings:
-        assert nanometres(spelling) == (expected and pytest.approx(expected)), spelling
-
-
-IMPLAUSIBLE: dict[str, tuple[Callable[[Path], Path], str, tuple | None]] = {
-    "MRC's default": (
-        lambda p: mrc(p / "v.mrc", V.astype(np.int16), (1, 1, 1)), "0.1 nm", None,
-    ),
-    "NIfTI's millimetre": (lambda p: nifti(p / "v.nii", V, (1, 1, 1), "mm"), "1 mm", None),
-    "OME-TIFF's micrometre": (
-        lambda p: ome_tiff(p / "v.ome.tif", V, **pixels(X=1, Y=1, Z=1)), "1000 nm", None,
-    ),
-    "an inch": (
-        lambda p: imagej(p / "v.tif", V, side=1 / 72, unit="inch", spacing=1), "352778 nm", None,
-    ),
-    "the spacing alone": (
-        lambda p: scaled(p, [1, 4, 4], unit_axes("mm", "nm", "nm")), "1e+06 nm", (None, 4, 4),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", IMPLAUSIBLE)
-def test_sizes_that_no_microscope_has_are_unknown(tmp_path: Path, name: str) -> None:
-    make, number, expected = IMPLAUSIBLE[name]
-    with collected_warnings() as warnings:
-        found = open_volume(make(tmp_path), keep=False).voxel_size
-    assert found == expected
-    assert len(warnings) == 1
-    assert number in warnings[0]
-
-
 def both(p: Path, array: np.ndarray, **options) -> list[Path]:
     """A stack and a folder of TIFFs of the same content."""
     tifffile.imwrite(p / "stack.tif", array, **options)
@@ -728,92 +445,3 @@ def test_chunks_that_a_shard_lacks_are_counted(tmp_path: Path) -> None:
     with collected_warnings() as warnings:
         open_volume(path, keep=False)
     assert [" 1 of 60 chunks are missing" in line for line in warnings] == [True]
-
-
-def test_pixels_that_are_not_square_come_back_on_their_own_grid(tmp_path: Path) -> None:
-    hdf5(tmp_path / "v.h5", V, resolution=[40, 16, 4])
-    hdf5(tmp_path / "l.h5", (V > 100).astype(np.uint8))
-    workspace = Workspace(tmp_path, tmp_path)
-    data = DataSettings(data_dir_img="v", data_dir_label="l", data_dir_target="v", data_dir_val="v")
-    data = at_common_size(workspace, data)
-    for role in ("source", "target", "val"):
-        volume = open_images(workspace, data, role)
-        assert volume.shape == (5, 48, 16)  # pixels of 8 nm
-        assert volume.original.shape == SHAPE
-    assert open_labels(workspace, data, "source").shape == (5, 48, 16)
-    assert voxel_size(data, volume) == (40, 16, 4)
-    assert pixel_size(data, "val", volume) == 8
-    stated = data.model_copy(update={"pixel_size_target": 4.0})
-    assert open_images(workspace, stated, "val").shape == SHAPE
-    assert voxel_size(stated, volume) == (40, 4, 4)
-    fixed = data.model_copy(update={"pixel_size_working": 16.0})
-    assert open_images(workspace, fixed, "val").shape == (5, 24, 8)
-
-
-def inspect(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / "inspect_volume.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_inspect_volume_speaks_to_programs_and_people(tmp_path: Path) -> None:
-    path = hdf5(tmp_path / "v.h5", V, resolution=[40, 4, 4])
-    facts = json.loads(inspect(path, "--json").stdout)
-    assert facts["format"] == "hdf5"
-    assert facts["shape"] == list(SHAPE)
-    assert facts["dtype"] == "uint8"
-    assert facts["voxel_size_nm"] == [40, 4, 4]
-    assert facts["section_means"] == pytest.approx(V.mean((1, 2)).tolist())
-    spoken = inspect(path, "--picture", tmp_path / "sheet.png")
-    assert not spoken.stderr
-    text = spoken.stdout
-    assert "40 x 4 x 4 nm (z, y, x)" in text
-    assert max(len(line) for line in text.splitlines()[1:-1]) <= 80
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.mode == "RGB"
-    refused = inspect(tmp_path / "nothing.tif", "--json")
-    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
-
-
-def test_labels_are_described(tmp_path: Path) -> None:
-    labels = np.zeros(SHAPE, np.int32)
-    labels[:, 2:8, 2:8], labels[:, 12:20, 12:20], labels[:, :, 24:] = 3, 9, -1
-    facts = describe_volume(hdf5(tmp_path / "l.h5", labels), labels=True)
-    assert facts.labels == ("instances", 100 / (24 * 32), 8 / 32, 2)
-    assert any("-1 is taken as ignored" in line for line in facts.warnings)
-    assert "objects       2" in facts.as_text()
-    mask = (labels > 0).astype(np.uint8)
-    assert describe_volume(hdf5(tmp_path / "m.h5", mask), labels=True).labels.objects == 2
-
-
-def test_repeated_sections_and_odd_sizes_are_in_the_description(tmp_path: Path) -> None:
-    array = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.int16)
-    array[3] = array[2]
-    facts = describe_volume(mrc(tmp_path / "v.mrc", array, (1, 1, 1)))
-    assert facts.as_json()["voxel_size_nm"] is None
-    assert any("0.1 nm" in line for line in facts.warnings)
-    assert any("section 3" in line and "the same" in line for line in facts.warnings)
-
-
-SHARED_CASES = ROOT.parent / "shared" / "cases" / "make_cases.py"
-
-
-@pytest.mark.skipif(not SHARED_CASES.is_file(), reason="no collection of cases beside the project")
-def test_collection_of_cases(tmp_path: Path) -> None:
-    out = tmp_path / "cases"
-    subprocess.run([sys.executable, SHARED_CASES, out], check=True, capture_output=True)
-    for name, case in json.loads((out / "expected.json").read_text()).items():
-        lists = Path(case["list"]) if "list" in case else None
-        if case.get("refused"):
-            with pytest.raises(UserError) as refused:
-                describe_volume(Path(case["path"]), lists, case["labels"])
-            assert all(word in str(refused.value) for word in case["says"]), name
-            continue
-        facts = describe_volume(Path(case["path"]), lists, case["labels"]).as_json()
-        assert facts["shape"] == case["shape"], name
-        sizes = [facts["voxel_size_nm"] or [None] * 3, case.get("voxel_size_nm") or [None] * 3]
-        for side, expected in zip(*sizes, strict=True) if "voxel_size_nm" in case else ():
-            assert side == (expected and pytest.approx(expected, rel=1e-5)), name
-        for key in case.keys() & {"section_means", "mitochondria", "ignored"}:
-            assert facts[key] == pytest.approx(case[key], abs=1e-6), name
-        for word in case.get("warns", ()):
-            assert any(word in line for line in facts["warnings"]), name

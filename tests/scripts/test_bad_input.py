@@ -1,7 +1,8 @@
 """Bad input: one clear line that names the file or key, exit code 2, and nothing written.
 
 What can be borne is borne with one warning. What goes wrong later, while a run trains, is in
-training/test_surroundings.py; archives and downloads are in dataloader/test_published.py.
+training/test_surroundings.py; archives and downloads are in dataloader/test_published_faults.py
+and test_download.py.
 """
 
 import re
