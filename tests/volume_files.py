@@ -12,11 +12,7 @@ import zarr
 from dataloader.formats.voxel_size import VoxelSize
 
 SHAPE = (5, 40, 48)
-
-
 SIZE = VoxelSize(30.0, 4.0, 4.0)  # nm
-
-
 OME_TRANSFORM = [{"type": "scale", "scale": [0.03, 0.004, 0.004]}]
 
 

@@ -13,17 +13,10 @@ import zarr
 from PIL import Image
 
 Z, Y, X = np.meshgrid(np.arange(5), np.arange(24), np.arange(32), indexing="ij")
-
-
 VOLUME = ((40 * Z + 3 * Y + X) % 251).astype(np.uint8)
-
-
+V = VOLUME
 SHAPE = VOLUME.shape
-
-
 SIZE = (40.0, 4.0, 4.0)
-
-
 IMOD_STAMP = 1146047817
 
 

@@ -16,14 +16,8 @@ from utils.errors import UserError
 from utils.runtime.lock import LOCK
 
 SHAPE = (20, 40, 48)
-
-
 TRAINING, TESTING, UNLABELLED = 18, 3, 4  # sections of the small MitoEM
-
-
 VNC_ZIP = "groundtruth-drosophila-vnc-master.zip"
-
-
 Files = dict[str, bytes]
 
 
@@ -115,8 +109,6 @@ def small(name: str, **changes) -> PublishedData:
 
 
 VNC = small("vnc")
-
-
 IMAGES, LABELS = tissue(0, SHAPE)
 
 

@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 
 from dataloader.description import describe_volume
-from tests.dataloader.foreign_files import (
-    SHAPE,
-    hdf5,
-    mrc,
-)
+from tests.dataloader.foreign_files import SHAPE, hdf5, mrc
 from utils.errors import UserError
 from utils.paths import ROOT
 

@@ -48,8 +48,6 @@ def with_palette() -> bytes:
 
 
 COLOUR = np.repeat(IMAGES[7][..., None], 3, axis=2)
-
-
 BROKEN_SECTIONS = {
     "colour": (RAW, tif(COLOUR), r"raw/07\.tif: found 3 channels, expected one"),
     "palette": (MASK, with_palette(), "found 3 channels"),
@@ -180,8 +178,6 @@ def tarred() -> bytes:
 
 
 NO_ZIP = r"not a readable zip archive .* give the folder with --from"
-
-
 ARCHIVES = {
     "truncated": (lambda: zipped(vnc_files())[:-100], NO_ZIP),
     "damaged": (damaged_member, r"07\.tif: not a readable image \(Bad CRC-32"),

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.roles import (
-    LISTS,
-    as_trained,
-    at_common_size,
-    open_images,
-    open_labels,
-    voxel_size,
-)
+from dataloader.roles import LISTS, as_trained, at_common_size, open_images, open_labels, voxel_size
 from dataloader.synthetic import write_sections
 from prediction.z_average import sections_in
 from utils.config.schema import DataSettings

@@ -10,8 +10,6 @@ import yaml
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 
 SHAPE = (5, 48, 64)
-
-
 CONFIG = {
     "NAME": "tiny",
     "MODEL": {"width": 2},

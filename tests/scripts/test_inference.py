@@ -13,13 +13,7 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 from dataloader.formats.opening import open_volume
-from model.checkpoint import (
-    BEST,
-    CHOSEN_AVERAGE,
-    MODEL,
-    load_checkpoint,
-    segmentor_from,
-)
+from model.checkpoint import BEST, CHOSEN_AVERAGE, MODEL, load_checkpoint, segmentor_from
 from prediction.predictor import NetworkPredictor
 from tests.plain_inference import predicted
 from tests.scripts.tiny_project import (

@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.dataloader.foreign_files import (
-    SHAPE,
-    V,
-    hdf5,
-)
+from tests.dataloader.foreign_files import SHAPE, V, hdf5
 from utils.paths import ROOT
 
 

@@ -13,11 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloader.synthetic import make_volume, write_sections
-from model.checkpoint import (
-    BEST,
-    LAST,
-    load_checkpoint,
-)
+from model.checkpoint import BEST, LAST, load_checkpoint
 from tests.scripts.tiny_project import (
     ADAPTATION_LINE,
     ITERATIONS,

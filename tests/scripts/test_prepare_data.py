@@ -8,12 +8,7 @@ import pytest
 
 from dataloader.formats.opening import open_volume
 from dataloader.published.catalogue import DATA_SETS
-from tests.dataloader.published_files import (
-    Tree,
-    png,
-    tif,
-    write,
-)
+from tests.dataloader.published_files import Tree, png, tif, write
 
 
 def test_command(command, tree: Tree) -> None:

@@ -12,15 +12,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model.checkpoint import (
-    BEST,
-    LAST,
-    load_checkpoint,
-)
-from tests.scripts.tiny_project import (
-    ITERATIONS,
-    Project,
-)
+from model.checkpoint import BEST, LAST, load_checkpoint
+from tests.scripts.tiny_project import ITERATIONS, Project
 from training.run_folder import RunLog
 from training.trainer import Trainer
 from utils.config.load import load_config

@@ -11,34 +11,19 @@ import torch
 import yaml
 from sklearn import metrics as sk
 
-from model.checkpoint import (
-    LAST,
-    load_checkpoint,
-)
+from model.checkpoint import LAST, load_checkpoint
 
 SECTIONS, SIDE, ITERATIONS = 5, 64, 6
-
-
 SHAPE = (SECTIONS, SIDE, SIDE)
-
-
 NUMBER = r"\d+\.\d{6}"
-
-
 LOSS_LINE = (
     rf"step=\d+, loss={NUMBER}, loss_cpred={NUMBER}, loss_apred={NUMBER}, loss_diff={NUMBER}"
 )
-
-
 ADAPTATION_LINE = (
     rf"step=\d+, loss={NUMBER}, loss_cross={NUMBER}, "
     rf"loss_adv_spatial={NUMBER}, loss_adv_temporal={NUMBER}"
 )
-
-
 SCORES_LINE = r"mAP=\d\.\d{4}, F1=\d\.\d{4}, MCC=-?\d\.\d{4}, IoU=\d\.\d{4}"
-
-
 CONFIG = {
     "NAME": "tiny",
     "MODEL": {"width": 2},
@@ -72,8 +57,6 @@ CONFIG = {
         "precision": "float32",
     },
 }
-
-
 SOURCE_ONLY = [
     part
     for key in ("weight_cross", "weight_adv_spatial", "weight_adv_temporal")

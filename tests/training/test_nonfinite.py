@@ -8,12 +8,7 @@ import torch
 
 from dataloader.formats.opening import open_volume
 from dataloader.pairs import PairDataset
-from model.checkpoint import (
-    LAST,
-    TRAINING_STATE,
-    load_checkpoint,
-    load_file,
-)
+from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
 from tests.projects import Project
 from tests.settings import config_of
 from training.nonfinite import MOST_SKIPPED, NonFiniteMonitor

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import (
-    TRAINING_STATE,
-    load_file,
-)
+from model.checkpoint import TRAINING_STATE, load_file
 from tests.projects import RESUME, Project
 
 
