@@ -60,7 +60,5 @@ def test_a_model_scores_what_its_card_says(command, shared, tmp_path, name: str)
     assert finished.code == 0, finished.err
     summary = json.loads((tmp_path / "inference" / name / "summary.json").read_text("utf-8"))
     found = {name: 100 * value for name, value in summary["scores"].items()}
-    said = {
-        name: float(value) for name, value in re.findall(r"(mAP|F1|MCC|IoU)\s+(\d\d\.\d)", card)
-    }
+    said = re.findall(r"(mAP|F1|MCC|IoU)\s+(\d\d\.\d)", card)
     assert {name: float(value) for name, value in said} == pytest.approx(found, abs=2)

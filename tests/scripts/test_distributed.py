@@ -34,7 +34,7 @@ def torchrun(processes: int, script: str | Path, *arguments: str) -> subprocess.
 
 
 def finished(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
 
@@ -85,7 +85,7 @@ def test_two_processes_train_as_one_and_resume_as_one(project: Project) -> None:
     with torchrun(2, "main", *project.arguments(*half, "--overwrite")) as process:
         assert any(line.startswith("step=3,") for line in process.stdout)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
     at = load_file(project.models / TRAINING_STATE)["iteration"]
     assert 3 <= at <= 6
     if at < 6:
@@ -108,7 +108,7 @@ def test_two_processes_learn_from_slices_as_one(project: Project) -> None:
 
 def test_a_batch_that_cannot_be_split_is_refused(project: Project) -> None:
     process = torchrun(2, "main", *project.arguments())
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "error: TRAIN.batch_size: found 1, expected a multiple of the 2 processes" in error
     assert not project.logs.exists()
@@ -121,7 +121,7 @@ def test_a_process_that_dies_ends_the_others_in_one_line(project: Project) -> No
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         second = max(map(int, children))
         os.kill(second, signal.SIGKILL)
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=300)
     assert process.returncode != 0
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(lines) <= 1
