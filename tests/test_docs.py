@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from utils.paths import ROOT
 
 PATTERNS = ("README.md", "*/README.md", "models/*/README.md", "docs/*.md", "docs/results/*.md")
 PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))

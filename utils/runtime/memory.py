@@ -40,7 +40,7 @@ def available_memory() -> int | None:
     if status.exists():
         found = re.search(r"MemAvailable:\s*(\d+) kB", status.read_text(encoding="utf-8"))
         free += [int(found[1]) * 1024] if found else []
-    free += _free_in_control_groups()
+    free += free_in_control_groups()
     if resource is not None:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         pages = Path("/proc/self/statm")
@@ -49,7 +49,7 @@ def available_memory() -> int | None:
     return max(0, min(free)) if free else None
 
 
-def _free_in_control_groups(
+def free_in_control_groups(
     own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
     """Bytes left by the limit of each control group of this process and of those above."""
