@@ -26,6 +26,7 @@ from tests.dataloader.foreign_files import (
     root,
     sections,
     space,
+    stamped,
     vigra,
     zarr_array,
 )
