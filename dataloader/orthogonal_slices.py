@@ -1,7 +1,6 @@
 """The xz and yz slices of a volume as volumes of their own."""
 
 import tempfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ class OrthogonalSlices(DerivedVolume):
         self, volume: Volume, dim: int, height: int, scratch: Path, masks: bool = False
     ) -> None:
         self.dim, self.scratch, self.masks = dim, scratch, masks
-        self._lock = threading.Lock()
         self._slices: np.ndarray | None = None
         self._blank: np.ndarray | None = None  # like _slices, uint8 of 0 and 1; None: nowhere
         super().__init__(volume, (volume.shape[dim], height, volume.shape[3 - dim]))
@@ -42,21 +40,22 @@ class OrthogonalSlices(DerivedVolume):
 
         Call it before forking the processes that read it: otherwise each writes its own copy.
         """
-        with self._lock:  # sections are read ahead in a thread
-            if self._slices is None:
-                self._lay_out()
+        if self._slices is None:
+            self._lay_out()
         return self._slices
 
     def _lay_out(self) -> None:
         shape = (len(self), len(self.volume), self.shape[2])
         slices = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
+        blanks: np.ndarray | None = None
         for index in range(len(self.volume)):
             slices[:, index] = self._across(self.volume.section(index))
             if (blank := self.volume.blank(index)) is not None:
-                if self._blank is None:
-                    self._blank = scratch_array(shape, np.uint8, self.scratch)
-                self._blank[:, index] = self._across(blank)
-        self._slices = slices
+                if blanks is None:
+                    blanks = scratch_array(shape, np.uint8, self.scratch)
+                blanks[:, index] = self._across(blank)
+        # Last, complete: sections are read ahead in another thread.
+        self._blank, self._slices = blanks, slices
 
     def section(self, index: int) -> np.ndarray:
         fit = resample_mask if self.masks else resample
