@@ -1,5 +1,7 @@
 """Predict the mitochondria of a volume with a trained model, and score it if it has labels."""
 
+import argparse
+
 import project_root  # noqa: F401
 
 from utils.cli import base_parser, folder_name, read_arguments
@@ -7,35 +9,39 @@ from utils.errors import run_command
 from prediction.measures import MEASURES
 
 
-def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
-    """Read the arguments, load model and volume, predict, score, draw.
+def parse_arguments(config_name: str, measure: str) -> argparse.Namespace:
+    """The command line.
 
     Args:
         config_name: of the config, without ``-c``.
-        measure: how it is scored, without ``-mm``.
+        measure: the scores, without ``-mm``.
     """
     parser = base_parser(__doc__, config_name)
     parser.add_argument(
         "-mn",
         "--model-name",
         "--model_name",
-        help="folder in models/ that holds the checkpoint (default: TEST.model_name, else NAME)",
+        metavar="NAME",
+        help="folder in models/ with the checkpoint (default: TEST.model_name, else NAME)",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="in that folder (default: model.ckpt)")
     parser.add_argument(
         "-mm",
         "--mode-map",
         "--mode_map",
+        metavar="MEASURE",
         choices=MEASURES,
         default=measure,
-        help="map, map_2d: per section; map_3d: pooled; dice: dice and Jaccard "
+        help="map or map_2d: per section; map_3d: pooled; dice: Dice and Jaccard "
         f"(default: {measure})",
     )
     parser.add_argument("-sw", "--show", action="store_true", help="write pictures to seg_img/")
     parser.add_argument(
         "--format",
+        metavar="FORMAT",
         choices=["tiff", "hdf5", "ome-zarr"],
-        help="of masks, probabilities and objects (default: that of the volume)",
+        help="of masks, probabilities and objects: tiff, hdf5 or ome-zarr (default: that of the "
+        "volume)",
     )
     parser.add_argument(
         "--instances", action="store_true", help="find single mitochondria, and measure each"
@@ -44,14 +50,16 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
         "--report", action="store_true", help="write one HTML file with all results"
     )
     parser.add_argument(
-        "--repredict",
-        action="store_true",
-        help="predict again even if preds.hdf is finished, of the same volume, model and settings",
+        "--repredict", action="store_true", help="predict again, even if preds.hdf is finished"
     )
     parser.add_argument("--view", action="store_true", help="open the results in napari")
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    # Late, so that --help does not wait for torch.
+
+def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
+    """Read the arguments, load model and volume, predict, score, draw; see ``parse_arguments``."""
+    args = parse_arguments(config_name, measure)
+    # Imported late so that --help does not wait for torch.
     from model.checkpoint import MODEL
     from prediction.inference import Request, open_inference
     from prediction.report.report import require_report

@@ -51,10 +51,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["adapt", "target"])
 def test_compiled_networks_learn_the_same(kind: str) -> None:
     reports = []
-    for compile in (lambda network: network, partial(torch.compile, backend="eager")):
+    for compiled in (lambda network: network, partial(torch.compile, backend="eager")):
         torch.manual_seed(0)
         step = getattr(build_learning(config_of(total_iters=10), CPU).steps, kind)
-        step.segment = compile(step.segment)
+        step.segment = compiled(step.segment)
         report = step(2, *batch()[: 3 if kind == "adapt" else 2])
         reports.append({name: float(value) for name, value in report.items()})
     assert reports[0] == pytest.approx(reports[1], rel=1e-4)

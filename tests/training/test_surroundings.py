@@ -48,7 +48,7 @@ def test_a_full_disc_ends_a_run_in_one_line(resumable: Project) -> None:
         _, error = process.communicate()
     assert process.returncode == 2, error
     assert error.count("\n") == 1
-    assert f"cannot be written ({os.strerror(errno.EFBIG)}); the checkpoint before it" in error
+    assert f"cannot be written ({os.strerror(errno.EFBIG)}); the previous checkpoint" in error
     assert (resumable.models / TRAINING_STATE).read_bytes() == state
     assert not list(resumable.models.glob("*.part"))
     resumable.train(*RESUME)
