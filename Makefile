@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install extra demo test kill fuzz soak bench lint format clean
+.PHONY: install extra demo test gpu kill fuzz soak bench lint format clean
 
 install: $(VENV)/installed
 
@@ -22,23 +22,28 @@ $(VENV)/installed-extra: requirements-extra.txt $(VENV)/installed
 demo: install
 	$(BIN)/python scripts/demo.py
 
-# The second run stands for a CPU with matrix units for bfloat16, where precision auto chooses it.
-NETWORK_TESTS = $(addprefix tests/test_,$(addsuffix .py,beyond commands distributed golden losses \
-	plain prediction published_configs rounds shipped_models))
+# Two tests at a time, of one thread each. The second run stands for a CPU with matrix units for
+# bfloat16, where precision auto chooses it.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 test: install extra lint
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --auto-precision bfloat16 $(NETWORK_TESTS)
+	$(PYTEST)
+	$(PYTEST) -m auto_precision --auto-precision bfloat16
+
+# on a machine with a CUDA GPU
+gpu: install extra
+	$(BIN)/python -m pytest --gpu
 
 # a run killed at random moments and resumed until it ends, against one left alone
 KILLS ?= 100
 kill: install
-	KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/test_kill.py
+	KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/scripts/test_kill.py
 
 # damaged volumes, configs and checkpoints
 CASES ?= 20000
 fuzz: install extra
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed 1000
-	$(BIN)/python -m pytest --hypothesis-profile fuzz tests/test_properties.py
+	$(BIN)/python -m pytest --hypothesis-profile fuzz tests/prediction/test_properties.py
 
 # memory, file handles and threads of an hour of training
 soak: install

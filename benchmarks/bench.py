@@ -1,8 +1,8 @@
-"""How fast this machine runs the project: each part against the plain way, and against its wall.
+"""Benchmarks: each part of the project against plain code, and against the limit of the machine.
 
-Both ways run in turn in one process. Printed are the medians, their ratio with the range of the
-ratios of the single rounds, the wall (the least time that the measured matrix rate or bandwidth
-allows) and how much of it the fast way reaches.
+The plain and the fast code run in turn in one process. The table shows their median times, the
+ratio with its range over the rounds, the wall (the least time that the measured matrix rate or
+memory bandwidth allows), and the fraction of this limit that the fast code reaches.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
 from dataloader.formats.folder import section_files
 from dataloader.formats.opening import open_volume
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import normalise
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from prediction.metrics import SectionScores
-from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.predictor import NetworkPredictor, Task, predict_volume, section_pairs
 from prediction.windows import whole_section
 from training.setup import join
 from utils.config.schema import Config
@@ -44,13 +44,13 @@ CPU = torch.device("cpu")
 
 
 class Size(NamedTuple):
-    """How much is measured."""
+    """The sizes of the benchmarks."""
 
     width: int  # of the network in training and inference
     crop: int  # of the training step
-    section: tuple[int, int]  # predicted
+    section: tuple[int, int]  # height and width of the predicted sections
     rounds: int
-    memory_sections: int  # of 4096 x 4096, predicted and scored
+    memory_sections: int  # sections of 4096 x 4096 in the memory measurement
 
 
 FULL = Size(width=64, crop=256, section=(768, 1024), rounds=5, memory_sections=100)
@@ -58,7 +58,7 @@ QUICK = Size(width=16, crop=192, section=(384, 512), rounds=5, memory_sections=3
 
 
 class Row(NamedTuple):
-    """A line of the table; seconds."""
+    """A line of the table; times in seconds."""
 
     name: str
     plain: float
@@ -89,7 +89,7 @@ def measured(
     rounds: int,
     wall: float,
 ) -> Row:
-    """Time two ways in turn, after one run of each that does not count."""
+    """Time plain and fast code in turn, after one run of each as a warm-up."""
     plain(), fast()
     times = [(seconds(plain), seconds(fast)) for _ in range(rounds)]
     slow, quick = (median(column) for column in zip(*times, strict=True))
@@ -97,38 +97,38 @@ def measured(
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Elapsed time of one call."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def matrix_rate(dtype: torch.dtype, side: int = 2048) -> float:
-    """Floating-point operations per second of a matrix product."""
+    """Measure the floating-point operations per second of a matrix product."""
     a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
     a @ b
     return 2 * side**3 / min(seconds(lambda: a @ b) for _ in range(7))
 
 
 def copy_bandwidth(size: int = 2**27) -> float:
-    """Bytes per second, read and written, of a copy."""
+    """Measure the bytes per second, read plus written, of a copy."""
     source = np.ones(size, np.uint8)
     target = source.copy()
     return 2 * size / min(seconds(lambda: np.copyto(target, source)) for _ in range(7))
 
 
 def operations(work: Callable[[], object]) -> int:
-    """Floating-point operations of convolutions."""
+    """Count the floating-point operations of convolutions."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
-VOLUMES = ("data_dir_img", "data_dir_label", "data_dir_target")  # of which none is read here
+VOLUMES = ("data_dir_img", "data_dir_label", "data_dir_target")  # required keys; none is read
 
 
 def bench_step(size: Size, precision: torch.dtype, rate: float) -> Row:
-    """A training step, source and target, batch 1."""
+    """Time a training step on source and target, batch 1."""
     torch.manual_seed(0)
     width = size.width
     networks = [Segmentor(width), build_discriminator(width), build_discriminator(width)]
@@ -151,12 +151,12 @@ def bench_step(size: Size, precision: torch.dtype, rate: float) -> Row:
 
 
 def bench_pairs(size: Size, bandwidth: float, folder: Path, pairs: int = 24) -> Row:
-    """Training pairs of 512 from sections of 768 x 1024, one worker."""
+    """Time training pairs of 512 pixels from sections of 768 x 1024, in one process."""
     for name, volume in zip(("images", "masks"), make_volume(0, (3, 768, 1024)), strict=True):
         write_sections(folder / name, volume)
     images, masks = open_volume(folder / "images"), open_volume(folder / "masks", masks=True)
     files = [section_files(folder / name)[:2] for name in ("images", "masks")]
-    samples = PairDataset(images, masks, 1, 512, seed=(0, 0), length=10**6)
+    samples = PairDataset(images, masks, Sampling(1, 512, seed=(0, 0), length=10**6))
     numbers = iter(range(10**6))
 
     def plain() -> None:
@@ -181,7 +181,7 @@ def bench_pairs(size: Size, bandwidth: float, folder: Path, pairs: int = 24) -> 
 def bench_inference(
     size: Size, precision: torch.dtype, rate: float, folder: Path, sections: int = 4
 ) -> Row:
-    """Whole sections at stride 1, without padding."""
+    """Time the prediction of whole sections at stride 1, without padding."""
     torch.manual_seed(0)
     images, _ = make_volume(0, (sections, *size.section))
 
@@ -197,7 +197,7 @@ def bench_inference(
         plain_prediction(plain_network, scaled, 1)
 
     def fast() -> None:
-        for _ in predict_volume(predict, volume, pairs, windows):
+        for _ in predict_volume(predict, Task(volume, pairs, windows)):
             pass
 
     flops = operations(fast)
@@ -207,7 +207,7 @@ def bench_inference(
 
 
 def bench_scores(size: Size, bandwidth: float, sections: int = 4) -> Row:
-    """mAP, F1, MCC and IoU of sections of 768 x 1024, on one core."""
+    """Time mAP, F1, MCC and IoU of sections of 768 x 1024, on one core."""
     _, labels = make_volume(0, (sections, 768, 1024))
     labels = labels > 0
     draw = np.random.default_rng(0)
@@ -231,7 +231,7 @@ def bench_scores(size: Size, bandwidth: float, sections: int = 4) -> Row:
 
 
 def memory_of_a_volume(sections: int, folder: Path) -> str:
-    """Peak memory and time of a process that predicts and scores sections of 4096 x 4096."""
+    """Measure a process that predicts and scores sections of 4096 x 4096: peak memory and time."""
     draw = np.random.default_rng(0)
     for name in ("raw", "labels"):
         with h5py.File(folder / f"{name}.hdf", "w") as file:
@@ -257,15 +257,17 @@ def memory_of_a_volume(sections: int, folder: Path) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Run all benchmarks and print the table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, about two minutes")
-    parser.add_argument("--memory-sections", type=int, help="sections of the memory measurement")
+    parser.add_argument(
+        "--memory-sections", type=int, metavar="N", help="sections in the memory measurement"
+    )
     args = parser.parse_args()
     if args.memory_sections is not None and args.memory_sections < 2:
-        parser.error("--memory-sections: a pair takes 2")
+        parser.error("--memory-sections: expected 2 or more")
     size = QUICK if args.quick else FULL
     device = choose_device("cpu")
     precision = choose_precision("auto", device)
@@ -275,7 +277,7 @@ def main() -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for dtype, rate in rates.items():
         print(f"matrix rate {str(dtype).removeprefix('torch.')}: {rate / 1e9:.0f} GFLOP/s")
-    print(f"copy bandwidth: {bandwidth / 1e9:.1f} GB/s; precision of the fast way: {precision}")
+    print(f"copy bandwidth: {bandwidth / 1e9:.1f} GB/s; precision of the fast code: {precision}")
     print(f"\n{HEADER}")
     with tempfile.TemporaryDirectory() as folder:
         rate = rates[precision]

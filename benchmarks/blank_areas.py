@@ -1,10 +1,10 @@
-"""What blank areas cost: a shipped model on a part of Lucchi with black, white or grey in it.
+"""What blank areas cost: a shipped model on a part of Lucchi with black, white or grey areas.
 
 ``python -m benchmarks.blank_areas --data DIR`` predicts 20 sections of 512 x 512 pixels of Lucchi's
-training stack as ``scripts/inference.py`` does, then the same with an area blanked in each section.
-Printed for each kind of area are F1 of the tissue that is left (``as it was``: of the prediction
-without the blank area, on the same pixels; ``not filled``: read as if there were none) and the part
-of the area that is called mitochondria.
+training stack as ``scripts/inference.py`` does, and again with an area blanked in each section. For
+each area it prints F1 of the remaining tissue (``as it was``: of the prediction without the blank
+area, on the same pixels; ``not filled``: the blank area is not filled before the prediction) and
+the fraction of the area that is predicted as mitochondria.
 """
 
 import argparse
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from dataloader.formats import opening
+from prediction.inference import Request, open_inference
 from prediction.metrics import THRESHOLD, Counts
-from prediction.run import Inference
+from prediction.predict import predict
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, ROOT, Workspace
 
@@ -34,14 +35,14 @@ NOISE = 3  # grey levels
 
 
 class Case(NamedTuple):
-    """An area that is blanked, and with what.
+    """A blank area.
 
     Attributes:
-        area, level: their names.
+        area, level: names of the area and of its grey level.
         mask: (H, W) bool.
-        grey: the area's grey level.
-        raised: of sections with a raised black level.
-        noisy: with 3 levels of noise.
+        grey: grey level of the area.
+        raised: raise the black level of the tissue.
+        noisy: add noise of 3 grey levels.
     """
 
     area: str
@@ -52,7 +53,7 @@ class Case(NamedTuple):
     noisy: bool = False
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Sections with the area blanked."""
+        """Blank the area in sections."""
         images = raised(images) if self.raised else images
         grain = np.random.default_rng(0).integers(-NOISE, NOISE + 1, images.shape) * self.noisy
         return np.where(self.mask, np.clip(self.grey + grain, 0, 255), images).astype(np.uint8)
@@ -61,9 +62,17 @@ class Case(NamedTuple):
 def main() -> None:
     """Predict all cases and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="holds Lucchi/training")
-    parser.add_argument("--first", type=int, default=90, help="section")
-    parser.add_argument("--corner", type=int, nargs=2, default=(0, 400), help="row and column")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=ROOT / "data",
+        metavar="DIR",
+        help="data tree with Lucchi/training",
+    )
+    parser.add_argument("--first", type=int, default=90, metavar="N", help="first section")
+    parser.add_argument(
+        "--corner", type=int, nargs=2, default=(0, 400), metavar=("Y", "X"), help="of the crop"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     images, labels = read(args.data, args.first, *args.corner)
@@ -80,7 +89,7 @@ def main() -> None:
 
 
 def cases() -> Iterator[Case]:
-    """Each area in each level; two of them with noise as well."""
+    """Each area at each grey level; two areas also with noise."""
     levels = {"black": 0, "white": 255, "grey": 128}
     for area, mask in areas().items():
         for level, grey in levels.items():
@@ -93,7 +102,7 @@ def cases() -> Iterator[Case]:
 
 
 def areas() -> dict[str, np.ndarray]:
-    """Masks (H, W) of what is blanked."""
+    """Masks (H, W) of the areas, by name."""
     y, x = np.mgrid[:SIDE, :SIDE]
     turn = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), 7, 0.9)
     inside = cv2.warpAffine(np.ones((SIDE, SIDE), np.uint8), turn, (SIDE, SIDE))
@@ -108,12 +117,12 @@ def areas() -> dict[str, np.ndarray]:
 
 
 def raised(images: np.ndarray) -> np.ndarray:
-    """Sections whose black is a dark grey."""
+    """Raise the black level of sections to a dark grey."""
     return np.rint(RAISED + images * ((255 - RAISED) / 255)).astype(np.uint8)
 
 
 def read(data: Path, first: int, y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sections, and masks of 0 and 1."""
+    """Read sections, and masks of 0 and 1."""
     stacks = [
         np.stack([
             cv2.imread(str(data / "Lucchi" / folder / f"{k:03d}.png"), cv2.IMREAD_GRAYSCALE)
@@ -125,7 +134,7 @@ def read(data: Path, first: int, y: int, x: int) -> tuple[np.ndarray, np.ndarray
 
 
 def predicted(images: np.ndarray, fill: bool = True) -> np.ndarray:
-    """The masks of mitochondria, bool, as ``scripts/inference.py`` finds them."""
+    """Predict masks of mitochondria, bool, as ``scripts/inference.py`` does."""
     settings = [
         "DATA.data_dir_val=images.h5",
         "DATA.data_dir_val_label=null",
@@ -140,14 +149,14 @@ def predicted(images: np.ndarray, fill: bool = True) -> np.ndarray:
         as_it_is = mock.patch.object(opening, "FilledVolume", lambda volume: volume)
         with contextlib.nullcontext() if fill else as_it_is:
             workspace, device = Workspace(Path(folder), Path(folder)), torch.device("cpu")
-            inference = Inference(config, workspace, MODEL, "model.ckpt", device)
-        inference.predict()
+            inference = open_inference(config, workspace, Request(MODEL), device)
+        predict(inference)
         sections = [inference.probability(index) for index in range(SECTIONS)]
     return np.stack(sections) >= THRESHOLD
 
 
 def f1(found: np.ndarray, labels: np.ndarray, blank: np.ndarray) -> float:
-    """Of all sections, outside of a blank area."""
+    """F1 of all sections outside of a blank area."""
     return Counts.of(found[:, ~blank], labels[:, ~blank]).f1
 
 

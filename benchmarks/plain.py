@@ -1,4 +1,4 @@
-"""The plain ways: short code that does what the fast code does, and serves its tests as oracle."""
+"""Plain code that does what the fast code does: the reference of benchmarks and tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from utils.config.schema import TrainSettings
 
 
 class PlainStep:
-    """One iteration of adaptation, loss by loss: each domain and each map in a pass of its own."""
+    """One iteration of DA-ISC, with a separate pass for each domain and each map."""
 
     def __init__(
         self, segmentor: Segmentor, disc_seg: nn.Module, disc_res: nn.Module, train: TrainSettings
@@ -36,7 +36,7 @@ class PlainStep:
         ]
 
     def __call__(self, iteration: int, source: Tensor, masks: Tensor, target: Tensor) -> float:
-        """Learn from a batch; the sum of the segmentor's losses."""
+        """Train on a batch; returns the sum of the losses of the segmentor."""
         train = self.train
         decay = (1 - iteration / train.total_iters) ** train.power
         for optimizer, rate in zip(self.optimizers, self.networks.values(), strict=True):
@@ -78,7 +78,7 @@ class PlainStep:
 def plain_sample(
     files: Sequence[Path], masks: Sequence[Path], augment: PairAugmentation, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A training pair: read two sections and two masks, scale and augment them whole, cut."""
+    """A training pair: read whole sections and masks, scale and augment them, crop."""
     images = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED).astype(np.float32) for file in files]
     images = np.stack([(i - i.min()) / (i.max() - i.min()) for i in images])
     labels = np.stack([cv2.imread(str(file), cv2.IMREAD_UNCHANGED) > 127 for file in masks])
@@ -88,7 +88,7 @@ def plain_sample(
 
 @torch.no_grad()
 def plain_prediction(segmentor: Segmentor, volume: Tensor, stride: int) -> Tensor:
-    """Probabilities of whole sections (Z, H, W) in [0, 1], pair by pair, all kept; no padding."""
+    """Probabilities of whole sections (Z, H, W) in [0, 1], pair by pair, without padding."""
     total, count = torch.zeros_like(volume), torch.zeros(len(volume), 1, 1)
     for index in range(len(volume) - stride):
         pair = [index, index + stride]
@@ -100,7 +100,7 @@ def plain_prediction(segmentor: Segmentor, volume: Tensor, stride: int) -> Tenso
 
 
 def plain_scores(probability: np.ndarray, label: np.ndarray) -> list[float]:
-    """mAP, F1, MCC and IoU averaged over sections (Z, H, W), by sklearn."""
+    """mAP, F1, MCC and IoU by scikit-learn, means over sections (Z, H, W)."""
     scores = []
     for scored, truth in zip(probability, label, strict=True):
         truth, scored = truth.ravel(), scored.ravel()

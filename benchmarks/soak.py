@@ -1,7 +1,7 @@
-"""Train on the demo's volumes for an hour; are memory, file handles and threads flat?
+"""Train for an hour on the demo's volumes and check that memory, handles and threads do not grow.
 
-``python -m benchmarks.soak`` prints a line each minute and, at the end, the first and the last
-quarter side by side. Ends with code 1 if the last is more than 2 % and 20 MB above the first.
+``python -m benchmarks.soak`` prints a line each minute and, at the end, the means of the first and
+the last quarter. Exits with code 1 if the last one is more than 2 % and 20 MB above the first.
 """
 
 import argparse
@@ -31,13 +31,13 @@ SETTINGS = {
 
 
 class Sample(NamedTuple):
-    """What a process and its children hold.
+    """The resources of a process and its children.
 
     Attributes:
-        iteration: the last that was logged.
-        resident: memory, MB; what processes share counts once.
-        handles: open files.
-        threads: of all of them.
+        iteration: the last logged iteration.
+        resident: memory, MB; shared memory counts once.
+        handles: number of open files.
+        threads: number of threads.
     """
 
     iteration: int
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
 def main() -> None:
     """Start a run, sample it, stop it, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=60, help="length of the run")
     parser.add_argument("--every", type=float, default=60, help="seconds between samples")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def soak(folder: Path, seconds: float, every: float) -> list[Sample]:
-    """Samples of a run of so many seconds, without those of the first minute."""
+    """Sample a training run of some seconds; samples of the first minute are left out."""
     for seed, (name, microscope) in enumerate(
         {"source": SOURCE_MICROSCOPE, "target": TARGET_MICROSCOPE, "holdout": TARGET_MICROSCOPE}
         .items()
@@ -100,7 +100,7 @@ def soak(folder: Path, seconds: float, every: float) -> list[Sample]:
 
 
 def sample(pid: int, losses: Path) -> Sample:
-    """What a process and its children hold now."""
+    """The current resources of a process and its children."""
     processes = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
     resident, handles, threads = 0.0, 0, 0
     for number in processes:
@@ -114,7 +114,7 @@ def sample(pid: int, losses: Path) -> Sample:
 
 
 def field(path: Path, name: str) -> int:
-    """A number of a file of /proc."""
+    """The number after a name in a file of /proc."""
     lines = path.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

@@ -1,10 +1,10 @@
-"""An image on a coarser grid, each new pixel the mean of the area that it covers.
+"""Area resampling: each new pixel is the mean of the area that it covers.
 
-    new_i = sum over j of w_ij old_j,   w_ij = length of [i s, (i + 1) s] in [j, j + 1], over s
+    new_i = sum over j of w_ij old_j,   w_ij = length of [i s, (i + 1) s] within [j, j + 1], over s
 
-along both axes, with s the old pixels in a new one. The numbers are those of OpenCV's INTER_AREA.
-OpenCV makes whole images alone; here a part is the same to the bit as in the whole, and takes no
-more of the old image than it covers.
+along both axes, where s is the number of old pixels per new pixel. The results equal those of
+OpenCV's INTER_AREA. OpenCV resamples whole images only. Here, a part of the result can be computed
+from the part of the image that it covers, and is bit-identical to that part of the whole result.
 """
 
 from functools import lru_cache
@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 from scipy.sparse import csr_array
 
-NEGLIGIBLE = 1e-3  # of a pixel: OpenCV leaves out what covers less
+NEGLIGIBLE = 1e-3  # of a pixel: OpenCV ignores smaller overlaps
 
 
 class AreaMeans:
-    """Brings images of one shape to a smaller one, or parts of them.
+    """Downsamples images of one shape, or parts of them.
 
     Args:
         shape: (height, width) of the images.
-        smaller: of what they become; no side is longer.
+        smaller: (height, width) of the results; neither side may be longer than before.
     """
 
     def __init__(self, shape: tuple[int, int], smaller: tuple[int, int]) -> None:
@@ -31,22 +31,22 @@ class AreaMeans:
         self.blocks = [round(scale) for scale in scales] if even else None
 
     def source(self, y: int, x: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """The part of an image (y, x, height, width) that a part of the result is made of."""
+        """The part of an image (y, x, height, width) that a part of the result covers."""
         rows = _weights(self.shape[0], self.smaller[0])[y : y + height].indices
         columns = _weights(self.shape[1], self.smaller[1])[x : x + width].indices
         top, left = int(rows.min()), int(columns.min())
         return top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
 
     def __call__(self, part: np.ndarray, y: int, x: int, height: int, width: int) -> np.ndarray:
-        """A part (height, width) of the result, its corner at (y, x).
+        """The part (height, width) of the result whose corner is at (y, x).
 
         Args:
-            part: that part of an image which ``source`` names.
+            part: the part of the image given by ``source``.
         """
         part = resizable(part)
         if self.blocks and not (part.dtype == np.float32 and self.blocks == [2, 2]):
             return cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
-        # OpenCV adds up 2 x 2 float32 pixels in another order at the end of a row
+        # OpenCV sums blocks of 2 x 2 float32 pixels in another order at the end of a row
         exact = np.float64 if part.dtype == np.float64 else np.float32
         top, left, *_ = self.source(y, x, height, width)
         down = _part(_weights(self.shape[0], self.smaller[0]), y, height, top, part.shape[0])
@@ -57,20 +57,20 @@ class AreaMeans:
 
 
 def resizable(image: np.ndarray) -> np.ndarray:
-    """An image in a type that OpenCV resizes: others become float32, or float64 where needed."""
+    """The image in a type that OpenCV can resize: others become float32 or float64."""
     if image.dtype.kind in "iub" and image.dtype not in (np.uint8, np.uint16, np.int16):
         return image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)
     return image.astype(np.float32) if image.dtype == np.float16 else image
 
 
 def _scale(old: int, new: int) -> float:
-    """Old pixels in a new one, rounded as OpenCV does."""
+    """Old pixels per new pixel, rounded as OpenCV does."""
     return 1 / (new / old)
 
 
 @lru_cache(maxsize=32)
 def _weights(old: int, new: int) -> csr_array:
-    """What each old pixel adds to each new one, (new, old) float32, along one axis."""
+    """Weight of each old pixel in each new one along one axis, (new, old) float32."""
     scale = _scale(old, new)
     start = np.arange(new) * scale
     end, cell = start + scale, np.minimum(scale, old - start)
@@ -87,5 +87,5 @@ def _weights(old: int, new: int) -> csr_array:
 
 
 def _part(weights: csr_array, start: int, count: int, source: int, length: int) -> csr_array:
-    """The weights of so many new pixels, of the part of the old ones that they cover."""
+    """The weights of ``count`` new pixels for the ``length`` old pixels from ``source`` on."""
     return weights[start : start + count][:, source : source + length]

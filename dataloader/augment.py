@@ -1,11 +1,10 @@
 """Random augmentation of a pair of sections and of their masks.
 
-The current and the auxiliary section of a sample, and the masks of both, always get the same draw:
-the residual label is the XOR of the two masks and must stay true to the two sections.
+Both sections of a sample and both masks always get the same random transform, because the residual
+label is the XOR of the two masks.
 
-Source: Huang et al. 2022, semantics of albumentations 1.3.0. The installed 2.0.8 lacks Flip and
-the affine part of ElasticTransform and draws its motion blur otherwise: those three are written
-here.
+Source: Huang et al. 2022, semantics of albumentations 1.3.0. Version 2.0.8 has no Flip, no affine
+part in ElasticTransform and another motion blur, so these three are implemented here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Literal, get_args
 import cv2
 import numpy as np
 
-# albumentations otherwise asks the network for a newer version when it is imported.
+# Otherwise albumentations looks for a newer version online when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -31,13 +30,13 @@ PUBLISHED_CROP = 512
 PUBLISHED_ANCHOR_SHIFT = 50.0  # pixels, at the published crop
 ELASTIC_ALPHA = 1.0
 ELASTIC_SIGMA = 50.0  # pixels
-_FIELD_STRIDE = 10  # pixels; a fifth of the sigma, fine enough for so smooth a field
+_FIELD_STRIDE = 10  # pixels; a fifth of sigma, fine enough for a field this smooth
 
 
 class Flip(A.DualTransform):
-    """Flip along y, along x or along both, each as likely.
+    """Flip along y, x or both, with equal probability.
 
-    Source: Huang et al. 2022, semantics of albumentations 1.3.0 (Flip, gone from 2.0).
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0 (Flip, removed in 2.0).
     """
 
     _targets = (Targets.IMAGE, Targets.MASK)
@@ -50,11 +49,11 @@ class Flip(A.DualTransform):
 
 
 class LineBlur(A.ImageOnlyTransform):
-    """Motion blur along a straight line between two random cells of an odd kernel of 3 to 7.
+    """Motion blur along a line between two random cells of a kernel of side 3, 5 or 7.
 
-    The line need not pass through the kernel's centre, so that the image may also shift by up to
+    The line need not pass through the centre of the kernel, so the image may also shift by up to
     three pixels. MotionBlur of albumentations 2.0.8 draws an angle, a direction and a shift
-    instead, which gives other lines whatever its arguments.
+    instead, and cannot be configured to give the same lines.
 
     Source: Huang et al. 2022, semantics of albumentations 1.3.0 (MotionBlur).
     """
@@ -77,16 +76,16 @@ class LineBlur(A.ImageOnlyTransform):
 
 
 class AffineElastic(A.DualTransform):
-    """Random affine that moves three anchor points, then a faint and smooth elastic field.
+    """Random affine that moves three anchor points, followed by a weak, smooth elastic field.
 
-    The anchors lie at the centre + (s, s), (s, -s) and (-s, -s), s being a third of the shorter
-    side; each moves by up to `anchor_shift` pixels in x and in y. The border is reflected; images
+    The anchors are at the centre + (s, s), (s, -s) and (-s, -s), where s is a third of the shorter
+    side. Each moves by up to `anchor_shift` pixels in x and in y. The border is reflected. Images
     are interpolated linearly, masks by nearest neighbour.
 
     Source: Huang et al. 2022, semantics of albumentations 1.3.0 (ElasticTransform, alpha_affine).
 
     Args:
-        anchor_shift: largest move of an anchor in x and in y, in pixels.
+        anchor_shift: largest shift of an anchor in x and in y, in pixels.
         p: probability of applying the transform.
     """
 
@@ -103,8 +102,8 @@ class AffineElastic(A.DualTransform):
         anchors = anchor_points(height, width)
         shift = self.random_generator.uniform(-self.anchor_shift, self.anchor_shift, anchors.shape)
         affine = cv2.getAffineTransform(anchors, (anchors + shift).astype(np.float32))
-        # The field looks into the result of the affine: one look-up for both, hence one
-        # interpolation, is the inverse affine of the displaced grid.
+        # The field is applied to the result of the affine. The inverse affine of the displaced
+        # grid combines both, so each pixel is interpolated once.
         grid = elastic_field(height, width, self.random_generator)
         grid[..., 0] += np.arange(width, dtype=np.float32)
         grid[..., 1] += np.arange(height, dtype=np.float32)[:, None]
@@ -120,9 +119,9 @@ class AffineElastic(A.DualTransform):
 def anchor_points(height: int, width: int) -> np.ndarray:
     """Anchor points of the random affine, float32, shape (3, 2), as (x, y) in pixels.
 
-    Source: Huang et al. 2022, semantics of albumentations 1.3.0. That version takes the centre as
-    (height / 2, width / 2) for an (x, y); it is kept, and matters only where the section is not
-    square: the corners far from the anchors then move further.
+    Source: Huang et al. 2022, semantics of albumentations 1.3.0. That version uses
+    (height / 2, width / 2) as the (x, y) of the centre. We do the same; it makes a difference only
+    for sections that are not square, whose corners far from the anchors move further.
     """
     third = min(height, width) // 3
     centre = np.array([height // 2, width // 2])
@@ -132,8 +131,8 @@ def anchor_points(height: int, width: int) -> np.ndarray:
 def elastic_field(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Displacement field: white noise in [-1, 1] smoothed with a sigma of 50 pixels.
 
-    Averaging over 50 pixels leaves a standard deviation of 0.003 pixels. The field is drawn on a
-    coarse grid, where the smoothing costs next to nothing, and is then enlarged.
+    Averaging over 50 pixels leaves a standard deviation of 0.003 pixels. For speed, the field is
+    smoothed on a coarse grid and then upsampled.
 
     Source: Huang et al. 2022, semantics of albumentations 1.3.0 (alpha 1, sigma 50).
 
@@ -149,24 +148,24 @@ def elastic_field(height: int, width: int, rng: np.random.Generator) -> np.ndarr
     noise = rng.uniform(-1.0, 1.0, coarse_shape).astype(np.float32)
     sigma = ELASTIC_SIGMA / _FIELD_STRIDE
     smooth = cv2.GaussianBlur(noise, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    # A coarse cell stands for stride^2 pixels, whose mean noise is smaller by the stride.
+    # A coarse cell covers stride^2 pixels, whose mean noise is smaller by a factor of stride.
     smooth *= ELASTIC_ALPHA / _FIELD_STRIDE
     return cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def pair_transforms(crop: int) -> dict[str, A.BasicTransform]:
-    """The separate transforms by name, in their order, each with its own probability.
+    """The individual transforms by name, in order, each with its own probability.
 
-    Of "resize" and "random_square" at most one is applied: their probabilities are weights.
+    At most one of "resize" and "random_square" is applied; their probabilities are weights.
 
     Source: Huang et al. 2022, semantics of albumentations 1.3.0.
 
     Args:
-        crop: side of the square patch in pixels, 512 as published. The random square and the
-            anchors' shift scale with it.
+        crop: side of the square patch in pixels; 512 as published. The random square and the
+            shift of the anchors scale with it.
 
     Returns:
-        New transforms of images (H, W, 2) float32 and masks (H, W, 2) uint8.
+        Transforms for images (H, W, 2) float32 and masks (H, W, 2) uint8.
     """
     return {
         "flip": Flip(p=0.5),
@@ -180,8 +179,8 @@ def pair_transforms(crop: int) -> dict[str, A.BasicTransform]:
             interpolation=cv2.INTER_CUBIC,
             p=1.0,
         ),
-        # clip(image * contrast + brightness): as 1.3.0, without the mean that the documentation
-        # of 2.0.8 speaks of.
+        # clip(image * contrast + brightness) as in 1.3.0. Contrary to its documentation, 2.0.8
+        # does not subtract the mean.
         "brightness_contrast": A.RandomBrightnessContrast(
             brightness_limit=(-0.2, 0.2), contrast_limit=(-0.2, 0.2), brightness_by_max=True, p=0.5
         ),
@@ -196,24 +195,24 @@ def transform_pair(
     masks: np.ndarray | None,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Applies one draw of a transform to both sections and to both masks.
+    """Apply a transform to both sections and both masks with the same random parameters.
 
     Args:
         transform: any transform or composition of albumentations.
         images: the two sections, shape (2, H, W), float32 in [0, 1].
         masks: their masks, shape (2, H, W), uint8, or None.
-        rng: source of the draw; the masks do not change what is drawn.
+        rng: source of the parameters, which do not depend on the masks.
 
     Returns:
-        Sections (2, H', W') in the range of the interpolation and masks (2, H', W') or None. Both
-        are views, not contiguous.
+        Sections (2, H', W') and masks (2, H', W') or None, as non-contiguous views. Cubic
+        interpolation may leave [0, 1].
     """
-    # Two channels of one image: one draw and one pass for both, whatever the transform.
+    # As two channels of one image, both sections get the same parameters in one pass.
     data = {"image": np.stack(images, axis=-1)}
     if masks is not None:
         data["mask"] = np.stack(masks, axis=-1)
-    # Not set_random_seed: in 2.0.8 it starts every transform at the same number, so that all
-    # which share a probability would be applied together.
+    # Not set_random_seed: in 2.0.8 it seeds every transform with the same number, so all
+    # transforms with equal probabilities would be applied together.
     transform.set_random_state(rng, random.Random(int(rng.integers(2**63))))
     data = transform(**data)
     mask = data.get("mask")
@@ -221,17 +220,17 @@ def transform_pair(
 
 
 class PairAugmentation:
-    """Augments one pair of sections in four and cuts every pair to the patch.
+    """Augments one pair of sections in four and crops every pair.
 
     A pair is augmented with an outer and an inner probability of one half. Both sections and both
-    masks get the same draw and the same cut.
+    masks get the same transform and the same crop.
 
     Source: Huang et al. 2022, semantics of albumentations 1.3.0.
 
     Args:
-        crop: side of the square patch in pixels, 512 as published.
-        final_crop: where the patch is cut after the augmentation: "random" for whole sections (the
-            folder data), "centre" for sections already cut with a margin (the HDF5 data).
+        crop: side of the square crop in pixels; 512 as published.
+        final_crop: position of the crop after the augmentation: "random" for whole sections
+            (folder data), "centre" for crops with a margin (HDF5 data).
 
     Raises:
         ValueError: if `crop` is below 2 or `final_crop` is unknown.
@@ -262,14 +261,14 @@ class PairAugmentation:
     def __call__(
         self, images: np.ndarray, masks: np.ndarray | None, seed: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Augments and cuts one pair. The result depends on the arguments only.
+        """Augment and crop one pair. The result depends on the arguments only.
 
         Args:
             images: current and auxiliary section, shape (2, H, W), float32 in [0, 1], H and W at
                 least `crop`.
-            masks: their masks, shape (2, H, W), uint8 of 0, 1 and 255 (``utils.ignore``), or None
-                where there are none. They change nothing in the sections returned.
-            seed: not negative; one result per seed, independent between seeds.
+            masks: their masks, shape (2, H, W), uint8 of 0, 1 and 255 (``utils.ignore``), or None.
+                The sections returned do not depend on them.
+            seed: non-negative; results of different seeds are independent.
 
         Returns:
             Sections, shape (2, crop, crop), float32 in [0, 1], and masks, shape (2, crop, crop),
@@ -283,7 +282,7 @@ class PairAugmentation:
         if augmented:
             images, masks = transform_pair(self._pipeline, images, masks, rng)
         window = (slice(None), *self._window(images.shape[1:], rng))
-        # The cubic interpolation of the random square leaves [0, 1] at sharp edges.
+        # Cubic interpolation (random square) overshoots [0, 1] at sharp edges.
         images = np.clip(images[window], 0.0, 1.0, order="C")
         if masks is not None:
             masks = masks[window]
@@ -291,26 +290,26 @@ class PairAugmentation:
         return images, masks
 
     def plain_window(self, shape: tuple[int, int], seed: int) -> tuple[slice, slice] | None:
-        """What a call with this seed cuts, if it does no more than that: three pairs in four.
+        """Rows and columns of the crop if a call with this seed only crops; else None.
 
-        The caller may then read that window alone; None if the draw augments the pair.
+        Three pairs in four are only cropped. The caller can then read that window alone.
 
         Args:
-            shape: (H, W) of the sections the call would get.
-            seed: of the call.
+            shape: (H, W) of the sections passed to the call.
+            seed: seed of the call.
         """
         augmented, rng = self._draw(seed)
         return None if augmented else self._window(shape, rng)
 
     @staticmethod
     def _draw(seed: int) -> tuple[bool, np.random.Generator]:
-        """Whether a pair is augmented, and the source of all further draws."""
+        """Whether a pair is augmented, and the generator of all further random numbers."""
         rng = np.random.default_rng(seed)
         outer, inner = rng.random(2) < 0.5
         return bool(outer and inner), rng
 
     def _window(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
-        """Rows and columns of the patch in sections of a shape (H, W)."""
+        """Rows and columns of the crop in sections of a shape (H, W)."""
         margins = [side - self.crop for side in shape]
         if self.final_crop == "random":
             starts = [int(rng.integers(margin, endpoint=True)) for margin in margins]
@@ -320,7 +319,7 @@ class PairAugmentation:
         return rows, columns
 
     def _check(self, images: np.ndarray, masks: np.ndarray | None) -> None:
-        """Raises ValueError for arrays that cannot be augmented and cut."""
+        """Raise ValueError for arrays that cannot be augmented and cropped."""
         if images.ndim != 3 or images.shape[0] != 2 or images.dtype != np.float32:
             raise ValueError(
                 f"images are {images.dtype} of shape {images.shape}, expected float32 of shape "

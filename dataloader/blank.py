@@ -1,25 +1,25 @@
 """Blank areas: the constant borders and corners that alignment leaves in a section.
 
-A blank area has one grey value, but for the noise of a lossy file, over a large connected region
-that holds a corner of the section or runs along half of a side. Tissue has no such region:
-embedding resin and the lumen of vessels vary by more than the noise allowed here, from pixel to
-pixel or from one end to the other, and spots where the detector saturates are smaller.
+A blank area is a large connected region of one grey value, apart from compression noise. It covers
+a corner and a quarter of a side's length of the border, or half of a side without a corner. Tissue
+has no such region: resin and the lumen of vessels vary by more than the noise allowed here, from
+pixel to pixel or from one end to the other, and saturated spots are smaller.
 """
 
 import cv2
 import numpy as np
 
-NOISE = 7  # grey levels of 256 between an area's pixels at most: what JPEG makes of a constant
-LOW_CONTRAST = 1 / 16  # of a section's grey range; the noise at most where this is less
-SQUARE = 9  # pixels; an area consists of constant squares of this side (JPEG has blocks of 8)
-RUN = 1 / 4  # of the shorter side; the least run along the border of an area with a corner
-SIDE_RUN = 1 / 2  # that of an area without one
-EVEN = 1 / 7  # of the noise; an area whose standard deviation is less is constant anyhow
-UNEVEN = 2  # mean square differences of neighbours that an area's variance may be; grain: 1/2
-PIECE = 1 / 500  # of a section; smaller pieces with blank area around are writing, not tissue
-GROWTH = 1.5  # times an area's own noise by which pixels beside it may differ to belong to it
-SAMPLE = 20_000  # pixels that tell an area's own noise
-EDGE = 1  # pixels of tissue beside a blank area, which interpolation has mixed with it
+NOISE = 7  # of 256 grey levels; largest range within a square of a blank area (JPEG artefacts)
+LOW_CONTRAST = 1 / 16  # of a section's grey range; upper limit of the noise in dim sections
+SQUARE = 9  # pixels; a blank area consists of constant squares of this side (JPEG blocks have 8)
+RUN = 1 / 4  # of the shorter side; shortest run along the border of an area with a corner
+SIDE_RUN = 1 / 2  # of the shorter side; shortest run of an area without a corner
+EVEN = 1 / 7  # of the noise; an area with a smaller standard deviation counts as constant
+UNEVEN = 2  # largest variance of an area, in mean square differences of neighbours; grain: 1/2
+PIECE = 1 / 500  # of a section; smaller pieces enclosed by a blank area are writing, not tissue
+GROWTH = 1.5  # an area grows to adjacent pixels within this multiple of its own noise
+SAMPLE = 20_000  # pixels from which an area's own noise is estimated
+EDGE = 1  # pixels of tissue beside a blank area that interpolation has mixed with it
 
 _SQUARE = np.ones((SQUARE, SQUARE), np.uint8)
 _INNER = (slice(SQUARE, -SQUARE),) * 2
@@ -28,9 +28,9 @@ _EDGE = np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)
 
 
 def blank_mask(section: np.ndarray) -> np.ndarray | None:
-    """Where a section (H, W) is blank, bool (H, W); None where it is so nowhere.
+    """Where a section (H, W) is blank, bool (H, W); None if nowhere.
 
-    Only where the border has a constant run is the rest looked at.
+    The interior is examined only if the border has a constant run.
     """
     noise = _noise(section)
     if noise is None:
@@ -48,19 +48,19 @@ def blank_mask(section: np.ndarray) -> np.ndarray | None:
 
 
 def border_is_blank(lines: list[np.ndarray], shape: tuple[int, int]) -> bool:
-    """Whether an 8-bit section (H, W) can have blank areas, by its four outermost lines."""
+    """Whether an 8-bit section (H, W) may have blank areas, judged by its four outermost lines."""
     return _has_constant_run(lines, NOISE, shape)
 
 
 def fill_blank(section: np.ndarray, blank: np.ndarray) -> np.ndarray:
-    """A section with tissue in its blank area, mirrored at the tissue that is nearest.
+    """Fill the blank area of a section by reflecting the nearest tissue.
 
-    What is mirrored counts as tissue for what is farther off. Statistics over the section are then
-    nearly those of its tissue.
+    Filled pixels are reflected in turn until nothing is blank. Statistics of the filled section are
+    close to those of its tissue.
 
     Args:
-        section: (H, W), of any type.
-        blank: (H, W), bool. A section that is blank throughout is returned as it is.
+        section: (H, W), any dtype.
+        blank: (H, W) bool. A section that is entirely blank is returned unchanged.
     """
     if blank.all():
         return section
@@ -81,8 +81,8 @@ def fill_blank(section: np.ndarray, blank: np.ndarray) -> np.ndarray:
 
 
 def _nearest_tissue(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels (2, n) where ``left`` (H, W) is 1, and the nearest one of each where it is 0."""
-    # OpenCV numbers the zeros and gives each other pixel the number of its nearest
+    """The pixels (2, n) where ``left`` (H, W) is 1, and for each the nearest pixel that is 0."""
+    # OpenCV numbers the zeros and labels every other pixel with the number of the nearest zero
     _, numbers = cv2.distanceTransformWithLabels(
         left, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -96,13 +96,13 @@ def _nearest_tissue(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _noise(section: np.ndarray) -> float | None:
-    """By how much a blank area of a section may vary; None: the whole section is blank."""
+    """Grey levels by which a blank area of a section may vary; None: the section is blank."""
     low, high = float(section.min()), float(section.max())
     if section.dtype.itemsize == 1:
         return min(NOISE, LOW_CONTRAST * (high - low)) if high - low > NOISE else None
     if low == high:
         return None
-    low, high = np.percentile(section[::8, ::8].astype(np.float64), (1, 99))  # no hot pixels
+    low, high = np.percentile(section[::8, ::8].astype(np.float64), (1, 99))  # without hot pixels
     return NOISE / 255 * float(high - low)
 
 
@@ -111,8 +111,8 @@ def _least_run(shape: tuple[int, int], share: float) -> int:
 
 
 def _has_constant_run(lines: list[np.ndarray], noise: float, shape: tuple[int, int]) -> bool:
-    """Whether a line varies by no more than the noise over what a corner's area takes of it."""
-    run = _least_run(shape, RUN / 2)  # it may take as much of the other side
+    """Whether a line has a constant run as long as that of an area with a corner."""
+    run = _least_run(shape, RUN / 2)  # the other half may be on the adjacent side
     for line in lines:
         windows = np.lib.stride_tricks.sliding_window_view(line.astype(np.float64), run)
         if (windows.max(1) - windows.min(1) <= noise).any():
@@ -123,7 +123,7 @@ def _has_constant_run(lines: list[np.ndarray], noise: float, shape: tuple[int, i
 def _constant_areas(section: np.ndarray, noise: float) -> np.ndarray:
     """The blank areas, uint8 (H, W) of 0 and 1."""
     grey = section if section.dtype == np.uint8 else section.astype(np.float32)
-    # the border goes on outwards, so that wedges along it are found to their tips
+    # continued beyond the border, so that wedges along it are found to their tips
     grey = cv2.copyMakeBorder(grey, *[SQUARE] * 4, cv2.BORDER_REPLICATE)
     flat = cv2.dilate(grey, _SQUARE) - cv2.erode(grey, _SQUARE) <= noise
     _, parts = cv2.connectedComponents(flat.astype(np.uint8), connectivity=4)
@@ -139,7 +139,7 @@ def _constant_areas(section: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _takes_enough(area: np.ndarray) -> bool:
-    """Whether an area, uint8 (H, W) of 0 and 1, takes enough of the border."""
+    """Whether an area, uint8 (H, W) of 0 and 1, covers enough of the border."""
     taken = int(sum(line.sum() for line in (area[0], area[-1], area[1:-1, 0], area[1:-1, -1])))
     ends = slice(None, SQUARE), slice(-SQUARE, None)
     cornered = any(area[y, x].any() for y in ends for x in ends)
@@ -147,10 +147,10 @@ def _takes_enough(area: np.ndarray) -> bool:
 
 
 def _is_even(section: np.ndarray, area: np.ndarray, noise: float) -> bool:
-    """Whether an area hardly varies, or from pixel to pixel and not from one end to the other.
+    """Whether an area is constant or has noise without drift.
 
-    By von Neumann's ratio: the mean square difference of neighbours is twice the variance where
-    pixels are independent, and much less where grey values drift, as they do in smooth tissue.
+    Uses von Neumann's ratio: the mean square difference of neighbours is twice the variance if the
+    pixels are independent, and much less if grey values drift, as they do in smooth tissue.
     """
     inside = area > 0
     values = section.astype(np.float32)
@@ -160,7 +160,7 @@ def _is_even(section: np.ndarray, area: np.ndarray, noise: float) -> bool:
 
 
 def _grown(section: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """An area with the pixels beside it, within a JPEG's block, that its own noise explains."""
+    """The area with adjacent pixels, up to one JPEG block away, that match its noise."""
     values = section[area > 0]
     values = values[:: len(values) // SAMPLE + 1].astype(np.float64)
     level = float(np.median(values))

@@ -1,4 +1,4 @@
-"""What a volume is, as the project reads it: for people and for programs."""
+"""Describe a volume as the project reads it, for people and for programs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,23 +11,31 @@ from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.inspection import inspect_images
 from dataloader.label_values import IGNORE
-from dataloader.volume import MaskVolume, Volume, normalise, resample, resample_mask
+from dataloader.volume import (
+    MaskVolume,
+    Volume,
+    evenly_spaced,
+    normalise,
+    resample,
+    resample_mask,
+)
 from utils.errors import collected_warnings
 
-MOST_SECTIONS = 4096  # that are looked at for the means and the labels
-MOST_VOXELS = 2**27  # of masks whose components are counted
-SHEET_PANELS, SHEET_COLUMNS, SHEET_SIDE = 12, 4, 240  # of a contact sheet; pixels
+MAX_SECTIONS = 4096  # sections read for the means and the labels
+MAX_VOXELS = 2**27  # largest mask whose components are counted
+RANGE_SECTIONS = 16  # sections read for the range of grey values
+SHEET_PANELS, SHEET_COLUMNS, SHEET_SIDE = 12, 4, 240  # contact sheet; side in pixels
 RED = (220, 40, 40)
 
 
 class LabelFacts(NamedTuple):
-    """What is in labels.
+    """Content of a label volume.
 
     Attributes:
         kind: "mask" or "instances".
-        mitochondria, ignored: fractions of all pixels of the sections looked at.
-        objects: different numbers, or connected components of a mask; None where there are too
-            many voxels to count them.
+        mitochondria, ignored: fractions of the pixels of the sections read.
+        objects: number of instances, or of connected components of a mask; None if the mask is too
+            large to count them.
     """
 
     kind: str
@@ -37,25 +45,23 @@ class LabelFacts(NamedTuple):
 
 
 class VolumeFacts(NamedTuple):
-    """What a volume is.
+    """Description of a volume.
 
     Attributes:
-        where: the path as one gives it.
-        format: see ``Volume.kind``.
+        where: the path as the user writes it.
+        kind: the format, see ``Volume.kind``.
         shape: (sections, height, width).
-        dtype: name of the type.
-        voxel_size: None where nothing is known.
-        greys: least and largest value of the sections looked at.
-        section_means: of the values as a viewer shows them; of a volume of more than 4,096 sections
-            those of so many evenly spaced ones.
-        labels: what is in labels; None for grey sections.
-        blank: fraction of the pixels in blank areas (``dataloader.blank``), of the sections looked
-            at; 0 of labels.
-        warnings: a line each.
+        dtype: name of the dtype.
+        voxel_size: None if unknown.
+        greys: minimum and maximum of the sections read.
+        section_means: mean grey value of each section, of at most 4,096 evenly spaced ones.
+        labels: content of the labels; None for grey sections.
+        blank: fraction of the pixels in blank areas (``dataloader.blank``); 0 for labels.
+        warnings: one line each.
     """
 
     where: str
-    format: str
+    kind: str
     shape: tuple[int, int, int]
     dtype: str
     voxel_size: VoxelSize | None
@@ -66,9 +72,9 @@ class VolumeFacts(NamedTuple):
     warnings: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """As numbers, strings and lists; what is unknown is None."""
+        """As numbers, strings and lists; None for what is unknown."""
         facts = {
-            "format": self.format,
+            "format": self.kind,
             "shape": list(self.shape),
             "dtype": self.dtype,
             "voxel_size_nm": None if self.voxel_size is None else list(self.voxel_size),
@@ -80,11 +86,11 @@ class VolumeFacts(NamedTuple):
         return facts | (self.labels._asdict() if self.labels else {})
 
     def as_text(self) -> str:
-        """For people, in lines of some 80 columns but for paths and warnings."""
+        """As lines of text for people."""
         sections, height, width = self.shape
         size = self.voxel_size
         rows = [
-            ("format", f"{self.format}, {self.dtype}"),
+            ("format", f"{self.kind}, {self.dtype}"),
             ("sections", f"{sections:,} of {height:,} x {width:,} pixels (height x width)"),
             ("voxel size", "unknown" if size is None else f"{size} (z, y, x)"),
             ("values", f"{self.greys[0]:g} to {self.greys[1]:g}"),
@@ -108,44 +114,47 @@ class VolumeFacts(NamedTuple):
 def describe_volume(
     path: Path, list_file: Path | None = None, labels: bool = False, means: bool = True
 ) -> VolumeFacts:
-    """Open a volume and look at it.
+    """Open and describe a volume.
 
     Args:
-        path: as ``open_volume`` takes it.
-        list_file: of the sections of a folder.
-        labels: the volume holds labels.
-        means: of each section, too; else only the sections that ``inspect_images`` takes are read.
+        path: see ``open_volume``.
+        list_file: list of the sections of a folder.
+        labels: whether the volume holds labels.
+        means: whether to compute the mean of each section. If not, only the sections that
+            ``inspect_images`` samples are read.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the volume cannot be read.
     """
     with collected_warnings() as warnings:
         volume = open_volume(path, list_file, masks=labels, keep=False, fill=not labels)
-        raw = volume.volume  # values as they are in the file
+        raw = volume.volume  # values as in the file
         found, blank = _count_labels(volume) if labels else None, 0.0
         if found:
             greys = _range_of(raw)
         else:
-            looked = inspect_images(volume)
-            blank = looked.blank_share
-            greys = _range_of(raw) if blank else (looked.low, looked.high)
-            warnings += [f"{volume.where}: {line}" for line in looked.warnings()]
-        values = [float(raw.section(k).mean(dtype=np.float64)) for k in _spaced(raw)] * means
+            findings = inspect_images(volume)
+            blank = findings.blank_share
+            greys = _range_of(raw) if blank else (findings.low, findings.high)
+            warnings += [f"{volume.where}: {line}" for line in findings.warnings()]
+        indices = evenly_spaced(len(raw), MAX_SECTIONS) if means else []
+        section_means = [float(raw.section(k).mean(dtype=np.float64)) for k in indices]
     return VolumeFacts(
         volume.where, volume.kind, volume.shape, str(raw.section(0).dtype), volume.voxel_size,
-        greys, values, found, blank, list(warnings),
+        greys, section_means, found, blank, list(warnings),
     )  # fmt: skip
 
 
 def contact_sheet(volume: Volume) -> np.ndarray:
-    """Evenly spaced sections in a picture (H, W, 3) uint8; masks red, what is ignored grey."""
+    """Evenly spaced sections in one picture (H, W, 3) uint8; masks red, ignored pixels grey."""
     height, width = volume.shape[1:]
     scale = SHEET_SIDE / max(height, width)
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))
-    draw = _mask_panel if isinstance(volume, MaskVolume) else _grey_panel
+    panel_of = _mask_panel if isinstance(volume, MaskVolume) else _grey_panel
+    frame = ((2, 2), (2, 2), (0, 0))
     panels = [
-        np.pad(draw(volume.section(index), shape), ((2, 2), (2, 2), (0, 0)), constant_values=255)
-        for index in _spaced(volume, SHEET_PANELS)
+        np.pad(panel_of(volume.section(index), shape), frame, constant_values=255)
+        for index in evenly_spaced(len(volume), SHEET_PANELS)
     ]
     columns = min(SHEET_COLUMNS, len(panels))
     panels += [np.full_like(panels[0], 255)] * (-len(panels) % columns)
@@ -165,22 +174,16 @@ def _mask_panel(section: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return panel
 
 
-def _spaced(volume: Volume, most: int = MOST_SECTIONS) -> list[int]:
-    """All sections, or so many evenly spaced ones."""
-    count = len(volume)
-    return sorted(set(np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()))
-
-
 def _range_of(volume: Volume) -> tuple[float, float]:
-    """Least and largest value; NaN counts as no value."""
-    sections = [volume.section(index) for index in _spaced(volume, 16)]
+    """Minimum and maximum, without NaN."""
+    sections = [volume.section(index) for index in evenly_spaced(len(volume), RANGE_SECTIONS)]
     return float(min(map(np.nanmin, sections))), float(max(map(np.nanmax, sections)))
 
 
 def _count_labels(masks: MaskVolume) -> LabelFacts:
-    """Fractions and objects of labels."""
+    """Class fractions and number of objects."""
     kind = masks.meaning.kind
-    indices = _spaced(masks)
+    indices = evenly_spaced(len(masks), MAX_SECTIONS)
     whole = len(indices) == len(masks)
     numbers: set[float] = set()
     foreground = ignored = 0
@@ -193,12 +196,12 @@ def _count_labels(masks: MaskVolume) -> LabelFacts:
     pixels = len(indices) * mask.size
     objects: int | None = len(numbers)
     if kind == "mask":
-        countable = whole and pixels <= MOST_VOXELS
+        countable = whole and pixels <= MAX_VOXELS
         objects = _components(masks.section, len(masks)) if countable else None
     return LabelFacts(kind, foreground / pixels, ignored / pixels, objects)
 
 
 def _components(section: Callable[[int], np.ndarray], sections: int) -> int:
-    """Connected components of a mask, of voxels that share a face, an edge or a corner."""
+    """Number of 26-connected components of a mask."""
     mask = np.stack([section(index) == 1 for index in range(sections)])
     return int(ndimage.label(mask, np.ones((3, 3, 3)))[1])

@@ -1,4 +1,4 @@
-"""A volume whose blank areas are filled, so that nothing that reads it need know of them."""
+"""A volume whose blank areas are filled with tissue."""
 
 from zlib import compress, decompress
 
@@ -9,11 +9,11 @@ from dataloader.volume import DerivedVolume, Volume
 
 
 class FilledVolume(DerivedVolume):
-    """Another volume with tissue in its blank areas (``dataloader.blank``).
+    """A volume with its blank areas (``dataloader.blank``) filled by reflected tissue.
 
-    Grey ranges, resampling, planes and padding then see tissue alone; ``blank`` tells where there
-    is none. A section that is blank throughout shows its nearest neighbour that is not. Where the
-    blank areas are is found when a section is first read, and kept in a few hundred bytes.
+    Grey ranges, resampling, slicing and padding then use tissue only. ``blank`` tells where a
+    section is blank. An entirely blank section is replaced by the nearest section that is not.
+    Blank areas are detected when a section is first read, and kept compressed.
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -23,16 +23,16 @@ class FilledVolume(DerivedVolume):
     def section(self, index: int) -> np.ndarray:
         section = self.volume.section(index)
         if index not in self._found:
-            self._look(index, section)
-        if (shown := self._shown(index)) != index:
-            return self.section(shown)
+            self._detect(index, section)
+        if (substitute := self._substitute(index)) != index:
+            return self.section(substitute)
         blank = self.blank(index)
         return section if blank is None else fill_blank(section, blank)
 
     def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
         if not self.tiled:
             return super().crop(index, y, x, height, width)
-        area = (self._shown(index), y, x, height, width)
+        area = (self._substitute(index), y, x, height, width)
         part, blank = self.volume.crop(*area), self.blank_crop(*area)
         return part if blank is None else fill_blank(part, blank)
 
@@ -51,10 +51,10 @@ class FilledVolume(DerivedVolume):
         return part if part is not None and part.any() else None
 
     def _unpacked(self, index: int, rows: slice) -> np.ndarray | None:
-        """Rows of where a section is blank; None: nowhere."""
+        """Rows of a section's blank mask, bool; None if the section has no blank area."""
         if index not in self._found:
             if self._may_be_blank(index):
-                self._look(index, self.volume.section(index))
+                self._detect(index, self.volume.section(index))
             else:
                 self._found[index] = None
         packed = self._found[index]
@@ -63,12 +63,12 @@ class FilledVolume(DerivedVolume):
         bits = np.frombuffer(decompress(packed), np.uint8).reshape(self.shape[1], -1)[rows]
         return np.unpackbits(bits, axis=1, count=self.shape[2]).view(bool)
 
-    def _look(self, index: int, section: np.ndarray) -> None:
+    def _detect(self, index: int, section: np.ndarray) -> None:
         blank = blank_mask(section)
         self._found[index] = None if blank is None else compress(np.packbits(blank, axis=1), 1)
 
     def _may_be_blank(self, index: int) -> bool:
-        """False where the border's lines rule it out: a large section is not read whole for it."""
+        """False if the outermost lines rule it out, so that a large section need not be read."""
         if not self.tiled:
             return True
         _, height, width = self.shape
@@ -76,8 +76,8 @@ class FilledVolume(DerivedVolume):
         columns = [self.volume.crop(index, 0, x, height, 1)[:, 0] for x in (0, width - 1)]
         return rows[0].dtype.itemsize > 1 or border_is_blank(rows + columns, (height, width))
 
-    def _shown(self, index: int) -> int:
-        """The section itself, or the nearest that is not blank throughout, if there is one."""
+    def _substitute(self, index: int) -> int:
+        """The index itself, or if that section is entirely blank the nearest one that is not."""
         if not self._all_blank(index):
             return index
         order = sorted(range(len(self)), key=lambda other: abs(other - index))

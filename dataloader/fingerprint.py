@@ -1,4 +1,4 @@
-"""What tells whether a volume's files are those that were read before, without reading them."""
+"""Detect changed files without reading them."""
 
 import hashlib
 import os
@@ -9,14 +9,14 @@ from utils.errors import UserError
 
 
 def fingerprint(sources: Iterable[Path]) -> str:
-    """SHA-256 over the name, size and modification time (ns) of each file, in their order.
+    """SHA-256 of the name, size and modification time (ns) of each file, in order.
 
     Args:
-        sources: files, and folders, of which everything in them counts. Names are without the
-            folder that a source lies in: a volume that is moved as a whole keeps its fingerprint.
+        sources: files and folders; a folder stands for all files below it. Names are relative to
+            the parent of each source, so a volume keeps its fingerprint when it is moved.
 
     Raises:
-        UserError: a file is not there any more.
+        UserError: a file no longer exists or cannot be read.
     """
     digest = hashlib.sha256()
     for source in sources:
@@ -33,7 +33,7 @@ def fingerprint(sources: Iterable[Path]) -> str:
 
 
 def _content(folder: Path | str, above: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Relative names and states of all files in a folder, sorted by name in each."""
+    """Relative names and ``os.stat`` results of all files below a folder, sorted by name."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             name = f"{above}{entry.name}"

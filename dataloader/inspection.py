@@ -1,4 +1,4 @@
-"""What is usually wrong with volumes, looked for before hours are spent on them."""
+"""Check volumes for common mistakes before a long run."""
 
 from functools import cache
 from typing import NamedTuple
@@ -10,28 +10,29 @@ from dataloader.volume import Volume, normalise, resample
 from utils.errors import UserError
 from utils.ignore import IGNORE, foreground_share
 
-SAMPLE, RUN = 256, 4  # sections that are looked at of a long volume, in runs of neighbours
-START_SAMPLE = 16  # the same at the start of a training, which is to begin soon
-THUMBNAIL = 128  # pixels, to compare neighbours by
-ALIGNED_SAMPLE, ALIGNED_SIDE = 16, 768  # sections and pixels, to compare labels with images by
-REACH = 10  # pixels from a boundary
-SHIFTS = (-2, -1, 1, 2)  # of labels against images that are tried, sections
-SHIFT_ERRORS = 4  # standard errors by which the labels must fit better there
-FLIP_GAIN = 1.5  # how much better they must fit mirrored
-FEW, MANY = 0.005, 0.5  # foreground fractions beyond which something may be wrong
+SAMPLE, RUN = 256, 4  # sections sampled from a long volume, in runs of neighbours
+START_SAMPLE = 16  # the same at the start of training, for speed
+THUMBNAIL = 128  # pixels; size at which neighbouring sections are compared
+ALIGNED_SAMPLE, ALIGNED_SIDE = 16, 768  # sections, and pixels of each, to compare with labels
+REACH = 10  # pixels from a mask boundary
+SHIFTS = (-2, -1, 1, 2)  # sections by which labels are shifted against images
+SHIFT_ERRORS = 4  # standard errors by which shifted labels must fit better to be reported
+FLIP_GAIN = 1.5  # factor by which mirrored labels must fit better to be reported
+FEW, MANY = 0.005, 0.5  # plausible range of the foreground fraction
 
 
 class ImagesFound(NamedTuple):
-    """What sections look like.
+    """Findings about the sampled sections of a volume.
 
     Attributes:
-        low, high: grey range of the sections looked at.
-        blank: sections of one value.
-        repeated: sections equal to the one before.
-        blank_share: of the pixels, in blank areas (``dataloader.blank``), those sections included.
-        partly_blank: sections with such areas, but those of one value.
-        misplaced: sections more like others than like their neighbours.
-        likeness: correlation of sections 1, 2, 3 ... apart.
+        low, high: minimum and maximum grey value.
+        blank: indices of entirely blank sections.
+        repeated: indices of sections equal to the one before.
+        misplaced: indices of sections that resemble others more than their neighbours.
+        likeness: median correlation of sections 1, 2, 3 ... apart.
+        blank_share: fraction of the pixels in blank areas (``dataloader.blank``), blank sections
+            included.
+        partly_blank: number of sections with blank areas that are not entirely blank.
     """
 
     low: float
@@ -44,30 +45,30 @@ class ImagesFound(NamedTuple):
     partly_blank: int = 0
 
     def warnings(self) -> list[str]:
-        """What is odd, a line each."""
+        """One line for each finding."""
         found = {
             "one grey value throughout": self.blank,
             "the same as the section before": self.repeated,
-            "out of order, by its looks": self.misplaced,
+            "seems to be out of order": self.misplaced,
         }
         lines = [f"{_sections(which)}: {what}" for what, which in found.items() if which]
         if self.partly_blank:
             lines.append(
-                f"{self.blank_share:.2%} of the pixels looked at are blank (constant areas at the "
-                f"border, of {self.partly_blank} sections): they are filled with the tissue beside "
-                "them, and are neither learned from nor scored"
+                f"{self.blank_share:.2%} of the pixels examined are blank (constant areas at the "
+                f"border of {self.partly_blank} sections): they are filled with adjacent tissue, "
+                "and excluded from losses and scores"
             )
         return lines
 
 
 class LabelsFound(NamedTuple):
-    """What labels look like.
+    """Findings about the sampled sections of labels.
 
     Attributes:
-        fraction: of foreground, in the sections looked at.
-        empty: sections without foreground.
-        shift: sections by which the labels fit the images better when moved; 0 where they fit.
-        flipped: whether they fit better when mirrored or turned.
+        fraction: foreground fraction.
+        empty: indices of sections without foreground.
+        shift: sections by which the labels fit the images better when shifted; 0: none.
+        flipped: whether the labels fit better when mirrored or rotated by 180 degrees.
     """
 
     fraction: float
@@ -76,33 +77,34 @@ class LabelsFound(NamedTuple):
     flipped: bool
 
     def warnings(self) -> list[str]:
-        """What is odd, a line each."""
+        """One line for each finding."""
         lines = []
         if self.empty:
             lines.append(f"{_sections(self.empty)}: no mitochondria in the labels")
         if not FEW <= self.fraction <= MANY:
             lines.append(
                 f"{self.fraction:.2%} of the labels are mitochondria, expected {FEW:.1%} to "
-                f"{MANY:.0%}; does another value stand for them?"
+                f"{MANY:.0%}; are they marked by another value?"
             )
         if self.shift:
             lines.append(
-                f"the labels look shifted: they fit the images {self.shift:+d} sections on better"
+                f"the labels seem to be shifted: they fit the images {self.shift:+d} sections on "
+                "better"
             )
         if self.flipped:
-            lines.append("the labels look flipped or turned against the images")
+            lines.append("the labels seem to be flipped or rotated against the images")
         return lines
 
 
 def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
-    """Look at a volume's sections; of a long one at ``sample``, in runs of neighbours.
+    """Examine the sections of a volume, or a sample of a long one. Each is read once.
 
-    Each is read once.
-
-    Blank areas are found in volumes that are opened to be filled.
+    Args:
+        volume: blank areas are found if it was opened with ``fill``.
+        sample: sections to read at most, in runs of neighbours.
 
     Raises:
-        UserError: a section that cannot be read, or holds NaN or infinite values.
+        UserError: a section cannot be read, or has NaN or infinite values.
     """
     blank, repeated, thumbnails, ranges = [], [], {}, {}
     shares: list[float] = []
@@ -114,7 +116,7 @@ def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
         shares.append(float(low == high) if area is None else float(area.mean()))
         if shares[-1] == 1:
             blank.append(index)
-            previous = None  # what it shows is no section of its own
+            previous = None  # it shows a neighbouring section
             continue
         if ranges.get(index - 1) == (low, high) and np.array_equal(previous, section):
             repeated.append(index)
@@ -129,42 +131,47 @@ def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
 
 
 def inspect_labels(images: Volume, labels: Volume, sample: int = SAMPLE) -> LabelsFound:
-    """Compare masks of 0 and 1 with their sections; of a long volume ``sample`` are looked at.
+    """Compare masks with their sections.
 
-    Where they belong together, the mean grey value changes sharply across the masks' boundaries;
-    it is compared with what labels some sections on, or mirrored ones, would give.
+    If they match, the mean grey value changes sharply across mask boundaries. Its steps are
+    compared with those that shifted or mirrored labels give.
+
+    Args:
+        images: the sections.
+        labels: masks of 0, 1 and ``IGNORE``.
+        sample: sections to read at most.
 
     Raises:
-        UserError: all of the labels are background, or all foreground.
+        UserError: all labels are background, or all are mitochondria.
     """
     fractions = _fractions(labels, sample)
     usable = [index for index, part in fractions.items() if part]
     chosen = usable[:: max(1, len(usable) // ALIGNED_SAMPLE)]
     contrast = _Contrasts(images, labels)
     fit = {index: contrast(index) for index in chosen}
-    turned = [np.mean([contrast(index, turn=turn) for index in chosen]) for turn in (0, 1, -1)]
+    mirrored = [np.mean([contrast(index, flip=flip) for index in chosen]) for flip in (0, 1, -1)]
     return LabelsFound(
         float(np.mean(list(fractions.values()))),
         [index for index, part in fractions.items() if not part],
         _better_shift(contrast, fit, len(images)),
-        max(turned) > FLIP_GAIN * np.mean(list(fit.values())),
+        max(mirrored) > FLIP_GAIN * np.mean(list(fit.values())),
     )
 
 
 def _fractions(labels: Volume, sample: int) -> dict[int, float]:
-    """The foreground of sections that are looked at: of all, if those of a sample lack a class."""
+    """Foreground fractions of a sample of sections, or of all if the sample lacks a class."""
     for indices in (sampled(len(labels), sample), range(len(labels))):
         fractions = {index: foreground_share(labels.section(index)) for index in indices}
         if 0 < sum(fractions.values()) < len(fractions):
             return fractions
     raise UserError(
-        f"{labels.path}: all is {'mitochondria' if fractions[0] else 'background'} in the labels, "
+        f"{labels.path}: all labels are {'mitochondria' if fractions[0] else 'background'}, "
         "expected both"
     )
 
 
 def _better_shift(contrast: "_Contrasts", fit: dict[int, float], sections: int) -> int:
-    """The shift at which the labels fit better than as they are; 0 where none is surely better."""
+    """The shift at which the labels fit significantly better; 0 if there is none."""
     best, best_gain = 0, 0.0
     for shift in SHIFTS:
         gains = [
@@ -179,7 +186,7 @@ def _better_shift(contrast: "_Contrasts", fit: dict[int, float], sections: int) 
 
 
 def sampled(sections: int, sample: int = SAMPLE) -> list[int]:
-    """Sections to look at: all, or ``sample`` in evenly spaced runs of neighbours."""
+    """Indices of all sections, or of ``sample`` in evenly spaced runs of neighbours."""
     if sections <= sample:
         return list(range(sections))
     starts = np.linspace(0, sections - RUN, sample // RUN).astype(int)
@@ -187,20 +194,20 @@ def sampled(sections: int, sample: int = SAMPLE) -> list[int]:
 
 
 def _order(thumbnails: dict[int, np.ndarray]) -> tuple[list[int], list[float]]:
-    """Sections out of order, and how alike sections 1, 2, 3 ... apart are."""
+    """Indices of sections out of order, and the correlation of sections 1, 2, 3 ... apart."""
 
-    def alike(one: int, other: int) -> float:
+    def correlation(one: int, other: int) -> float:
         a, b = (thumbnails[index] - thumbnails[index].mean() for index in (one, other))
         scale = np.linalg.norm(a) * np.linalg.norm(b)
         return float(a @ b / scale) if scale else 0.0
 
     def apart(distance: int) -> dict[int, float]:
-        return {k: alike(k, k + distance) for k in thumbnails if k + distance in thumbnails}
+        return {k: correlation(k, k + distance) for k in thumbnails if k + distance in thumbnails}
 
     reach = [list(apart(distance).values()) for distance in range(1, 21)]
     likeness = [float(np.median(values)) for values in reach if values]
     if len(likeness) < 3 or likeness[0] - likeness[1] < 0.005:
-        return [], likeness  # too few, or nothing changes from one section to the next
+        return [], likeness  # too few sections, or they do not change
     step = likeness[0] - likeness[1]
     one, two = apart(1), apart(2)
     misplaced = set()
@@ -214,24 +221,24 @@ def _order(thumbnails: dict[int, np.ndarray]) -> tuple[list[int], list[float]]:
 
 
 class _Contrasts:
-    """Mean steps of the grey value from pixel to pixel across the boundaries of sections' masks.
+    """Mean step of the grey value across mask boundaries, in the middle of a section.
 
-    The middle of each section is looked at, and read once.
+    Each section is read once.
     """
 
     def __init__(self, images: Volume, labels: Volume) -> None:
-        self.image = cache(lambda index, turn: normalise(_middle(images, index, turn)))
+        self.image = cache(lambda index, flip: normalise(_middle(images, index, flip)))
         self.label = cache(lambda index: _middle(labels, index))
 
-    def __call__(self, index: int, shift: int = 0, turn: int | None = None) -> float:
+    def __call__(self, index: int, shift: int = 0, flip: int | None = None) -> float:
         """The contrast of one section.
 
         Args:
             index: of the labels.
-            shift: the image is the one so many sections on.
-            turn: it is mirrored along y (0), x (1) or both (-1).
+            shift: the image is that of section ``index + shift``.
+            flip: mirror the image along y (0), x (1) or both (-1).
         """
-        label, image = self.label(index), self.image(index + shift, turn)
+        label, image = self.label(index), self.image(index + shift, flip)
         mask = (label == 1).astype(np.uint8)
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
         distance -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
@@ -242,18 +249,18 @@ class _Contrasts:
         return float(np.abs(np.diff(profile)).mean()) if len(profile) > 1 else 0.0
 
 
-def _middle(volume: Volume, index: int, turn: int | None = None) -> np.ndarray:
-    """The middle of a section; of one that is mirrored along y (0), x (1) or both (-1)."""
+def _middle(volume: Volume, index: int, flip: int | None = None) -> np.ndarray:
+    """The middle of a section, optionally mirrored along y (0), x (1) or both (-1)."""
     starts = []
-    for length, mirrored in zip(volume.shape[1:], (turn in (0, -1), turn in (1, -1)), strict=True):
+    for length, mirrored in zip(volume.shape[1:], (flip in (0, -1), flip in (1, -1)), strict=True):
         spare = max(0, length - ALIGNED_SIDE)
         starts.append(spare - spare // 2 if mirrored else spare // 2)
     part = volume.crop(index, *starts, ALIGNED_SIDE, ALIGNED_SIDE)
-    return np.ascontiguousarray(part if turn is None else cv2.flip(part, turn))
+    return np.ascontiguousarray(part if flip is None else cv2.flip(part, flip))
 
 
 def _sections(which: list[int]) -> str:
-    """Numbers as "sections 3, 4, 9 and 12 more"."""
+    """Indices as text, such as "sections 3, 4, 9 and 12 more"."""
     named = ", ".join(map(str, which[:5]))
     more = f" and {len(which) - 5} more" if len(which) > 5 else ""
     return f"section{'s' if len(which) > 1 else ''} {named}{more} (counted from 0)"

@@ -1,4 +1,4 @@
-"""What the values of labels mean: background, mitochondria, and what is to be ignored."""
+"""Interpret label values: background, mitochondria or ignored."""
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
@@ -7,19 +7,19 @@ import numpy as np
 
 from utils.ignore import IGNORE
 
-CLASSES = 8  # no more values than that may be classes instead of instance numbers
-SIDE = 1024  # pixels of a section's sides that are looked at, evenly spaced
+CLASSES = 8  # so few different values may be classes instead of instance numbers
+SIDE = 1024  # about so many pixels are sampled along each side of a section
 
 
 class LabelMeaning(NamedTuple):
-    """How label values are read.
+    """How label values are interpreted.
 
     Attributes:
-        threshold: 8-bit values above it are mitochondria; in other types all values but 0 are.
-        ignore: values of pixels that count neither as mitochondria nor as background.
+        threshold: 8-bit values above it are mitochondria; in other dtypes all values but 0 are.
+        ignore: values of ignored pixels.
         kind: "instances" if the mitochondria have more than one value, else "mask".
-        values: those of mitochondria that were seen, not more than a few of many.
-        notes: what a person should know, a line each.
+        values: values of mitochondria in the sample, ascending.
+        notes: what the user should know, one line each.
     """
 
     threshold: int
@@ -29,7 +29,7 @@ class LabelMeaning(NamedTuple):
     notes: tuple[str, ...]
 
     def mask(self, labels: np.ndarray) -> np.ndarray:
-        """Labels of any type as uint8: 0 background, 1 mitochondria, 255 ignored."""
+        """Labels of any dtype as uint8: 0 background, 1 mitochondria, 255 ignored."""
         above = labels > self.threshold if labels.dtype == np.uint8 else labels != 0
         mask = above.astype(np.uint8)
         for value in self.ignore:
@@ -38,18 +38,18 @@ class LabelMeaning(NamedTuple):
 
 
 def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeaning:
-    """Tell from some sections of labels what their values mean.
+    """Interpret label values from some sections.
 
-    Ignored are
+    These values are ignored:
 
-    - -1, and the largest 64-bit number, which is -1 in the unsigned type;
-    - the largest number of 16 or 32 bits beside other numbers;
-    - 255 beside 0 and 1, and in 8 bits beside 0, 1, 2 ... n with a gap up to 255.
+    - -1, and the largest unsigned 64-bit number, which is the same bits;
+    - the largest unsigned 16- or 32-bit number, if there are other numbers;
+    - 255 beside 0 and 1, and in 8 bits beside 0, 1, 2 ... n with a gap below 255.
 
-    All other values but 0 are mitochondria: of one value, or numbered.
+    All other values except 0 are mitochondria: a mask of one value, or instance numbers.
 
     Args:
-        sections: a sample, each (H, W), of one type.
+        sections: a sample, each (H, W), all of one dtype.
         threshold: of 8-bit labels, see ``dataloader.volume.label_threshold``.
     """
     found: set[int | float] = set()
@@ -64,24 +64,24 @@ def label_meaning(sections: Iterable[np.ndarray], threshold: int) -> LabelMeanin
     kind = "instances" if len(values) > 1 and not threshold else "mask"
     notes = []
     if seen := [value for value in ignore if value in found]:
-        notes.append(f"label {' and '.join(map(_text, seen))} is taken as ignored")
+        notes.append(f"label {' and '.join(map(_text, seen))} is ignored")
     if kind == "instances" and len(values) <= CLASSES:
         names = ", ".join(map(_text, values))
-        notes.append(f"labels {names} are merged: as classes or instances, all are mitochondria")
+        notes.append(f"labels {names} are merged: all of them count as mitochondria")
     if found and 0 not in found and len(values) > 1:
         notes.append(
-            f"no label is 0, the background; all from {_text(values[0])} on are mitochondria"
+            f"no label is 0 (background); all from {_text(values[0])} on count as mitochondria"
         )
     return LabelMeaning(threshold, ignore, kind, values, tuple(notes))
 
 
 def _ignored(dtype: np.dtype, found: set[int | float], noisy: bool) -> tuple[int | float, ...]:
-    """The values to ignore in labels of a type.
+    """Values to ignore.
 
     Args:
-        dtype: the type.
-        found: the values of a sample.
-        noisy: the low values are the noise of a mask of 0 and 255.
+        dtype: of the labels.
+        found: the values in a sample.
+        noisy: whether the labels are a 0/255 mask whose low values are noise.
     """
     ignored: list[int | float] = []
     background, found = 0 in found, found - {0}
@@ -95,7 +95,7 @@ def _ignored(dtype: np.dtype, found: set[int | float], noisy: bool) -> tuple[int
             ignored.append(largest)
     below = found - {255, *ignored}
     numbered = below == set(range(1, len(below) + 1))  # 1, 2, 3 ... without gaps
-    # 255 may be where nobody has looked; 1 without a 0 is the black of a lossy file
+    # 255 beside 0 and 1 marks unlabelled pixels; 1 without a 0 is the black of a lossy file
     masks = below == {1} and background and dtype not in (bool, np.int8)
     classes = dtype == np.uint8 and 255 in found and numbered and 0 < len(below) < 128
     if masks or (classes and not noisy):
@@ -104,7 +104,7 @@ def _ignored(dtype: np.dtype, found: set[int | float], noisy: bool) -> tuple[int
 
 
 def _values(section: np.ndarray) -> list[int | float]:
-    """The values of a section, of evenly spaced pixels where it is large."""
+    """The values in a section; a large one is sampled at evenly spaced pixels."""
     steps = (slice(None, None, max(1, side // SIDE)) for side in section.shape)
     part = section[tuple(steps)]
     if part.dtype == np.uint8:
@@ -113,5 +113,5 @@ def _values(section: np.ndarray) -> list[int | float]:
 
 
 def _text(value: float) -> str:
-    """A number with all its digits where it is a whole one."""
+    """A number; with all its digits if it is an integer."""
     return str(int(value)) if value == int(value) else f"{value:g}"

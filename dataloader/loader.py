@@ -1,4 +1,4 @@
-"""Batches of training pairs, loaded by processes of their own and brought to the device."""
+"""Load batches of training pairs in worker processes and copy them to the device."""
 
 import atexit
 import signal
@@ -26,19 +26,19 @@ def load_batches(
     device: torch.device,
     group: Group,
 ) -> Iterator[Batch]:
-    """This process's part of the batches of some iterations, on a device.
+    """This process's share of the batch of each iteration, on the device.
 
     Args:
         dataset: the pairs.
-        iterations: numbers of iterations already done before each: 0 for the first one.
+        iterations: iterations counted from 0.
         train: ``batch_size`` of all processes together, a multiple of their number, and
-            ``num_workers``, processes that load.
-        device: masks come as int64 there.
+            ``num_workers``.
+        device: where the batches go; masks become int64.
         group: the processes that share a batch.
     """
     if train.num_workers:
         _end_workers_at_exit()
-        # torch's, where there are more than cores: the published files ask for four
+        # torch warns of more workers than cores; the published configs ask for four
         warnings.filterwarnings("ignore", message="This DataLoader will create")
     share = train.batch_size // group.size
     starts = (iteration * train.batch_size + group.rank * share for iteration in iterations)
@@ -53,13 +53,13 @@ def load_batches(
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on a device, masks as the int64 that losses take.
+    """Batches on a device, with masks as int64 for the losses.
 
-    On CUDA the next batch is copied on a stream of its own while the last one is used; from
-    pinned memory that costs no time.
+    On CUDA, the next batch is copied from pinned memory on a separate stream while the current one
+    is used.
     """
     if device.type == "cuda":
-        yield from _copied_ahead(batches, device)
+        yield from _prefetched(batches, device)
     else:
         for batch in batches:
             yield _moved(batch, device)
@@ -68,11 +68,11 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 def _moved(batch: Batch, device: torch.device) -> Batch:
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     if "masks" in moved:
-        moved["masks"] = moved["masks"].long()  # after the way, of which uint8 is an eighth
+        moved["masks"] = moved["masks"].long()  # after the copy: uint8 is an eighth of the bytes
     return moved
 
 
-def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def _prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     stream = torch.cuda.Stream(device)
 
     def copy(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
@@ -80,36 +80,36 @@ def _copied_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Ba
             return _moved(batch, device), stream.record_event()
 
     def ready(moved: Batch, event: torch.cuda.Event) -> Batch:
-        user = torch.cuda.current_stream(device)
-        user.wait_event(event)
+        current = torch.cuda.current_stream(device)
+        current.wait_event(event)
         for value in moved.values():
-            value.record_stream(user)  # its memory is not to be reused before the user is done
+            value.record_stream(current)  # keeps its memory until this stream is done with it
         return moved
 
-    ahead = None
+    pending = None
     for batch in batches:
-        following = copy(batch)
-        if ahead is not None:
-            yield ready(*ahead)
-        ahead = following
-    if ahead is not None:
-        yield ready(*ahead)
+        copied = copy(batch)
+        if pending is not None:
+            yield ready(*pending)
+        pending = copied
+    if pending is not None:
+        yield ready(*pending)
 
 
 @cache
 def _end_workers_at_exit() -> None:
-    # Python would ask with SIGTERM, which they do not hear, and wait for ever for a stuck one
+    # Workers ignore SIGTERM, with which Python would end them, so it would wait for a stuck one
     atexit.register(_end_workers)
 
 
 def _end_workers() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes their death for a fault
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes their exit for a crash
     for process in active_children():
         process.kill()
 
 
 def _start_worker(worker: int) -> None:
-    """One OpenCV thread: workers share the cores. A signal to all is for the main process."""
+    """Use one OpenCV thread, as workers share the cores, and leave signals to the main process."""
     cv2.setNumThreads(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The xz and yz slices of a volume, as the sections of a volume of their own."""
+"""The xz and yz slices of a volume as volumes of their own."""
 
 import tempfile
 from pathlib import Path
@@ -16,10 +16,10 @@ class OrthogonalSlices(DerivedVolume):
     Args:
         volume: the volume.
         dim: dimension along which the slices follow each other: ``XZ`` or ``YZ``.
-        height: of a slice, pixels; all sections together are resampled to it.
-        scratch: folder; an unnamed file there holds the volume's bytes from the first read until
-            the slices are garbage-collected.
-        masks: whether the volume, and so its slices, hold 0 and 1.
+        height: height of a slice in pixels; the stack of sections is resampled to it.
+        scratch: folder for an unnamed file of the volume's size. It exists from the first read
+            until the slices are garbage-collected.
+        masks: whether the volume holds masks.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class OrthogonalSlices(DerivedVolume):
     ) -> None:
         self.dim, self.scratch, self.masks = dim, scratch, masks
         self._slices: np.ndarray | None = None
-        self._blank: np.ndarray | None = None  # as the slices, uint8 of 0 and 1; None: nowhere
+        self._blank: np.ndarray | None = None  # like _slices, uint8 of 0 and 1; None: nowhere
         super().__init__(volume, (volume.shape[dim], height, volume.shape[3 - dim]))
 
     @property
@@ -41,15 +41,21 @@ class OrthogonalSlices(DerivedVolume):
         Call it before forking the processes that read it: otherwise each writes its own copy.
         """
         if self._slices is None:
-            shape = (len(self), len(self.volume), self.shape[2])
-            self._slices = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
-            for index in range(len(self.volume)):
-                self._slices[:, index] = self._across(self.volume.section(index))
-                if (blank := self.volume.blank(index)) is not None:
-                    if self._blank is None:
-                        self._blank = scratch_array(shape, np.uint8, self.scratch)
-                    self._blank[:, index] = self._across(blank)
+            self._lay_out()
         return self._slices
+
+    def _lay_out(self) -> None:
+        shape = (len(self), len(self.volume), self.shape[2])
+        slices = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
+        blanks: np.ndarray | None = None
+        for index in range(len(self.volume)):
+            slices[:, index] = self._across(self.volume.section(index))
+            if (blank := self.volume.blank(index)) is not None:
+                if blanks is None:
+                    blanks = scratch_array(shape, np.uint8, self.scratch)
+                blanks[:, index] = self._across(blank)
+        # Last, complete: sections are read ahead in another thread.
+        self._blank, self._slices = blanks, slices
 
     def section(self, index: int) -> np.ndarray:
         fit = resample_mask if self.masks else resample
@@ -88,6 +94,6 @@ class PaddedVolume(DerivedVolume):
 
 
 def scratch_array(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> np.ndarray:
-    """Zeros in an unnamed file of a folder, which is freed with the array."""
+    """Zeros backed by an unnamed file in a folder, which is freed with the array."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return np.memmap(file, dtype, shape=shape)

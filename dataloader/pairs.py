@@ -8,17 +8,17 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataloader.augment import PairAugmentation
-from dataloader.domain_randomisation import other_microscope
+from dataloader.domain_randomisation import randomise_domain
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
 from utils.ignore import IGNORE, ignoring
 
-TILE_MARGIN = 100  # pixels round a crop of a tiled volume, so that a rotation has content to bring
+TILE_MARGIN = 100  # pixels around a crop of a tiled volume: tissue for rotations to bring in
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
-# Added to a sample's seed, so that each purpose has random numbers of its own.
+# Appended to a sample's seed: each purpose has its own random numbers.
 PLAIN, APPEARANCE, AXIS, RETRY = 1, 2, 3, 4
-MOSTLY = 0.5  # a crop of which more is blank is drawn again
-TRIES = 32  # so often at most; then the least blank one is taken
+MOSTLY_BLANK = 0.5  # a crop with a larger blank fraction is drawn again
+TRIES = 32  # draws at most; then the least blank one is used
 
 
 class Area(NamedTuple):
@@ -30,15 +30,31 @@ class Area(NamedTuple):
     width: int
 
 
-class Draw(NamedTuple):
-    """What a sample is made from.
+class Sampling(NamedTuple):
+    """How pairs are drawn from a volume.
 
     Attributes:
-        pair: current and auxiliary section.
-        area: the part of them that becomes the sample, by augmentation or as it is.
-        around: the part that an augmentation would see; ``area`` is it or lies in it.
+        stride: sections between the current and the auxiliary one.
+        crop: side of the crops, pixels.
+        seed: numbers that seed every sample, together with the sample's own number.
+        length: number of samples.
+    """
+
+    stride: int
+    crop: int
+    seed: tuple[int, ...]
+    length: int
+
+
+class Draw(NamedTuple):
+    """The random choices behind one sample.
+
+    Attributes:
+        pair: indices of the current and the auxiliary section.
+        area: the part of both sections that is read, then augmented if ``augmented``.
+        around: the part that an augmentation would see. It contains ``area``.
         seed: of the augmentation.
-        augmented: whether there is one.
+        augmented: whether the sample is augmented.
     """
 
     pair: tuple[int, int]
@@ -49,87 +65,81 @@ class Draw(NamedTuple):
 
 
 class Appearance(NamedTuple):
-    """How samples of a volume look otherwise than the volume.
+    """Changes of a volume's samples besides the augmentation.
 
     Attributes:
-        random: as other microscopes might show them (``dataloader.domain_randomisation``); of
-            labelled volumes.
-        transfer: what is done to each section to look like another volume.
+        random: apply domain randomisation (``dataloader.domain_randomisation``); requires labels.
+        transfer: applied to each section, such as histogram matching; None: nothing.
     """
 
     random: bool = False
     transfer: Transfer | None = None
 
 
-AS_IT_IS = Appearance()
+UNCHANGED = Appearance()
 
 
 class PairDataset(Dataset):
     """Pairs (k, k + stride) of a volume, k uniform, as augmented crops.
 
-    Every draw of sample number n is made from (seed, n): samples repeat with the seed, whatever
-    the number of workers, and no two workers or epochs draw alike. Crops that are mostly blank
-    (``dataloader.blank``) are drawn again, from (seed, n) as well.
+    Sample n is drawn from (seed, n). It does not depend on the number of workers, and no two
+    samples share their random numbers. Crops that are mostly blank (``dataloader.blank``) are
+    drawn again.
 
     Args:
         images: the sections.
-        labels: their masks, of 0, 1 and 255 (``utils.ignore``), or None: the target's are never
-            read in training, where they may be pseudo labels.
-        stride: sections between current and auxiliary.
-        crop: side of the crops, pixels.
-        seed: what the draws are made from, several numbers.
-        length: number of samples.
-        appearance: how samples differ in appearance from the volume.
+        labels: their masks of 0, 1 and 255 (``utils.ignore``); None: unlabelled. Training never
+            reads labels of the target; it may use pseudo labels.
+        sampling: how pairs are drawn.
+        appearance: changes of the samples besides the augmentation.
 
     Attributes:
-        other_axes: equally long datasets of the same tissue along other slicing axes. Each sample
+        other_axes: datasets of the same length and tissue along other slicing axes. Each sample
             comes from this dataset or one of those, with equal probability.
 
     Raises:
-        UserError: a volume with too few sections or too small, or labels of another shape.
+        UserError: the volume has too few sections or they are smaller than the crop, or the labels
+            have another shape.
     """
 
     def __init__(
         self,
         images: Volume,
         labels: Volume | None,
-        stride: int,
-        crop: int,
-        seed: tuple[int, ...],
-        length: int,
-        appearance: Appearance = AS_IT_IS,
+        sampling: Sampling,
+        appearance: Appearance = UNCHANGED,
     ) -> None:
-        if len(images) <= stride:
+        if len(images) <= sampling.stride:
             raise UserError(
                 f"{images.path}: found {len(images)} sections, expected more than the stride of "
-                f"{stride} between the two of a pair"
+                f"{sampling.stride} between the two of a pair"
             )
-        check_crop_fits(images, crop)
+        check_crop_fits(images, sampling.crop)
         if labels is not None:
             check_same_shape(images, labels)
         self.images, self.labels = images, labels
-        self.stride, self.crop, self.seed, self.length = stride, crop, seed, length
-        self.appearance = appearance
-        self.blank = images.may_be_blank  # as it is now, so that the samples of a batch are alike
+        self.sampling, self.appearance = sampling, appearance
+        # Asked once: all samples of a batch must have the same keys.
+        self.blank = images.may_be_blank
         self.other_axes: tuple[PairDataset, ...] = ()
-        self.augment = PairAugmentation(crop, "centre" if images.tiled else "random")
+        self.augment = PairAugmentation(sampling.crop, "centre" if images.tiled else "random")
 
     def labelled(self, labels: Volume, other_axes: tuple["PairDataset", ...] = ()) -> "PairDataset":
-        """The same pairs with labels, and with those of other slicing axes."""
+        """A copy of the dataset with labels and with datasets along other slicing axes."""
         pairs = copy.copy(self)
         pairs.labels, pairs.other_axes = labels, other_axes
         return pairs
 
     def __len__(self) -> int:
-        return self.length
+        return self.sampling.length
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         """Sample ``number``.
 
         Returns:
-            ``images`` (2, crop, crop) float32 in [0, 1]; with labels also ``masks``
-            (2, crop, crop) uint8 of 0 and 1, and 255 where pixels do not count; without labels,
-            of a volume that may have blank areas, ``ignored`` (2, crop, crop) bool.
+            ``images`` (2, crop, crop) float32 in [0, 1]. With labels also ``masks``
+            (2, crop, crop) uint8: 0, 1 and 255 for ignored pixels. Without labels, if the volume
+            may have blank areas, also ``ignored`` (2, crop, crop) bool.
         """
         if (pairs := self._of_axis(number)) is not self:
             return pairs[number]
@@ -138,8 +148,8 @@ class PairDataset(Dataset):
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
         if self.appearance.random:
-            rng = np.random.default_rng((*self.seed, number, APPEARANCE))
-            images, masks = other_microscope(images, masks, rng)
+            rng = np.random.default_rng((*self.sampling.seed, number, APPEARANCE))
+            images, masks = randomise_domain(images, masks, rng)
         if masks is None:
             return {"images": images}
         if self.labels is None:
@@ -147,12 +157,13 @@ class PairDataset(Dataset):
         return {"images": images, "masks": masks}
 
     def plain(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Crops of a pair as they are, drawn from (seed, number) but otherwise.
+        """Crops of a pair without augmentation, independent of sample ``number``.
 
         Returns:
-            (2, crop, crop) float32 in [0, 1], and where they do not count, bool.
+            Images (2, crop, crop) float32 in [0, 1], and bool (2, crop, crop), True where pixels
+            are ignored.
         """
-        draw = self._least_blank((*self.seed, number, PLAIN), self._plain_draw)
+        draw = self._least_blank((*self.sampling.seed, number, PLAIN), self._plain_draw)
         images, masks = self._images(draw), self._masks(draw)
         return images, np.zeros(images.shape, bool) if masks is None else masks == IGNORE
 
@@ -170,33 +181,33 @@ class PairDataset(Dataset):
         )
 
     def _of_axis(self, number: int) -> "PairDataset":
-        """Which dataset sample ``number`` is of."""
+        """The dataset that sample ``number`` comes from."""
         if not self.other_axes:
             return self
-        rng = np.random.default_rng((*self.seed, number, AXIS))
+        rng = np.random.default_rng((*self.sampling.seed, number, AXIS))
         return (self, *self.other_axes)[rng.integers(1 + len(self.other_axes))]
 
     def _draw(self, number: int) -> Draw:
-        """What sample ``number`` is made from."""
-        return self._least_blank((*self.seed, number), self._sample_draw)
+        """The random choices behind sample ``number``."""
+        return self._least_blank((*self.sampling.seed, number), self._sample_draw)
 
     def _least_blank(
         self, seed: tuple[int, ...], make: Callable[[np.random.Generator], Draw]
     ) -> Draw:
-        """The first of some draws that is not mostly blank, or else the least blank one."""
+        """The first draw that is not mostly blank, or the least blank of ``TRIES`` draws."""
         best, least = make(np.random.default_rng(seed)), 0.0
         if self.blank:
             least = self._blank_share(best)
-        for further in range(1, TRIES):
-            if least <= MOSTLY:
+        for attempt in range(1, TRIES):
+            if least <= MOSTLY_BLANK:
                 break
-            draw = make(np.random.default_rng((*seed, RETRY, further)))
+            draw = make(np.random.default_rng((*seed, RETRY, attempt)))
             if (share := self._blank_share(draw)) < least:
                 best, least = draw, share
         return best
 
     def _blank_share(self, draw: Draw) -> float:
-        """How much is blank of the sample that a draw gives: of the section of which more is."""
+        """Blank fraction of the sample that a draw gives: the larger of its two sections'."""
         parts = [self.images.blank_crop(k, *draw.area) for k in draw.pair]
         if all(part is None for part in parts):
             return 0.0
@@ -208,37 +219,43 @@ class PairDataset(Dataset):
         return float(blank.mean((1, 2)).max())
 
     def _plain_draw(self, rng: np.random.Generator) -> Draw:
-        first = int(rng.integers(len(self.images) - self.stride))
-        height, width = self.images.shape[1:]
-        y, x = (int(rng.integers(length - self.crop + 1)) for length in (height, width))
-        area = Area(y, x, self.crop, self.crop)
-        return Draw((first, first + self.stride), area, area, 0, False)
+        pair, crop = self._pair(rng), self.sampling.crop
+        y, x = (int(rng.integers(side - crop + 1)) for side in self.images.shape[1:])
+        area = Area(y, x, crop, crop)
+        return Draw(pair, area, area, 0, False)
 
     def _sample_draw(self, rng: np.random.Generator) -> Draw:
-        first = int(rng.integers(len(self.images) - self.stride))
+        pair, crop = self._pair(rng), self.sampling.crop
         area = around = self._area(rng)
         seed = int(rng.integers(2**32))
         window = self.augment.plain_window((area.height, area.width), seed)
-        if window is not None:  # read no more than what is kept
+        if window is not None:  # read only what is kept
             rows, columns = window
-            area = Area(area.y + rows.start, area.x + columns.start, self.crop, self.crop)
-        return Draw((first, first + self.stride), area, around, seed, window is None)
+            area = Area(area.y + rows.start, area.x + columns.start, crop, crop)
+        return Draw(pair, area, around, seed, window is None)
+
+    def _pair(self, rng: np.random.Generator) -> tuple[int, int]:
+        first = int(rng.integers(len(self.images) - self.sampling.stride))
+        return first, first + self.sampling.stride
 
     def _area(self, rng: np.random.Generator) -> Area:
-        """What the augmentation sees: a whole section, or a part of a tiled one."""
+        """The part that the augmentation sees: a whole section, or a square of a tiled one."""
         height, width = self.images.shape[1:]
         if not self.images.tiled:
             return Area(0, 0, height, width)
-        side = min(self.crop + 2 * TILE_MARGIN, height, width)
+        side = min(self.sampling.crop + 2 * TILE_MARGIN, height, width)
         y, x = (int(rng.integers(length - side + 1)) for length in (height, width))
         return Area(y, x, side, side)
 
     def _images(self, draw: Draw) -> np.ndarray:
-        """The part of both sections, (2, height, width)."""
+        """The area of both sections, (2, height, width)."""
         return np.stack([self._image(k, draw.area, draw.around) for k in draw.pair])
 
     def _masks(self, draw: Draw) -> np.ndarray | None:
-        """Its masks, those of background where there are no labels; None: all of that counts."""
+        """The masks of the area, background where there are no labels.
+
+        None without labels if no pixel is ignored.
+        """
         if self.labels is None and not self.blank:
             return None
         area, masks = draw.area, []
@@ -251,9 +268,10 @@ class PairDataset(Dataset):
         return np.stack(masks)
 
     def _image(self, index: int, area: Area, around: Area) -> np.ndarray:
-        """A part of a section, float32, scaled as published.
+        """A part of a section, float32 in [0, 1].
 
-        By the range of the whole section; of a tiled volume by that of the part ``around`` it.
+        Scaled as published: by the range of the whole section, or in a tiled volume by the range
+        of ``around``.
         """
         images = self.images
         if images.tiled:
@@ -267,7 +285,7 @@ class PairDataset(Dataset):
 
 
 def check_crop_fits(images: Volume, crop: int) -> None:
-    """Demand sections of at least ``crop`` pixels a side; raises UserError."""
+    """Raise UserError if the sections are smaller than the crop."""
     height, width = images.shape[1:]
     if min(height, width) < crop:
         raise UserError(
@@ -277,7 +295,7 @@ def check_crop_fits(images: Volume, crop: int) -> None:
 
 
 def check_same_shape(images: Volume, labels: Volume) -> None:
-    """Demand a mask for every section; raises UserError."""
+    """Raise UserError if the labels do not have the shape of the images."""
     if images.shape != labels.shape:
         raise UserError(
             f"{labels.path}: labels of shape {labels.shape} do not fit {images.path} of shape "

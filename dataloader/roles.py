@@ -1,4 +1,4 @@
-"""The volumes a config names: on their own grid, and on the working grid of the network."""
+"""Open the volumes that a config names, on their own grid or at the working pixel size."""
 
 from pathlib import Path
 from typing import Literal
@@ -25,17 +25,20 @@ SPACINGS = {
     "target": "section_spacing_target",
     "val": "section_spacing_target",
 }
-SAME_SIZE = 0.02  # relative difference of pixel sizes that does not matter
+SAME_SIZE = 0.02  # relative difference up to which pixel sizes count as equal
 
 
 def open_images(workspace: Workspace, data: DataSettings, role: Role, keep: bool = True) -> Volume:
     """The sections of ``source``, ``target`` or ``val``, in square pixels of the working size.
 
     Args:
-        keep: in memory, if they fit.
+        workspace: has the data root.
+        data: paths and pixel sizes.
+        role: which volume.
+        keep: keep the volume in memory if it fits.
 
     Raises:
-        UserError: the config names none, or nothing readable is there.
+        UserError: the config does not name the volume, or it is missing or unreadable.
     """
     return _open(workspace, data, role, _scale(workspace, data, role), keep=keep)
 
@@ -47,14 +50,17 @@ def open_labels(
     working: bool = True,
     keep: bool = True,
 ) -> Volume | None:
-    """The masks of ``source`` or ``val``; None where the validation volume has none.
+    """The masks of ``source`` or ``val``; None if the validation volume has none.
 
     Args:
-        working: at the working pixel size; else on their own grid.
-        keep: in memory, if they fit.
+        workspace: has the data root.
+        data: paths and pixel sizes.
+        role: which volume.
+        working: at the working pixel size; otherwise on their own grid.
+        keep: keep the volume in memory if it fits.
 
     Raises:
-        UserError: the source's are not there, or not readable.
+        UserError: the labels of the source are missing, or labels are unreadable.
     """
     path = getattr(data, LABELS[role])
     if role == "val" and (path is None or find_volume(workspace.data_path(path)) is None):
@@ -64,39 +70,35 @@ def open_labels(
 
 
 def pixel_sides(data: DataSettings, role: Role, volume: Volume) -> tuple[float, float] | None:
-    """Of a pixel (y, x), nm: the config's, else those of the volume's own metadata, else None."""
-    if getattr(data, SIZES[role]):
-        return (getattr(data, SIZES[role]),) * 2
+    """Pixel size (y, x) in nm: from the config, else from the volume's metadata, else None."""
     own = volume.voxel_size
-    return None if own is None or own.in_plane is None else (own.y, own.x)
+    from_file = None if own is None or own.in_plane is None else (own.y, own.x)
+    return _configured_sides(data, role) or from_file
 
 
 def pixel_size(data: DataSettings, role: Role, volume: Volume) -> float | None:
-    """In-plane, nm, of a square pixel as large as the volume's own; None where nobody knows."""
+    """Side in nm of a square pixel with the area of the volume's pixels; None if unknown."""
     return _square(pixel_sides(data, role, volume))
 
 
 def section_spacing(data: DataSettings, role: Role, volume: Volume) -> float | None:
-    """Between sections, nm: the config's, else that of the volume's own metadata, else None."""
+    """Section spacing in nm: from the config, else from the volume's metadata, else None."""
     own = volume.voxel_size
     return getattr(data, SPACINGS[role]) or (own.z if own else None)
 
 
 def voxel_size(data: DataSettings, volume: Volume) -> VoxelSize | None:
-    """Of a target or validation volume on its own grid: the config's over the file's.
-
-    None unless all three sides are known.
-    """
+    """Voxel size of a target or validation volume on its own grid; None if a side is unknown."""
     sides = pixel_sides(data, "val", volume)
     spacing = section_spacing(data, "val", volume)
     return VoxelSize(spacing, *sides) if spacing and sides else None
 
 
 def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
-    """The settings with the working pixel size of a training in them.
+    """The settings with the working pixel size of a training run.
 
-    Where the config gives none and the sizes of source and target are known and differ, it is the
-    coarser of the two: nothing is made up by enlarging.
+    If the config gives none, and the pixel sizes of source and target are known and differ, it is
+    the coarser of the two, so that neither is upsampled.
     """
     if data.pixel_size_working is not None:
         return data
@@ -107,7 +109,7 @@ def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
 
 
 def as_trained(data: DataSettings, pixel_size: float | None) -> DataSettings:
-    """The settings with the pixel size, nm, a network was trained at, where they give none."""
+    """The settings, with the pixel size (nm) a network was trained at if they give none."""
     own = data.pixel_size_working
     if pixel_size is None:
         return data
@@ -122,9 +124,10 @@ def as_trained(data: DataSettings, pixel_size: float | None) -> DataSettings:
 
 
 def _scale(workspace: Workspace, data: DataSettings, role: Role) -> tuple[float, float]:
-    """Working pixels per pixel of a volume's own grid, along (y, x).
+    """Working pixels per pixel of the volume, along (y, x).
 
-    Working pixels are square. Where nothing says how large, they are as large as the volume's own.
+    Working pixels are square. If no working size is given, they have the area of the volume's
+    pixels.
     """
     sides, working = _own_sides(workspace, data, role), data.pixel_size_working
     if working is None:
@@ -133,16 +136,21 @@ def _scale(workspace: Workspace, data: DataSettings, role: Role) -> tuple[float,
         working = _square(sides)
     if sides is None:
         raise UserError(
-            f"DATA.{SIZES[role]}: missing, to bring {getattr(data, IMAGES[role])} to the working "
-            f"{working:g} nm (DATA.pixel_size_working); its files do not tell it"
+            f"DATA.{SIZES[role]}: missing; needed to resample {getattr(data, IMAGES[role])} to "
+            f"{working:g} nm (DATA.pixel_size_working), as its files do not give a pixel size"
         )
     return sides[0] / working, sides[1] / working
 
 
 def _own_sides(workspace: Workspace, data: DataSettings, role: Role) -> tuple[float, float] | None:
-    if getattr(data, SIZES[role]):
-        return (getattr(data, SIZES[role]),) * 2
-    return pixel_sides(data, role, _open(workspace, data, role, keep=False))
+    """Pixel size (y, x) in nm; the volume is opened only if the config does not give it."""
+    configured = _configured_sides(data, role)
+    return configured or pixel_sides(data, role, _open(workspace, data, role, keep=False))
+
+
+def _configured_sides(data: DataSettings, role: Role) -> tuple[float, float] | None:
+    side = getattr(data, SIZES[role])
+    return (side, side) if side else None
 
 
 def _square(sides: tuple[float, float] | None) -> float | None:
@@ -157,32 +165,32 @@ def _same(one: float, other: float) -> bool:
 
 
 def _list_file(workspace: Workspace, data: DataSettings, role: Role, volume: Path) -> Path | None:
-    """The list of a folder's sections to use; None: all of them.
+    """The list that names the sections of a folder to use; None: all of them.
 
-    Looked for under the data root, then as the shipped studies have it, in ``config/``, then in the
-    project's own ``data/``.
+    Searched for under the data root, then in ``config/`` (where the shipped studies have theirs),
+    then in the project's ``data/``.
 
     Raises:
-        UserError: the config names one that is nowhere.
+        UserError: the config names a list that does not exist.
     """
     key, named = LISTS[role], getattr(data, LISTS[role])
     place = find_volume(volume)
     if named is None or place is None:
         return None
     if not is_section_folder(place.path):
-        warn(f"DATA.{key}: {named}: not used, as lists are of folders and {place.path} is none")
+        warn(f"DATA.{key}: {named}: not used, as {place.path} is not a folder of sections")
         return None
     local = workspace.data_path(named)
     elsewhere = (CONFIG_DIR / named, Workspace().data_path(named))
     found = next((file for file in (local, *elsewhere) if file.is_file()), None)
     if found is None and any(local == workspace.data / name for name in LISTS_OF_ALL_SECTIONS):
         warn(
-            f"DATA.{key}: {local}: no such list, so that all sections are used; "
-            "prepare_data.py writes it"
+            f"DATA.{key}: {local}: no such list, all sections are used; prepare_data.py writes "
+            "the list"
         )
     elif found is None:
         raise UserError(
-            f"DATA.{key}: {local}: no such file; expected the names of sections, one a line; to "
+            f"DATA.{key}: {local}: no such file; expected the names of sections, one per line; to "
             f"use all sections, give --set DATA.{key}=null"
         )
     return found

@@ -1,9 +1,9 @@
 """Synthetic electron microscopy stacks: mitochondria, membranes, organelles and noise.
 
-A volume is made in two steps. The *tissue* is 3-D geometry drawn from a seed: mitochondria with
-cristae, cells, vesicles and look-alike organelles that drift and change size from section to
-section. A `Microscope` then turns the tissue into grey values. The same seed imaged by two
-microscopes therefore shares its labels, and the difference between the images is the domain gap.
+A volume is generated in two steps. The *tissue* is random 3-D geometry: mitochondria with cristae,
+cells, vesicles and similar organelles that drift and change size from section to section. A
+`Microscope` then turns the tissue into grey values. With the same seed, two microscopes image the
+same tissue with the same labels, and the difference between the images is the domain gap.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from utils.files import write_picture
+
 
 @dataclass(frozen=True)
 class Microscope:
-    """How tissue becomes grey values.
+    """Parameters that turn tissue into grey values.
 
-    Grey levels and amplitudes are on a scale where 0 is black and 1 is white; lengths are pixels.
+    Grey levels and amplitudes are on a scale from 0 (black) to 1 (white); lengths are in pixels.
     """
 
     cytoplasm: float  # grey level of the cell interior
@@ -81,18 +83,18 @@ TARGET_MICROSCOPE = Microscope(
     curtain=0.012,
 )
 
-_SECTION_STEP = 3.0  # px; how far apart two sections count for cells and vesicles
-_CLEARANCE = 9.0  # px of cytoplasm between two organelles, so that a membrane fits in between
-_MARGIN = 5.0  # px by which a cell encloses its organelle
-_FOREGROUND = (0.10, 0.13)  # range of the intended mitochondria fraction of a volume
-_FOREGROUND_LIMIT = 0.142  # a mitochondrion that would exceed this fraction is left out
+_SECTION_STEP = 3.0  # px; section spacing for cells and vesicles
+_CLEARANCE = 9.0  # px; smallest gap between two organelles, wide enough for a membrane
+_MARGIN = 5.0  # px; gap between an organelle and the border of its cell
+_FOREGROUND = (0.10, 0.13)  # range of the target mitochondria fraction of a volume
+_FOREGROUND_LIMIT = 0.142  # mitochondria that would exceed this fraction are not placed
 
 
 @dataclass(frozen=True)
 class _Body:
     """A bent, tapering tube whose cross-section drifts and turns with z (lengths in px).
 
-    Every number is a plain `float`: a NumPy scalar would turn float32 arrays into float64.
+    All numbers are Python floats, as NumPy scalars would turn float32 arrays into float64.
     """
 
     kind: str  # "mitochondrion", "dense" or "endosome"
@@ -108,7 +110,7 @@ class _Body:
     stripe_period: float
 
     def distance(self, grid: _Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return signed distance (negative inside) and the coordinates along and across."""
+        """Return the signed distance (negative inside) and the coordinates along and across."""
         dz = grid.z - self.centre[0]
         y = grid.y - self.centre[1] - self.drift[0] * dz
         x = grid.x - self.centre[2] - self.drift[1] * dz
@@ -116,7 +118,7 @@ class _Body:
         along = np.cos(angle) * x + np.sin(angle) * y
         across = np.cos(angle) * y - np.sin(angle) * x
         across -= self.bend * along**2
-        # A cubic taper keeps the size steady for most of z and ends the tube within few sections.
+        # A cubic taper keeps the size nearly constant and ends the tube within a few sections.
         taper = np.clip(1 - np.abs(dz / self.half_z) ** 3, -1, 1)
         straight = (self.half_length - self.half_width) * np.maximum(taper, 0)
         beads = 1 + 0.12 * np.cos(along / (0.9 * self.half_width) + 7 * self.angle)
@@ -126,7 +128,7 @@ class _Body:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Voxel coordinates, warped in-plane so that no outline is a plain geometric curve."""
+    """Voxel coordinates, warped in-plane so that outlines are irregular."""
 
     z: np.ndarray  # (Z, 1, 1)
     y: np.ndarray  # (Z, H, W)
@@ -154,8 +156,8 @@ def _smooth_noise(
 ) -> np.ndarray:
     """Return unit-variance noise with a grain of `scale` px and `scale_z` sections."""
     depth, height, width = shape
-    step = max(1.0, scale / 1.5)  # drawn coarse and enlarged: wide filters are slow
-    pad = 4  # enlarging repeats the rim, so the rim is cut off
+    step = max(1.0, scale / 1.5)  # filtered on a coarse grid, as wide filters are slow
+    pad = 4  # upsampling repeats the border, so the border is cropped
     coarse = (int(height / step) + 2 * pad, int(width / step) + 2 * pad)
     noise = rng.standard_normal((depth, *coarse), dtype=np.float32)
     sigma = scale / step
@@ -183,7 +185,7 @@ def _draw_body(rng: np.random.Generator, kind: str, shape: tuple[int, int, int])
         half_width = rng.uniform(6, 13)
         half_length = half_width * rng.uniform(1.0, 1.25)
         half_z = rng.uniform(4, 9)
-    # Centres may lie outside, so that organelles are also cut by the faces of the volume.
+    # Centres may be outside, so that organelles are also cut by the faces of the volume.
     overhang = np.array([0.5 * half_z, half_width, half_width])
     across = rng.random() < 0.65  # cristae mostly cross the long axis, as plates
     return _Body(
@@ -204,8 +206,8 @@ def _draw_body(rng: np.random.Generator, kind: str, shape: tuple[int, int, int])
 def _place_bodies(
     rng: np.random.Generator, grid: _Grid, shape: tuple[int, int, int]
 ) -> list[_Body]:
-    """Place organelles apart from one another until the mitochondria fraction is reached."""
-    coarse = grid.every(4)  # distances are smooth; a sixteenth of the pixels decides as well
+    """Place separate organelles until the mitochondria fraction is reached."""
+    coarse = grid.every(4)  # distances are smooth, so a sixteenth of the pixels is enough
     nearest = np.full(coarse.y.shape, np.inf, np.float32)
     bodies: list[_Body] = []
 
@@ -235,8 +237,8 @@ def _draw_cells(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tessellate the volume; return the distance to the nearest cell border and the cell tone.
 
-    Every organelle is a site of the Voronoi tessellation beside plain points, which is why no
-    border runs through an organelle.
+    Organelles and random points are the sites of a Voronoi tessellation, so no border runs through
+    an organelle.
     """
     depth, height, width = grid.y.shape
     first = np.full(grid.y.shape, np.inf, np.float32)
@@ -266,14 +268,14 @@ def _draw_cells(
 
 
 def _stain(border: np.ndarray) -> np.ndarray:
-    """Return the membrane weight in 0..1; a membrane cut obliquely is wide but faint."""
+    """Return the membrane weight in 0..1; an obliquely cut membrane is wide but faint."""
     slope = np.hypot(*np.gradient(border, axis=(1, 2)))
-    slope = np.stack([cv2.dilate(s, np.ones((3, 3))) for s in slope])  # it is 0 on the ridge itself
+    slope = np.stack([cv2.dilate(s, np.ones((3, 3))) for s in slope])  # it is 0 on the border
     return np.exp(-((border / 1.5) ** 2)) * np.clip(slope, 0.3, 1)
 
 
 def _draw_vesicles(rng: np.random.Generator, free: np.ndarray) -> np.ndarray:
-    """Stamp clusters of small spheres where `free` (bool, Z, H, W) is true: wall 1, lumen -1."""
+    """Draw clusters of small spheres where `free` (bool, Z, H, W) is true: wall 1, lumen -1."""
     depth, height, width = free.shape
     vesicles = np.zeros(free.shape, np.float32)
     reach = 5
@@ -300,10 +302,11 @@ def _draw_vesicles(rng: np.random.Generator, free: np.ndarray) -> np.ndarray:
     return vesicles
 
 
-def _make_tissue(seed: int, shape: tuple[int, int, int]) -> _Tissue:
-    rng = np.random.default_rng([seed, 0])
-    grid = _make_grid(rng, shape)
-    bodies = _place_bodies(rng, grid, shape)
+def _draw_organelles(
+    rng: np.random.Generator, grid: _Grid, bodies: list[_Body]
+) -> tuple[list[np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Return the distance to each body and to the nearest one of each kind, and the cristae."""
+    shape = grid.y.shape
     nearest = {
         kind: np.full(shape, 1e3, np.float32) for kind in ("mitochondrion", "dense", "endosome")
     }
@@ -321,10 +324,18 @@ def _make_tissue(seed: int, shape: tuple[int, int, int]) -> _Tissue:
             phase = phase[inside] / body.stripe_period + 0.22 * waves[inside]
             stripe = np.clip(1.3 * np.cos(2 * np.pi * phase) - 0.1, 0, 1)
             cristae[inside] = stripe * np.clip(-distance[inside] - 2, 0, 1) * gaps[inside]
+    return distances, nearest, cristae
+
+
+def _make_tissue(seed: int, shape: tuple[int, int, int]) -> _Tissue:
+    rng = np.random.default_rng([seed, 0])
+    grid = _make_grid(rng, shape)
+    bodies = _place_bodies(rng, grid, shape)
+    distances, nearest, cristae = _draw_organelles(rng, grid, bodies)
     border, tone = _draw_cells(rng, grid, distances)
     organelle = np.minimum.reduce(list(nearest.values()))
     free = (organelle > 5) & (border > 4)
-    # Endoplasmic reticulum: short stretches of the zero level of a smooth field.
+    # Endoplasmic reticulum: short pieces of the zero level of a smooth field.
     sheet = np.exp(-((_smooth_noise(rng, shape, 8, 2) / 0.13) ** 2))
     sheet *= np.clip(2 * _smooth_noise(rng, shape, 14, 3) - 1.6, 0, 0.7) * (organelle > 3)
     membrane = _stain(border) * np.clip(organelle - 0.5, 0, 1)
@@ -377,13 +388,13 @@ def make_volume(
     shape: tuple[int, int, int] = (16, 256, 256),
     microscope: Microscope = SOURCE_MICROSCOPE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make a stack of sections with its mitochondria labels.
+    """Generate a stack of sections with its mitochondria labels.
 
     Args:
-        seed: non-negative; fixes the tissue and the noise. The tissue does not depend on the
+        seed: non-negative; determines the tissue and the noise. The tissue does not depend on the
             microscope.
-        shape: (Z, H, W): sections, rows and columns in px; H and W of at least 64.
-        microscope: how the tissue is imaged.
+        shape: (Z, H, W): sections, rows and columns; H and W at least 64.
+        microscope: images the tissue.
 
     Returns:
         images, uint8 (Z, H, W) in 0..255, and labels, uint8 (Z, H, W), 255 inside mitochondria
@@ -398,6 +409,4 @@ def write_sections(folder: Path, volume: np.ndarray) -> None:
     """Write a volume, uint8 (Z, H, W), as 8-bit grey `000.png`, `001.png`, ... in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, section in enumerate(volume):
-        path = folder / f"{index:03d}.png"
-        if not cv2.imwrite(str(path), section):
-            raise OSError(f"could not write {path}")
+        write_picture(folder / f"{index:03d}.png", section)

@@ -1,4 +1,4 @@
-"""What a volume is: grey sections of one shape, read when they are needed."""
+"""Volumes: stacks of grey sections of one shape, read as needed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from dataloader.formats.voxel_size import VoxelSize
 from dataloader.label_values import IGNORE, LabelMeaning, label_meaning
 from utils.errors import UserError, warn
 
-TILED_FROM = 2048  # pixels; sections with a longer side are predicted in tiles
-LABEL_SAMPLE = 32  # sections that tell how a label volume is written
-LABEL_NOISE = 30  # grey values by which the black and white of 8-bit masks may be off
-NUMBERED = 0.5  # share of pixels with equal neighbours: about 0 in noise and edges, 0.9 in numbers
+TILED_FROM = 2048  # pixels; sections with a longer side are tiled
+LABEL_SAMPLE = 32  # sections that are read to interpret label values
+LABEL_NOISE = 30  # grey levels by which black and white of 8-bit masks may be off
+NUMBERED = 0.5  # fraction of pixels with equal neighbours: near 0 in noise, 0.9 in instances
 
 
 class Volume(ABC):
     """A stack of grey sections.
 
     Attributes:
-        path: where it lies.
+        path: file or folder.
         shape: (sections, height, width).
-        tiled: whether its sections are cut into tiles, in training and in inference.
-        kept: whether it is in memory; else sections are read as needed.
-        voxel_size: from the file's own metadata, where it has one.
+        tiled: whether training and inference read sections in tiles.
+        kept: whether the volume is in memory; otherwise sections are read as needed.
+        voxel_size: from the metadata of the file, if it has any.
         kind: the format, "folder", "hdf5", "tiff", "zarr", "ome-zarr", "mrc" or "nifti".
     """
 
@@ -55,7 +55,7 @@ class Volume(ABC):
 
     @property
     def where(self) -> str:
-        """The path as one gives it, with the name of the array in it."""
+        """The path as the user writes it, with the name of the array in the file."""
         return str(self.path)
 
     @property
@@ -65,23 +65,23 @@ class Volume(ABC):
 
     @property
     def sources(self) -> list[Path]:
-        """The files it is read from, and folders of which all files are."""
+        """The files and folders that the volume is read from."""
         return [self.path]
 
     def fingerprint(self) -> str:
-        """Another one when a file that it is read from is; see ``dataloader.fingerprint``."""
+        """Changes when a file of ``sources`` changes; see ``dataloader.fingerprint``."""
         return fingerprint(self.sources)
 
     @abstractmethod
     def section(self, index: int) -> np.ndarray:
-        """One section (H, W), in the type of the file; raises UserError if it is unreadable."""
+        """One section (H, W) in the dtype of the file; raises UserError if it is unreadable."""
 
     def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-        """A part (height, width) of a section, its corner at (y, x); cut off at the border."""
+        """The part (height, width) of a section with corner (y, x), clipped at the border."""
         return self.section(index)[y : y + height, x : x + width]
 
     def blank(self, index: int) -> np.ndarray | None:
-        """Where a section is blank (``dataloader.blank``), bool (H, W); None: nowhere."""
+        """Where a section is blank (``dataloader.blank``), bool (H, W); None if nowhere."""
         return None
 
     def own_blank(self, index: int) -> np.ndarray | None:
@@ -90,23 +90,23 @@ class Volume(ABC):
 
     @property
     def may_be_blank(self) -> bool:
-        """Whether a section has blank areas, or nobody has looked yet."""
+        """Whether a section has blank areas, or has not been examined yet."""
         return False
 
     def blank_crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray | None:
-        """Where a ``crop`` is blank; None: nowhere."""
+        """Where a ``crop`` is blank; None if nowhere."""
         blank = self.blank(index)
         part = None if blank is None else blank[y : y + height, x : x + width]
         return part if part is not None and part.any() else None
 
     def grey_range(self, index: int) -> tuple[float, float]:
-        """Least and largest value of a section; raises UserError if they are not finite."""
+        """Minimum and maximum of a section; raises UserError if they are not finite."""
         if index not in self._grey_ranges:
             self._note_grey_range(index, self.section(index))
         return self._grey_ranges[index]
 
     def scaled(self, index: int) -> np.ndarray:
-        """A section as float32 in [0, 1], least to largest value; raises UserError for NaN."""
+        """A section scaled to [0, 1], float32; raises UserError for NaN and infinite values."""
         section = self.section(index)
         self._note_grey_range(index, section)
         return normalise(section, self._grey_ranges[index])
@@ -115,24 +115,24 @@ class Volume(ABC):
         self._grey_ranges[index] = self.range_of(index, section)
 
     def range_of(self, index: int, part: np.ndarray) -> tuple[float, float]:
-        """Least and largest value of a part of a section; raises UserError as ``grey_range``."""
+        """Minimum and maximum of a part of a section; raises UserError as ``grey_range`` does."""
         low, high = float(part.min()), float(part.max())
         if not np.isfinite(high - low):
             raise UserError(
-                f"{self.path}: section {index} holds NaN or infinite values, expected numbers; "
-                "fill them with the section's mean, say"
+                f"{self.path}: section {index} has NaN or infinite values, expected finite "
+                "numbers; replace them, for example by the mean of the section"
             )
         return low, high
 
     def close(self) -> None:  # noqa: B027 - few volumes hold a file open
-        """Let go of the file; the next reading opens it again."""
+        """Close the file; the next read opens it again."""
 
     def __len__(self) -> int:
         return self.shape[0]
 
 
 class DerivedVolume(Volume):
-    """Another volume seen in another way; what it says of itself is the other's."""
+    """Base of volumes that wrap another volume and share its metadata."""
 
     def __init__(self, volume: Volume, shape: tuple[int, int, int]) -> None:
         self.volume, self.path, self.kind = volume, volume.path, volume.kind
@@ -170,7 +170,7 @@ class DerivedVolume(Volume):
 
 
 class KeptVolume(DerivedVolume):
-    """Another volume, read at once and kept in memory in its own type."""
+    """Another volume, read completely and kept in memory in its dtype."""
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(volume, volume.shape)
@@ -187,14 +187,14 @@ class KeptVolume(DerivedVolume):
     def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
         part = super().crop(index, y, x, height, width)
         blank = self.blank_crop(index, y, x, height, width) if self.tiled else None
-        # filled by what the crop shows, as where the volume is not kept
+        # filled from the crop alone, as when the volume is not kept
         return part if blank is None else fill_blank(part, blank)
 
 
 class MaskVolume(DerivedVolume):
-    """Labels as masks, uint8: 0 background, 1 mitochondria, 255 (``IGNORE``) neither of the two.
+    """Labels as masks, uint8: 0 background, 1 mitochondria, 255 (``IGNORE``) ignored.
 
-    A sample of the sections tells what the values mean (``dataloader.label_values``).
+    The values are interpreted from a sample of the sections (``dataloader.label_values``).
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -203,10 +203,9 @@ class MaskVolume(DerivedVolume):
 
     @property
     def meaning(self) -> LabelMeaning:
-        """What the values of the labels mean; warns of what a person should know."""
+        """How label values are interpreted; prints the notes as warnings when first called."""
         if self._meaning is None:
-            step = max(1, len(self) // LABEL_SAMPLE)
-            sample = (self.volume.section(index) for index in range(0, len(self), step))
+            sample = (self.volume.section(index) for index in _label_sample(self))
             self._meaning = label_meaning(sample, label_threshold(self.volume))
             for note in self._meaning.notes:
                 warn(f"{self.where}: {note}")
@@ -221,7 +220,7 @@ class MaskVolume(DerivedVolume):
     def _mask(self, index: int, labels: np.ndarray) -> np.ndarray:
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise UserError(
-                f"{self.path}: section {index} of the labels holds NaN or infinite values, "
+                f"{self.path}: section {index} of the labels has NaN or infinite values, "
                 "expected 0 for background and other numbers for mitochondria"
             )
         return self.meaning.mask(labels)
@@ -232,7 +231,7 @@ class ResampledVolume(DerivedVolume):
 
     Args:
         volume: the volume on its own grid; masks stay masks.
-        scale: new pixels per old pixel, or per old pixel along (y, x); below 1 shrinks.
+        scale: new pixels per old pixel, or the same for (y, x); below 1 downsamples.
     """
 
     def __init__(self, volume: Volume, scale: float | tuple[float, float]) -> None:
@@ -263,7 +262,7 @@ class ResampledVolume(DerivedVolume):
             return resample_mask(part, (height, width), fit)
         return fit(part, (height, width))
 
-    @lru_cache(maxsize=4)  # noqa: B019 - of the pair that is read
+    @lru_cache(maxsize=4)  # noqa: B019 - as above
     def blank(self, index: int) -> np.ndarray | None:
         blank = self.volume.blank(index)
         return None if blank is None else resample_mask(blank, self.shape[1:]) > 0
@@ -291,9 +290,9 @@ class CroppedVolume(DerivedVolume):
 
 
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bring an image (H, W) to another shape: area means where it shrinks, else linear.
+    """Resample an image (H, W): area means along axes that shrink, else linear interpolation.
 
-    The type stays, but those that OpenCV does not resize become float32 or float64.
+    The dtype is kept, except that those OpenCV cannot resize become float32 or float64.
     """
     if image.shape == tuple(shape):
         return image
@@ -311,10 +310,14 @@ def resample_mask(
     shape: tuple[int, int],
     fit: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resample,
 ) -> np.ndarray:
-    """Bring a mask (H, W) to another shape, uint8: what half of is 1 is 1.
+    """Resample a mask (H, W), uint8. A new pixel is ignored if at least half of it is.
 
-    What half of is ``IGNORE`` is ignored; of the others the pixels that are known decide.
-    ``fit`` brings an image to the shape.
+    Otherwise it is 1 if at least half of its part that is not ignored is 1.
+
+    Args:
+        mask: 0, 1 and ``IGNORE``.
+        shape: new (H, W).
+        fit: resamples a float32 image to the shape.
     """
     ignored = mask == IGNORE
     foreground = fit((mask == 1).astype(np.float32), shape)
@@ -327,7 +330,7 @@ def resample_mask(
 
 
 def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Scale a section to float32 in [0, 1] by its least and largest value; constant: all 0."""
+    """Scale a section to [0, 1], float32, by its minimum and maximum; all 0 if constant."""
     low, high = grey_range or (float(section.min()), float(section.max()))
     single = section.dtype.itemsize <= 2 or section.dtype == np.float32
     fits = single and high - low <= np.finfo(np.float32).max
@@ -336,17 +339,26 @@ def normalise(section: np.ndarray, grey_range: tuple[float, float] | None = None
     return scaled.astype(np.float32, copy=False)
 
 
-def label_threshold(volume: Volume) -> int:
-    """The value above which 8-bit labels are foreground: 127 where they are 0/255, else 0.
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Indices of at most ``most`` evenly spaced items of ``count``, the first and last included."""
+    return sorted(set(np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()))
 
-    They are taken as 0/255 if more pixels are bright than between bright and dark, and if what is
-    neither bright nor the section's black is noise of JPEG or grey edges, whose neighbours differ:
-    most pixels of a number are inside an area of it. Evenly spaced sections are looked at.
+
+def _label_sample(volume: Volume) -> range:
+    """Indices of the sections from which label values are interpreted."""
+    return range(0, len(volume), max(1, len(volume) // LABEL_SAMPLE))
+
+
+def label_threshold(volume: Volume) -> int:
+    """The value above which 8-bit labels are foreground: 127 for 0/255 masks, else 0.
+
+    Labels count as a 0/255 mask if bright pixels outnumber those between bright and dark, and if
+    most of the pixels that are neither bright nor the section's black differ from a neighbour, as
+    JPEG noise and grey edges do. Most pixels of an instance number have equal neighbours.
     """
-    step = max(1, len(volume) // LABEL_SAMPLE)
     dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
     counts, other, inside = np.zeros(256, np.int64), 0, 0
-    for index in range(0, len(volume), step):
+    for index in _label_sample(volume):
         section = volume.section(index)
         if section.dtype != np.uint8:
             return 0
@@ -354,8 +366,8 @@ def label_threshold(volume: Volume) -> int:
         counts += own
         rest = (section <= bright) & (section != own[:dark].argmax())
         around = np.ones((3, 3), np.uint8)
-        even = cv2.erode(section, around) == cv2.dilate(section, around)
+        uniform = cv2.erode(section, around) == cv2.dilate(section, around)
         other += np.count_nonzero(rest)
-        inside += np.count_nonzero(rest & even)
+        inside += np.count_nonzero(rest & uniform)
     outnumbered = counts[bright + 1 :].sum() > counts[dark : bright + 1].sum()
     return 127 if outnumbered and inside <= NUMBERED * other else 0

@@ -10,10 +10,10 @@ SIDES = dict(
     zip(LEVELS, ("H × W", "H/2 × W/2", "H/4 × W/4", "H/8 × W/8", "H/16 × W/16"), strict=True)
 )
 ENCODER, SEG, RESIDUAL = 235, 575, 915  # x of the centres
-BOX_WIDTH, BOX_HEIGHT, CARD = 190, 46, 8  # CARD: by how much the auxiliary section stands behind
+BOX_WIDTH, BOX_HEIGHT, CARD = 190, 46, 8  # CARD: offset of the second card
 BLUE, GREEN, ORANGE, INK, GREY = "#2f6db3", "#2a8a5f", "#c46a1b", "#1f2933", "#7b8794"
 
-# Channels in and out of each block, and the number of sections that have one of their own.
+# Channels in and out of each block; 2 if each section has maps of its own, 1 if they share them.
 COARSE = {"quarter": ("256 + 256 → 128", 1), "eighth": ("512 + 512 → 256", 1)}
 BLOCKS = {
     "encoder": {
@@ -37,7 +37,7 @@ def text(x: float, y: float, content: str, size: int = 14, colour: str = INK, **
 
 
 def box(x: float, y: float, label: str, colour: str, cards: int = 1) -> str:
-    """A block; two cards, one behind the other, where each section has maps of its own."""
+    """A block, drawn as two stacked cards if each section has maps of its own."""
     shapes = [
         f'<rect x="{x - BOX_WIDTH / 2 + n * CARD}" y="{y - BOX_HEIGHT / 2 - n * CARD}" rx="6" '
         f'width="{BOX_WIDTH}" height="{BOX_HEIGHT}" fill="white" stroke="{colour}" '
@@ -84,7 +84,7 @@ def skips() -> list[str]:
 
 
 def bottleneck() -> list[str]:
-    """From the lowest level up into both decoders."""
+    """Arrows from the lowest level to both decoders."""
     y, start = LEVELS["sixteenth"], ENCODER + BOX_WIDTH / 2
     top = LEVELS["eighth"] + BOX_HEIGHT / 2 + 5
     return [
@@ -95,7 +95,7 @@ def bottleneck() -> list[str]:
 
 
 def ends() -> list[str]:
-    """The two sections that go in, and the three maps that come out."""
+    """The two input sections and the three output maps."""
     parts = [text(ENCODER, 62, "two sections of a stack", 15, INK, font_weight="600")]
     names = (
         (SEG, "masks of both sections", 2, GREEN),
@@ -116,7 +116,7 @@ def ends() -> list[str]:
 
 
 def legend() -> list[str]:
-    """What the parts are, at the foot."""
+    """The legend at the bottom."""
     columns = {
         40: {
             "block": "[conv 3×3, InstanceNorm, ReLU] twice, channels in → out",

@@ -1,9 +1,9 @@
-"""Draws docs/result.jpg: what several models find on the same sections, beside the labels.
+"""Draws docs/result.jpg: the labels and the predictions of several models on the same sections.
 
     python docs/draw_result.py --data DATA --out OUT -c vnc2lucchi2_small \
         --models supervised published plus --titles "supervised only" "DA-ISC" "plus"
 
-Each model must have been predicted before: OUT/inference/MODEL/preds.hdf.
+It reads the predictions OUT/inference/MODEL/preds.hdf, made by scripts/inference.py.
 """
 
 import argparse
@@ -28,13 +28,13 @@ TITLE = 30  # pixels of a line of text
 
 
 def main() -> None:
-    """Read the arguments, draw, write."""
+    """Read the arguments, draw the picture, write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=ROOT / "data")
-    parser.add_argument("--out", type=Path, default=ROOT, help="holds inference/")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="root of the data tree")
+    parser.add_argument("--out", type=Path, default=ROOT, help="folder that holds inference/")
     parser.add_argument("-c", "--cfg", default="vnc2lucchi2_small")
     parser.add_argument("--models", nargs="+", required=True, help="folders in inference/")
-    parser.add_argument("--titles", nargs="+", required=True)
+    parser.add_argument("--titles", nargs="+", required=True, help="one for each model")
     parser.add_argument("--sections", nargs="+", type=int, default=[35, 120])
     parser.add_argument("--corner", nargs=2, type=int, default=[60, 260], help="y, x of the crop")
     parser.add_argument("--crop", type=int, default=640, help="its side, pixels")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def f1(probability: h5py.Dataset, labels: Volume) -> float:
-    """Mean F1 of all sections, per cent."""
+    """Mean F1 over sections, per cent."""
     found = (
         Counts.of(probability[index] >= THRESHOLD, labels.section(index)).f1
         for index in range(len(labels))
@@ -67,14 +67,14 @@ def f1(probability: h5py.Dataset, labels: Volume) -> float:
 
 
 def panel(section: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A crop with a mask's contours, in the size of a panel."""
+    """A crop with the contours of a mask, resized to a panel."""
     drawn = contours(section, mask, thickness=3)
     tinted = np.where(mask[..., None].astype(bool), (0.75 * drawn + (0, 60, 0)), drawn)
     return cv2.resize(tinted.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def title(text: str) -> np.ndarray:
-    """A line of text as wide as a panel."""
+    """A line of text, as wide as a panel."""
     picture = grey(np.zeros((TITLE, SIDE))) + 255
     cv2.putText(picture, text, (6, 21), cv2.FONT_HERSHEY_SIMPLEX, 0.58, (0, 0, 0), 1, cv2.LINE_AA)
     return picture

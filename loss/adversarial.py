@@ -1,4 +1,4 @@
-"""Adversarial alignment of masks and residuals between source (0) and target (1).
+"""Adversarial alignment of the masks and residuals of source (0) and target (1).
 
 Source: Huang et al., MICCAI 2022; binary cross entropy with logits, mean over all patches.
 """
@@ -15,21 +15,22 @@ Discriminator = Callable[[Tensor], Tensor]  # softmax maps (B, 2, H, W) -> logit
 
 
 def domain_loss(logits: Tensor, domain: float) -> Tensor:
-    """Binary cross entropy of a discriminator's logits against one domain's value."""
+    """Binary cross entropy of a discriminator's logits with the value of one domain."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain))
 
 
 def fooling_loss(discriminator: Discriminator, target_maps: Sequence[Tensor]) -> Tensor:
-    """How far target softmax maps are from looking like the source: mean over the maps."""
+    """Segmentor's loss: softmax maps (B, 2, H, W) of the target should be taken for the source."""
     return domain_loss(discriminator(torch.cat(target_maps)), SOURCE)
 
 
 def discriminator_loss(
     discriminator: Discriminator, source_maps: Sequence[Tensor], target_maps: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Loss and accuracy of a discriminator on detached softmax maps, as many of each domain.
+    """Loss and accuracy of a discriminator on detached softmax maps (B, 2, H, W).
 
-    Every map counts the same, so four maps enter with a quarter each and two with a half.
+    Both domains have the same number of maps. Each map has the same weight: a quarter for four
+    maps, a half for two.
     """
     maps = torch.cat([*source_maps, *target_maps]).detach()
     source, target = discriminator(maps).chunk(2)
@@ -39,5 +40,5 @@ def discriminator_loss(
 
 
 def probabilities(logits: Sequence[Tensor]) -> list[Tensor]:
-    """Softmax maps (B, 2, H, W), as discriminators see them, from logits (B, 2, H, W)."""
+    """Softmax maps (B, 2, H, W), the discriminators' input, from logits (B, 2, H, W)."""
     return [maps.softmax(1) for maps in logits]

@@ -1,4 +1,4 @@
-"""Inter-section consistency: the residual turns one section's mask into the other's pseudo label.
+"""Inter-section consistency: one section's mask XOR the residual is the other's pseudo label.
 
     p_current   = argmax(auxiliary) XOR argmax(residual)
     p_auxiliary = argmax(current)   XOR argmax(residual)
@@ -16,7 +16,7 @@ from utils.ignore import IGNORE
 
 
 def pseudo_labels(current: Tensor, auxiliary: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Hard pseudo labels of current and auxiliary, (B, H, W) int64; no gradient passes.
+    """Hard pseudo labels of current and auxiliary section, (B, H, W) int64, without gradient.
 
     Args:
         current, auxiliary, residual: logits (B, 2, H, W).
@@ -30,12 +30,12 @@ def pseudo_labels(current: Tensor, auxiliary: Tensor, residual: Tensor) -> tuple
 def consistency_loss(
     current: Tensor, auxiliary: Tensor, residual: Tensor, ignored: Tensor | None = None
 ) -> Tensor:
-    """Cross entropy of both masks against their pseudo labels; nothing learns from the residual.
+    """Cross entropy of both masks with their pseudo labels. The residual gets no gradient.
 
     Args:
         current, auxiliary, residual: logits (B, 2, H, W).
-        ignored: (B, 2, H, W) bool, pixels of the two sections that do not count. A pseudo label is
-            made from both, so that it counts where both do. None: all count.
+        ignored: (B, 2, H, W) bool, ignored pixels of the two sections. A pseudo label depends on
+            both sections, so it is ignored where one of them is. None: no pixels are ignored.
     """
     labels = pseudo_labels(current, auxiliary, residual)
     if ignored is not None:
@@ -44,5 +44,5 @@ def consistency_loss(
 
 
 def rampup(iteration: int, rampup_iters: int) -> float:
-    """exp(-5 (1 - min(it, n) / n)^2): from 0.007 at the start to 1 from iteration n on."""
+    """exp(-5 (1 - min(iteration, n) / n)^2), from 0.007 at the start to 1 at iteration n."""
     return math.exp(-5 * (1 - min(iteration, rampup_iters) / rampup_iters) ** 2)

@@ -1,10 +1,10 @@
-"""Supervised loss on labelled pairs: the source's, or the target's with pseudo labels of a round.
+"""Supervised loss on labelled pairs of the source, or of the target with pseudo labels.
 
     loss = CE(current, y_current) + CE(auxiliary, y_auxiliary)
          + CE(residual, y_current XOR y_auxiliary)
 
-Each is the mean over the pixels that count; the residual's count where those of both masks do.
-Source: Huang et al., MICCAI 2022.
+Each term is the mean over the pixels that are not ignored. A pixel of the residual is ignored if it
+is ignored in one of the masks. Source: Huang et al., MICCAI 2022.
 """
 
 import torch.nn.functional as F
@@ -14,20 +14,17 @@ from utils.ignore import IGNORE
 
 
 def inter_section_residual(masks: Tensor) -> Tensor:
-    """Where the masks of a pair differ: (B, 2, H, W) -> (B, H, W), their XOR.
-
-    255 (``IGNORE``) where one of them is.
-    """
+    """XOR of the two masks of a pair, (B, 2, H, W) -> (B, H, W); 255 where one of them is."""
     ignored = (masks == IGNORE).any(1)
     return (masks[:, 0] ^ masks[:, 1]).masked_fill(ignored, IGNORE)
 
 
 def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean cross entropy over the pixels that count; 0 where none does.
+    """Mean cross entropy over the pixels that are not ignored; 0 if all are.
 
     Args:
         logits: (B, 2, H, W).
-        masks: (B, H, W) int64 of 0 and 1, 255 (``IGNORE``) where pixels do not count.
+        masks: (B, H, W) int64 of 0, 1 and 255 (``IGNORE``).
     """
     total = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
     return total / (masks != IGNORE).sum().clamp(min=1)
@@ -36,12 +33,12 @@ def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
 def supervised_losses(
     current: Tensor, auxiliary: Tensor, residual: Tensor, masks: Tensor, domain: str = "source"
 ) -> dict[str, Tensor]:
-    """Cross entropy of both masks and of the residual, each of weight 1.
+    """Cross entropy of both masks and of the residual, each with weight 1.
 
     Args:
         current, auxiliary, residual: logits (B, 2, H, W) of labelled pairs.
-        masks: (B, 2, H, W) int64 of 0 and 1, 255 (``IGNORE``) where pixels do not count.
-        domain: ``source`` or ``target``.
+        masks: (B, 2, H, W) int64 of 0, 1 and 255 (``IGNORE``).
+        domain: ``source`` or ``target``, for the names of the terms.
 
     Returns:
         ``seg_<domain>_current``, ``seg_<domain>_auxiliary``, ``seg_<domain>_residual``.

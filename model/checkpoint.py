@@ -1,4 +1,4 @@
-"""Checkpoints in the published format, written whole or not at all, checked when they are read."""
+"""Checkpoints in the published format. They are written atomically and checked when read."""
 
 import os
 import zipfile
@@ -14,20 +14,20 @@ from model.published import from_published, to_published
 from model.segmentor import Segmentor
 from utils.errors import UserError, warn
 
-# What a run keeps: what one uses (TRAIN.choose_by; by default it is the average), the last weights,
-# their average, and the best on validation labels.
+# Files of a run: the weights to use (TRAIN.choose_by; by default the average), the last weights,
+# the average of the weights, and the best weights on validation labels.
 MODEL, LAST, AVERAGE = "model.ckpt", "last.ckpt", "average.ckpt"
 BEST = "best_on_target_labels.ckpt"
 TRAINING_STATE, PREVIOUS_STATE = "training_state.ckpt", "training_state.previous.ckpt"
 
-# How a checkpoint was chosen, as every score says it.
+# How a checkpoint was chosen; printed with every score.
 CHOSEN_LAST = "last"
 CHOSEN_AVERAGE = "average of the weights over the last iterations"
 CHOSEN_BY = {"last": CHOSEN_LAST, "average": CHOSEN_AVERAGE}  # TRAIN.choose_by
 CHOSEN_BEST = "best-on-target-labels (an upper bound, not a result)"
 CHOSEN_UNKNOWN = "unknown (a published file: the authors chose on validation labels)"
 
-# Validation scores in published files may be numpy numbers; nothing else is unpickled.
+# Validation scores in published files may be NumPy numbers; no other objects are unpickled.
 _NUMPY_NUMBERS = [
     np.dtype,
     type(np.dtype(np.float64)),
@@ -38,14 +38,14 @@ _NUMPY_NUMBERS = [
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Attributes:
-        weights: the segmentor's tensors under our names.
-        iteration: after which it was written.
-        valid_result: the validation's score then, or None.
-        chosen_by: the rule by which it was kept.
-        pixel_size: nm, of the sections it was trained on; None: they were not resampled.
+        weights: state dict of the segmentor.
+        iteration: iterations done when it was written.
+        valid_result: validation score at that iteration, or None.
+        chosen_by: the rule that selected the checkpoint.
+        pixel_size: pixel size of the training sections in nm; None if they were not resampled.
     """
 
     weights: dict[str, Tensor]
@@ -56,7 +56,7 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``model_weights``, ``current_iter``, ``valid_result``, and how it was chosen."""
+    """Write a checkpoint in the published format, with ``chosen_by`` and ``pixel_size`` added."""
     content = {
         "model_weights": to_published(checkpoint.weights),
         "current_iter": checkpoint.iteration,
@@ -68,40 +68,41 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save_whole(path: Path, content: dict, previous: str | None = None) -> None:
-    """Write a file beside its place and move it there, so that it is never seen half written.
+    """Write a file atomically: under a temporary name, then renamed.
 
     Args:
         path: of the file.
         content: for ``torch.save``, which adds a CRC-32 of each tensor.
-        previous: name under which the file before it is kept; None: it is replaced.
+        previous: new name for an existing file at the path; None: it is replaced.
 
     Raises:
-        UserError: it cannot be written; what was there before is as it was.
+        UserError: the file cannot be written; an existing file is unchanged.
     """
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
             torch.save(content, file)
             file.flush()
-            os.fsync(file.fileno())  # on the disc before it takes the old one's place
+            os.fsync(file.fileno())  # on disc before it replaces the old file
         if previous and path.exists():
             path.replace(path.with_name(previous))
         part.replace(path)
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):  # torch raises its own at a full disc
+        if not isinstance(cause, OSError):  # torch raises RuntimeError if the disc is full
             raise
         raise UserError(
-            f"{path}: cannot be written ({cause.strerror}); the checkpoint before it is whole"
+            f"{path}: cannot be written ({cause.strerror}); the previous checkpoint is intact"
         ) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, ours or a published one, with or without DataParallel's ``module.``.
+    """Read a checkpoint of this project or a published one, also with DataParallel's ``module.``.
 
     Raises:
-        UserError: no such file, no checkpoint, damaged, or the weights of another network.
+        UserError: the file is missing, damaged or not a checkpoint, or its weights are those of
+            another network or not finite.
     """
     content = load_file(path)
     weights = content.get("model_weights") if isinstance(content, dict) else None
@@ -109,7 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
         for key, value in weights.items()
     ):
-        raise UserError(f"{path}: no checkpoint; expected a dict with model_weights, current_iter")
+        raise UserError(f"{path}: not a checkpoint; expected a dict with model_weights")
     with torch.device("meta"):
         our_keys = list(Segmentor().state_dict())
     weights = from_published(weights, our_keys)
@@ -121,11 +122,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     check_finite(path, weights)
     score = content.get("valid_result")
     size = content.get("pixel_size")
-    thickness = content.get("section_thickness")  # of files of revision 88888e3 and before
+    thickness = content.get("section_thickness")  # in files up to revision 88888e3
     if isinstance(thickness, float) and thickness > 0:
         warn(
-            f"{path}: trained on means over {thickness:g} nm of sections, which are gone since the "
-            "revision after 88888e3; sections are predicted as they are"
+            f"{path}: trained on sections averaged over {thickness:g} nm, which is not supported "
+            "after revision 88888e3; sections are predicted without averaging"
         )
     try:
         return Checkpoint(
@@ -137,47 +138,47 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (TypeError, ValueError, IndexError):
         raise UserError(
-            f"{path}: no checkpoint; current_iter, valid_result or pixel_size is no number"
+            f"{path}: not a checkpoint; current_iter, valid_result or pixel_size is not a number"
         ) from None
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Demand that all numbers of a file are finite; raises UserError."""
+    """Raise UserError if a tensor in a file has values that are not finite."""
     broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
-        raise UserError(f"{path}: weights that are not finite, such as {broken[0]}; the run failed")
+        raise UserError(f"{path}: weights are not finite, such as {broken[0]}; the run failed")
 
 
 def load_file(path: Path) -> dict:
-    """Read what ``torch.save`` wrote, as data: nothing in the file is executed.
+    """Read a file of ``torch.save`` as data; no code in it is executed.
 
     Raises:
-        UserError: no such file, not readable, or what is in it is not what was written.
+        UserError: the file is missing or unreadable, or a checksum differs.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; train first, or place a published one there")
+        raise UserError(f"{path}: no such checkpoint; train first, or put a published one there")
     try:
-        # torch does not compare the checksums it has written; older files have none to compare
+        # torch writes checksums but does not verify them; older files have none
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged:
-                raise ValueError(f"damaged, the checksum of {damaged} differs")
+                raise ValueError(f"damaged: the checksum of {damaged} differs")
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
+    except Exception as error:  # torch raises many types for a broken file
         reason = " ".join(str(error).split("\n")[0].split())[:120]
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
 
 
 def load_state(folder: Path) -> tuple[dict, Path, str | None]:
-    """The newest training state in a folder that is whole.
+    """The newest intact training state in a folder.
 
     Returns:
-        The content, its path, and a warning where it is not the newest that was written.
+        The content, its path, and a warning if a newer state is damaged.
 
     Raises:
-        UserError: none is whole; of the newest.
+        UserError: no state is intact. The message is about the newest.
     """
     newest, previous = folder / TRAINING_STATE, folder / PREVIOUS_STATE
     try:
@@ -189,19 +190,19 @@ def load_state(folder: Path) -> tuple[dict, Path, str | None]:
             content = load_file(previous)
         except UserError:
             raise error from None
-        return content, previous, f"{error}; going on from {previous.name}"
+        return content, previous, f"{error}; continuing from {previous.name}"
 
 
 def segmentor_from(checkpoint: Checkpoint, path: Path) -> Segmentor:
-    """The network a checkpoint holds, of whatever width, ready to predict."""
+    """The network of a checkpoint, of any width, in evaluation mode."""
     width = max(1, checkpoint.weights["section_full.conv1.bias"].numel())
-    with torch.device("meta"):  # takes no memory, whatever the file says
+    with torch.device("meta"):  # takes no memory, whatever the width in the file
         expected = Segmentor(width).state_dict()
     for name, value in checkpoint.weights.items():
         if value.shape != expected[name].shape:
             raise UserError(
-                f"{path}: weights of other shapes ({name}: found {tuple(value.shape)}, expected "
-                f"{tuple(expected[name].shape)})"
+                f"{path}: weights of another network ({name}: found shape {tuple(value.shape)}, "
+                f"expected {tuple(expected[name].shape)})"
             )
     segmentor = Segmentor(width)
     segmentor.load_state_dict(checkpoint.weights)

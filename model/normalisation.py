@@ -1,4 +1,4 @@
-"""InstanceNorm and ReLU in one."""
+"""Fused InstanceNorm and ReLU."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,9 @@ EPSILON = 1e-5  # added to the variance, as PyTorch's InstanceNorm does
 def norm_relu(x: Tensor) -> Tensor:
     """InstanceNorm2d without parameters or running statistics, then ReLU.
 
-    Not a group norm of one channel a group, though the formula is the same: PyTorch's kernel of
-    that for maps that lie channels last loses three digits on a CPU. Its instance norm copies
-    such maps to and fro, four times the work of ``_NormRelu``.
+    For channels-last maps, PyTorch's instance norm copies the maps twice and does four times the
+    work of ``_NormRelu``. Its group norm with one channel per group has the same formula, but loses
+    three digits on a CPU.
 
     Args:
         x: (B, C, H, W).
@@ -23,9 +23,9 @@ def norm_relu(x: Tensor) -> Tensor:
 
 
 class _NormRelu(torch.autograd.Function):
-    """relu(n), n = (x - mean) / sqrt(variance + EPSILON) over H and W; channels last throughout.
+    """relu(n) with n = (x - mean) / sqrt(variance + EPSILON) over H and W, for channels-last maps.
 
-    Of bfloat16 maps all sums are in float32; what is kept and returned is bfloat16.
+    bfloat16 maps are summed in float32; tensors saved and returned are bfloat16.
 
     Backward, with g the gradient where n > 0 and 0 elsewhere:
     dx = (g - mean(g) - n mean(g n)) / sqrt(variance + EPSILON).
@@ -53,7 +53,7 @@ class _NormRelu(torch.autograd.Function):
 
 
 def _mean(rows: Tensor) -> Tensor:
-    """Mean over H and W of (B, H, W, C), row by row: one long sum would lose digits."""
+    """Mean over H and W of (B, H, W, C), row by row, as one long sum would lose digits."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     count = rows.shape[1] * rows.shape[2]
     return rows.sum(2, keepdim=True, dtype=dtype).sum(1, keepdim=True) / count

@@ -1,10 +1,10 @@
-"""Names of the published checkpoints' tensors, and ours: the one place that knows both."""
+"""Convert between the tensor names of published checkpoints and ours."""
 
 import re
 
 from torch import Tensor
 
-# our module -> published module; longer names first where one begins like another
+# our module -> published module
 _MODULES = {
     "section_full": "inc.conv.conv",
     "section_half": "down1.mpconv.1.conv",
@@ -25,7 +25,7 @@ _MODULES = {
     "residual_fine.up_full": "up4_diff",
     "residual_fine.head": "out_diff.conv",
 }
-# what stands between the module and "weight" or "bias"
+# our layer in a module -> published layer
 _LAYERS = {
     ".conv1": ".0",
     ".conv2": ".3",
@@ -41,27 +41,27 @@ _OUR_KEY = re.compile(
 
 
 def published_key(key: str) -> str:
-    """The published name of a tensor of our ``Segmentor`` (``seg_current.head_conv.weight``).
+    """The published name of a tensor of ``Segmentor``, such as ``seg_current.head_conv.weight``.
 
     Raises:
         KeyError: the network has no such tensor.
     """
     match = _OUR_KEY.fullmatch(key)
     if match is None:
-        raise KeyError(f"{key} is no tensor of the segmentor")
+        raise KeyError(f"{key} is not a tensor of the segmentor")
     module, layer, kind = match.groups()
     return f"{_MODULES[module]}{_LAYERS[layer]}.{kind}"
 
 
 def to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A segmentor's state dict under the published names."""
+    """A state dict of ``Segmentor`` with the published names."""
     return {published_key(key): value for key, value in state.items()}
 
 
 def from_published(state: dict[str, Tensor], our_keys: list[str]) -> dict[str, Tensor]:
-    """A published state dict, with or without DataParallel's ``module.``, under our names.
+    """A published state dict, also with DataParallel's ``module.``, with our names.
 
-    Keys that are not published names stay as they are, for ``load_state_dict`` to complain of.
+    Other keys are kept, so that the caller can report them.
     """
     ours = {published_key(key): key for key in our_keys}
     bare = {key.removeprefix("module."): value for key, value in state.items()}

@@ -1,7 +1,7 @@
 """The two-section segmentation network.
 
-Source: Huang et al., MICCAI 2022, as their released weights have it: InstanceNorm without
-parameters where the paper's figure says batch norm, transposed convolutions where it says bilinear.
+Source: Huang et al., MICCAI 2022. As in the released weights, it has InstanceNorm without
+parameters and transposed convolutions; the paper's figure shows batch norm and bilinear upsampling.
 """
 
 import math
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from model.normalisation import norm_relu
 
-MEAN_RELU = 1 / math.sqrt(2 * math.pi)  # of a standard normal variable
+MEAN_RELU = 1 / math.sqrt(2 * math.pi)  # expectation of ReLU(x), x standard normal
 
 
 class PairLogits(NamedTuple):
-    """Logit maps (B, 2, H, W) of a pair of sections; channel 1 is mitochondria, or "differs"."""
+    """Logits (B, 2, H, W) of a pair of sections; channel 1 is mitochondria, or "masks differ"."""
 
     current: Tensor
     auxiliary: Tensor
-    residual: Tensor | None  # None where the residual decoder was skipped
+    residual: Tensor | None  # None if the residual decoder was skipped
 
 
 class SectionFeatures(NamedTuple):
-    """What the encoder keeps of one section: maps at full and at half resolution."""
+    """Skip connections of one section: maps at full and at half resolution."""
 
     full: Tensor  # (B, width, H, W)
     half: Tensor  # (B, 2 width, H/2, W/2)
@@ -44,7 +44,7 @@ class ConvBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the size by a transposed conv 2x2, append to the skipped maps, ConvBlock."""
+    """Upsample by a transposed conv 2x2, concatenate [skips, upsampled], ConvBlock."""
 
     def __init__(self, channels_in: int, channels_skip: int, channels_out: int) -> None:
         super().__init__()
@@ -56,9 +56,11 @@ class UpBlock(nn.Module):
 
 
 class FineDecoder(nn.Module):
-    """From maps at a quarter of the size to two logit maps at full size.
+    """From maps at 1/4 resolution to logits (B, 2, H, W).
 
-    ``sections`` is how many sections' skipped maps it sees: 1 for a mask, 2 for the residual.
+    Args:
+        width: see ``Segmentor``.
+        sections: number of sections with skip connections: 1 for a mask, 2 for the residual.
     """
 
     def __init__(self, width: int, sections: int) -> None:
@@ -75,7 +77,7 @@ class FineDecoder(nn.Module):
 
 
 class CoarseDecoder(nn.Module):
-    """From the joint maps at 1/16 of the size to maps at 1/4."""
+    """From the joint maps of both sections at 1/16 resolution to maps at 1/4."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -87,14 +89,14 @@ class CoarseDecoder(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """Reads two sections at once; predicts both masks and their inter-section residual.
+    """Reads two sections and predicts both masks and their inter-section residual.
 
     Args:
-        width: channels at full resolution; even. 64 is the published network of 20,755,814
-            parameters.
+        width: channels at full resolution, an even number. The published network has 64, and
+            20,755,814 parameters.
     """
 
-    SIZE_MULTIPLE = 16  # four poolings: H and W must be multiples of it
+    SIZE_MULTIPLE = 16  # H and W must be multiples of it: there are four poolings
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -111,27 +113,33 @@ class Segmentor(nn.Module):
 
     @torch.no_grad()
     def begin_at(self, prior: float) -> None:
-        """Let the mask heads begin as detectors: with this probability of mitochondria everywhere.
+        """Initialise the mask heads like a detector's, to predict ``prior`` everywhere.
 
-        Their features speak for mitochondria (weights >= 0 in the logit's difference), and the bias
-        is -E, E the mean of what they say, plus log(prior / (1 - prior)). As PyTorch initialises
-        them, features come to speak for the background, which is most of an image, and are 0 in
-        mitochondria: the probability there is the bias's alone, which a short run does not bring
-        above 0.6 to 0.75. Source: Lin et al., *Focal loss*, ICCV 2017, for the bias.
+        With w the weights and b the bias of the last layer: w_1 - w_0 >= 0, so that features are
+        evidence for mitochondria, and b_1 - b_0 = log(prior / (1 - prior)) - E, where E is the
+        expected contribution of the features.
+
+        With PyTorch's initialisation, features become evidence for the background, which is most of
+        an image, and are 0 in mitochondria. The probability there depends on the bias alone, and
+        stays below 0.6 to 0.75 in a short run. Source of the bias: Lin et al., *Focal loss*, ICCV
+        2017.
+
+        Args:
+            prior: probability of mitochondria, in (0, 1).
         """
         for decoder in (self.seg_current, self.seg_auxiliary):
             head = decoder.head_logits
             head.weight[0], head.weight[1] = -head.weight[0].abs(), head.weight[1].abs()
-            said = MEAN_RELU * (head.weight[1] - head.weight[0]).sum()
-            half = (math.log(prior / (1 - prior)) - said) / 2
+            expected = MEAN_RELU * (head.weight[1] - head.weight[0]).sum()
+            half = (math.log(prior / (1 - prior)) - expected) / 2
             head.bias[0], head.bias[1] = -half, half
 
     def forward(self, pair: Tensor, with_residual: bool = True) -> PairLogits:
         """Logits of a pair of sections.
 
         Args:
-            pair: (B, 2, H, W), each section in [0, 1]; H and W multiples of 16.
-            with_residual: False saves the residual decoder, about a third of the work.
+            pair: (B, 2, H, W) in [0, 1], current and auxiliary section; H and W multiples of 16.
+            with_residual: False skips the residual decoder, about a third of the work.
         """
         both = self.encode_sections(torch.cat([pair[:, :1], pair[:, 1:]]))
         sections = [
@@ -140,14 +148,14 @@ class Segmentor(nn.Module):
         return self.decode_pair(*sections, with_residual)
 
     def encode_sections(self, sections: Tensor) -> SectionFeatures:
-        """Features of single sections (B, 1, H, W); the weights are shared by both roles."""
+        """Features of single sections (B, 1, H, W); both roles share the weights."""
         full = self.section_full(sections)
         return SectionFeatures(full, self.section_half(downsample(full)))
 
     def decode_pair(
         self, current: SectionFeatures, auxiliary: SectionFeatures, with_residual: bool = True
     ) -> PairLogits:
-        """Logits of pairs from the features of their sections, see ``forward``."""
+        """Logits of pairs from the features of their sections; see ``forward``."""
         quarter = self.pair_quarter(downsample(torch.cat([current.half, auxiliary.half], dim=1)))
         eighth = self.pair_eighth(downsample(quarter))
         sixteenth = self.pair_sixteenth(downsample(eighth))
@@ -163,5 +171,5 @@ class Segmentor(nn.Module):
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Halve the size by max pooling."""
+    """Max pooling 2x2."""
     return F.max_pool2d(x, 2)

@@ -1,4 +1,4 @@
-"""What a prediction is made from: the sections of two starts fit together where it is equal."""
+"""What a prediction depends on; sections of two starts belong together where it is equal."""
 
 import zlib
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from prediction.predictor import NetworkPredictor
 def prediction_fingerprint(
     axis: SlicingAxis, predict: NetworkPredictor, batch_size: int, **settings: Any
 ) -> dict[str, Any]:
-    """All that the predictions of a axis's sections depend on, by name, as JSON knows it.
+    """All that the predictions along an axis depend on, by name, as JSON values.
 
     Args:
         axis: the sections, their pairs and windows.
         predict: the network, its device and precision.
         batch_size: windows predicted at a time.
-        settings: what else acts on the predictions.
+        settings: further settings that affect the predictions.
 
     Raises:
-        UserError: a file of the volume is not there any more.
+        UserError: a file of the volume is missing.
     """
     windows, volume = axis.windows, axis.volume
     cutting = (windows.padding, windows.corners, windows.size, axis.pairs)

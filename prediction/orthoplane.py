@@ -21,7 +21,7 @@ import numpy as np
 from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, scratch_array
 from dataloader.roles import Role, pixel_size, section_spacing
 from dataloader.volume import Volume, resample
-from prediction.predictor import section_pairs
+from prediction.predictor import Task, section_pairs
 from prediction.volume import choose_pairs, choose_windows
 from prediction.windows import MARGIN, Windows, round_up
 from prediction.z_average import averaged_sections, sections_in, z_averaged
@@ -49,6 +49,10 @@ class SlicingAxis(NamedTuple):
     pairs: list[tuple[int, int]]
     windows: Windows
     count: int
+
+    def task(self, batch_size: int) -> Task:
+        """What ``predict_volume`` takes."""
+        return Task(self.volume, self.pairs, self.windows, batch_size)
 
     @property
     def stride(self) -> int:

@@ -19,28 +19,25 @@ def single_predictions(folder: Path, axis: str) -> Path:
     return folder / f"preds_{axis}.hdf"
 
 
-def marks_of(predictions: Path) -> Path:
-    """The folder of marks that say which sections of unfinished predictions are written."""
-    return predictions.with_name(f".{predictions.name}.done")
+def remove_earlier(folder: Path, kept: Iterable[Path]) -> None:
+    """Remove what earlier inferences left, which may be of another volume or format.
 
-
-def remove_earlier(folder: Path, unfinished: Iterable[Path]) -> None:
-    """Remove what earlier inferences left: of another volume or format, it would stay beside.
-
-    What we did not write stays, in the folders of sections and pictures as well.
+    Files that this project did not write stay, also in the folders of sections and pictures.
 
     Args:
         folder: of the inferences.
-        unfinished: predictions that may be gone on with.
+        kept: files and folders that stay: finished or unfinished predictions.
     """
+    kept = {path.name for path in kept}
     stems, formats = (MASKS, PROBABILITY, INSTANCES), set(WRITERS.values())
     names = {*FILES, part_of(folder / REPORT).name}
     names |= {writer.part_of(folder, stem).name for writer in formats for stem in stems}
     names |= {f"{stem}{writer.suffix}" for writer in formats for stem in stems}
     parts = [single_predictions(folder, axis) for axis in ("xy", "xz", "yz")]
-    for path in {folder / PREDICTIONS, *parts} - set(unfinished):
-        names |= {part_of(path).name, marks_of(path).name}
+    names |= {part_of(path).name for path in (folder / PREDICTIONS, *parts)}
     for path in list(folder.iterdir()):
+        if path.name in kept:
+            continue
         if path.name in (*stems, PICTURES):
             _remove_sections(path)
         elif path.name in names:
@@ -48,7 +45,7 @@ def remove_earlier(folder: Path, unfinished: Iterable[Path]) -> None:
 
 
 def _remove_sections(folder: Path) -> None:
-    """Remove the sections in a folder; the folder as well, if nothing else is in it."""
+    """Remove the sections in a folder, and the folder if it is empty then."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():

@@ -1,7 +1,7 @@
 """From a volume to the mitochondria probability of each of its sections."""
 
 from collections.abc import Container, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from utils.runtime.threads import prefetch
 
 
 class PairPredictor(Protocol):
-    """What predicts pairs of sections, in two steps: a section is in two pairs, encoded once."""
+    """Predicts pairs of sections in two steps, so that a section of two pairs is encoded once."""
 
     def encode(self, sections: Tensor) -> Any:
         """Features of windows of one section, (windows, h, w) in [0, 1]."""
@@ -56,7 +56,7 @@ class NetworkPredictor:
 
 
 class FlippedPredictor:
-    """The mean of a predictor over the eight flips and turns of square windows; four of others.
+    """Mean over the eight flips and rotations of square windows; four of others.
 
     Args:
         predict: the predictor.
@@ -67,10 +67,10 @@ class FlippedPredictor:
 
     def encode(self, sections: Tensor) -> list[tuple[bool, list[int], Any]]:
         turns = (False, True) if sections.shape[-1] == sections.shape[-2] else (False,)
-        looks = [(turned, axes) for turned in turns for axes in ([], [-1], [-2], [-1, -2])]
+        views = [(turned, axes) for turned in turns for axes in ([], [-1], [-2], [-1, -2])]
         return [
             (turned, axes, self.predict.encode(_turned(sections, turned).flip(axes).contiguous()))
-            for turned, axes in looks
+            for turned, axes in views
         ]
 
     def decode(self, current: list, auxiliary: list) -> Tensor:
@@ -85,13 +85,12 @@ def _turned(windows: Tensor, turned: bool) -> Tensor:
 
 
 def section_pairs(sections: int, stride: int) -> list[tuple[int, int]]:
-    """The pairs (current, auxiliary) that show every section of a volume at least once.
+    """The pairs (current, auxiliary) that cover every section of a volume.
 
-    All (i, i + stride), as published; where the volume is shorter than two strides, the sections
-    of the middle, which those leave out, are paired with the last one. A single section is paired
-    with itself. Their order is in chains,
-    0, stride, 2 stride ..., then 1, 1 + stride ...: the auxiliary section of a pair is the current
-    one of the next, so that no more than two sections are ever held.
+    These are all (i, i + stride), as published. In a volume shorter than two strides this leaves
+    out the middle sections, which are paired with the last one. A single section is paired with
+    itself. The order is in chains, 0, stride, 2 stride ..., then 1, 1 + stride ...: the auxiliary
+    section of a pair is the current one of the next, so that two sections at most are held.
 
     Raises:
         ValueError: no pair, the stride reaches over the volume's end.
@@ -105,41 +104,51 @@ def section_pairs(sections: int, stride: int) -> list[tuple[int, int]]:
     return pairs + [(i, sections - 1) for i in range(sections - stride, stride)]
 
 
+class Task(NamedTuple):
+    """What to predict.
+
+    Attributes:
+        volume: the sections.
+        pairs: (current, auxiliary) indices, see ``section_pairs``.
+        windows: see ``prediction.windows``.
+        batch_size: windows predicted at a time. A section's features are kept for its second pair
+            if all its windows fit into one batch.
+    """
+
+    volume: Volume
+    pairs: list[tuple[int, int]]
+    windows: Windows
+    batch_size: int = 1
+
+
 def predict_volume(
     predict: PairPredictor,
-    volume: Volume,
-    pairs: list[tuple[int, int]],
-    windows: Windows,
-    batch_size: int = 1,
+    task: Task,
     combine: Literal["mean", "max"] = "mean",
     sections: Container[int] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict sections from all the pairs they are in.
 
-    Holds two sections and reads two ahead, not the volume, if the pairs are in chains as
-    ``section_pairs`` has them.
+    If the pairs are in the order of ``section_pairs``, two sections are held and two read ahead.
 
     Args:
         predict: the network, see ``NetworkPredictor``.
-        volume: the sections.
-        pairs: see ``section_pairs``.
-        windows: see ``prediction.windows``.
-        batch_size: windows predicted at a time. The features of a section are kept for its second
-            pair where all its windows fit in.
-        combine: how a section's predictions from several pairs are joined: their mean (inference)
-            or their maximum, which above 0.5 is the OR of the argmax masks (validation). The
-            maximum is taken of whole sections only.
-        sections: indices of those to predict; None: all. Each comes out the same to the bit,
-            whichever others are predicted.
+        task: sections, pairs and windows.
+        combine: how to combine a section's predictions from several pairs: their mean (inference)
+            or their maximum, which above 0.5 is the OR of the argmax masks (validation; whole
+            sections only).
+        sections: indices to predict; None: all. A section's result is bit-identical whichever
+            others are predicted.
 
     Yields:
         (index, probability (H, W) float32 in [0, 1]) of each section when its last pair is done.
     """
+    volume, pairs, windows, batch_size = task
     if sections is not None:
         pairs = [pair for pair in pairs if any(index in sections for index in pair)]
     last_pair = {index: n for n, pair in enumerate(pairs) for index in pair}
     total_weight = torch.from_numpy(windows.total_weight())
-    encoder = _Encoder(predict, volume, pairs, windows, batch_size)
+    encoder = _Encoder(predict, Task(volume, pairs, windows, batch_size))
     sums: dict[int, Tensor] = {}
     seen: dict[int, int] = {}
     for n, pair in enumerate(pairs):
@@ -159,19 +168,17 @@ def predict_volume(
 
 
 class _Encoder:
-    """Padded sections and features of the last pair's sections, for the pair that comes next.
+    """Holds padded sections and features of the last pair, which the next one may need.
 
-    Sections are read ahead, in the order in which the pairs need them.
+    Sections are read ahead in the order in which the pairs need them.
     """
 
     def __init__(
         self,
         predict: PairPredictor,
-        volume: Volume,
-        pairs: list[tuple[int, int]],
-        windows: Windows,
-        batch_size: int,
+        task: Task,
     ) -> None:
+        volume, pairs, windows, batch_size = task
         self.predict, self.windows = predict, windows
         starts = range(0, len(windows.corners), batch_size)
         self.batches = [windows.corners[start : start + batch_size] for start in starts]
@@ -199,12 +206,12 @@ class _Encoder:
     def __call__(self, index: int, batch: int) -> Any:
         """Features of a section's windows of one batch."""
         if len(self.batches) > 1:
-            return self.predict.encode(self._cut(index, batch))
+            return self.predict.encode(self._crop(index, batch))
         if index not in self.features:
-            self.features[index] = self.predict.encode(self._cut(index, batch))
+            self.features[index] = self.predict.encode(self._crop(index, batch))
         return self.features[index]
 
-    def _cut(self, index: int, batch: int) -> Tensor:
+    def _crop(self, index: int, batch: int) -> Tensor:
         """A batch's windows of a section, (windows, h, w)."""
         height, width = self.windows.size
         padded = self.padded[index]

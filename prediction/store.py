@@ -1,14 +1,12 @@
-"""``preds.hdf`` while it is made: section by section, by one process or several, in several goes.
+"""Predicted sections on disk, until they are complete and become ``preds.hdf``.
 
-All of the file's space is allotted when it is made, a page-aligned chunk for each section, so that
-writing a section changes none of the file's own structures: processes on machines that share a file
-system write theirs side by side, and a kill at any moment spoils no more than the section it hits.
-A mark with a section's checksum says that it is written.
+Every section is a file of its own, written under a temporary name and then renamed. A kill at any
+moment therefore loses only the section being written, and processes on machines that share a file
+system write side by side.
 """
 
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +16,29 @@ import numpy as np
 from dataloader.formats.hdf5 import HDF5_DATASET, describe
 from dataloader.formats.voxel_size import VoxelSize
 from prediction.fingerprint import differing
-from prediction.outputs import marks_of
 from utils.files import discard, part_of, sync_file
 from utils.runtime.distributed import Group
 
-PAGE = 4096  # bytes
-LARGEST_CHUNK = 2**30  # bytes; HDF5 allows less than 4 GiB
-FINGERPRINT = "fingerprint.json"
+MAX_CHUNK = 2**30  # bytes; HDF5 allows less than 4 GiB
+FINGERPRINT = "fingerprint"  # attribute of the dataset; name of the JSON file while incomplete
 
 
 class PredictionStore:
-    """Probabilities (sections, H, W) float32 that are being written, beside their place.
+    """Probabilities (sections, H, W) float32 that are being written.
 
     Args:
-        path: the place.
+        path: HDF5 file that ``finish`` writes; the sections lie in the folder ``PATH.part``.
         shape: (sections, height, width).
-        voxel_size: None where it is not known.
-        fingerprint: what the predictions are made from (``prediction.fingerprint``); what is there
-            is gone on with where its own is equal, else begun anew.
-        group: the processes that write, each other sections.
+        voxel_size: None where it is unknown.
+        fingerprint: what the predictions depend on (``prediction.fingerprint``). Sections from an
+            earlier start are kept only where theirs is equal.
+        group: the processes that write, each of them other sections.
 
     Attributes:
-        changed: names of what differs where sections were predicted before, so that they do not
-            count.
+        changed: names of what differs from an earlier start, whose sections are then deleted.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
         PeerLost: another process has ended.
     """
 
@@ -55,102 +50,76 @@ class PredictionStore:
         fingerprint: dict[str, Any],
         group: Group,
     ) -> None:
-        self.path, self.part, self.shape = path, part_of(path), tuple(shape)
-        self.marks = marks_of(path)
-        self.rows = max(1, min(shape[1], LARGEST_CHUNK // (4 * shape[2])))  # of a chunk
+        self.path, self.shape, self.voxel_size = path, tuple(shape), voxel_size
+        self.folder, self.fingerprint = part_of(path), fingerprint
         self.changed: list[str] = []
-        if group.is_main and not self._goes_on(fingerprint):
-            self._begin(voxel_size, fingerprint)
+        if group.is_main:
+            self._keep_or_discard()
         group.wait()
-        with h5py.File(self.part) as file:
-            chunks = file[HDF5_DATASET].id
-            self.offsets = {
-                (index, row): chunks.get_chunk_info_by_coord((index, row, 0)).byte_offset
-                for index in range(shape[0])
-                for row in range(0, shape[1], self.rows)
-            }
-        self.file = self.part.open("r+b", buffering=0)
-
-    def _goes_on(self, fingerprint: dict[str, Any]) -> bool:
-        try:
-            earlier = json.loads((self.marks / FINGERPRINT).read_text("utf-8"))
-            self.changed = differing(earlier, fingerprint)
-            with h5py.File(self.part) as file:
-                return file[HDF5_DATASET].shape == self.shape and not self.changed
-        except (OSError, KeyError, ValueError):
-            if any(self.marks.glob("[0-9]*")):
-                self.changed = self.changed or ["format"]
-            return False
-
-    def _begin(self, voxel_size: VoxelSize | None, fingerprint: dict[str, Any]) -> None:
-        discard(self.marks)
-        self.marks.mkdir()
-        discard(self.part)
-        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
-        with h5py.File(self.part, "x", **aligned) as file:
-            chunks = (1, self.rows, self.shape[2])
-            dataset = file.create_dataset(
-                HDF5_DATASET, self.shape, np.float32, chunks=chunks, dcpl=layout
-            )
-            describe(dataset, voxel_size)
-        sync_file(self.part)
-        self._put(
-            self.marks / FINGERPRINT, json.dumps(fingerprint)
-        )  # last: from now on it can be gone on with
 
     def done(self) -> set[int]:
-        """The sections that are written; each is read and compared to its checksum."""
-        found = set()
-        for mark in self.marks.glob("[0-9]*"):
-            index = int(mark.name)
-            if mark.read_text(encoding="utf-8") == _checksum(self.read(index)):
-                found.add(index)
-        return found
+        """The sections that are written."""
+        return {index for index in range(self.shape[0]) if self._is_written(index)}
 
     def write(self, index: int, probability: np.ndarray) -> None:
         """Write a section (H, W) float32."""
-        probability = np.ascontiguousarray(probability, np.float32)
-        for row in range(0, self.shape[1], self.rows):
-            self.file.seek(self.offsets[index, row])
-            rest = memoryview(probability[row : row + self.rows]).cast("B")
-            while rest:  # the system may write less than it is given
-                rest = rest[self.file.write(rest) :]
-        self._put(self.marks / str(index), _checksum(probability))
+        part = self.folder / f"{index}.{os.getpid()}.part"
+        with part.open("wb") as file:
+            np.save(file, np.asarray(probability, np.float32))
+        part.replace(self._file(index))
 
     def read(self, index: int) -> np.ndarray:
-        """A section (H, W) float32, whoever has written it."""
-        section = np.empty(self.shape[1:], np.float32)
-        for row in range(0, self.shape[1], self.rows):
-            self.file.seek(self.offsets[index, row])
-            self.file.readinto(memoryview(section[row : row + self.rows]).cast("B"))
-        return section
-
-    def close(self) -> None:
-        """Let go of the file; it can be gone on with."""
-        self.file.close()
-
-    def discard(self) -> None:
-        """Delete all that is written."""
-        self.close()
-        discard(self.part)
-        discard(self.marks)
+        """A section (H, W) float32, whichever process wrote it."""
+        return np.load(self._file(index))
 
     def finish(self) -> None:
-        """Give the whole file its name."""
-        self.close()
-        sync_file(self.part)
-        self.part.replace(self.path)
-        discard(self.marks)
+        """Write all sections to the HDF5 file, and delete theirs."""
+        sections, height, width = self.shape
+        whole = self.folder / "whole.hdf"
+        rows = max(1, min(height, MAX_CHUNK // (4 * width)))
+        with h5py.File(whole, "w") as file:
+            dataset = file.create_dataset(
+                HDF5_DATASET, self.shape, np.float32, chunks=(1, rows, width)
+            )
+            describe(dataset, self.voxel_size)
+            dataset.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
+            for index in range(sections):
+                dataset[index] = self.read(index)
+        sync_file(whole)
+        whole.replace(self.path)
+        self.discard()
 
-    @staticmethod
-    def _put(path: Path, text: str) -> None:
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+    def discard(self) -> None:
+        """Delete the sections."""
+        discard(self.folder)
+
+    def _keep_or_discard(self) -> None:
+        file = self.folder / f"{FINGERPRINT}.json"
+        try:
+            self.changed = differing(json.loads(file.read_text("utf-8")), self.fingerprint)
+            if not self.changed:
+                return
+        except (OSError, ValueError, TypeError):  # another version; killed before it was written
+            if self.folder.is_dir() and any(self.folder.glob("*.npy")):
+                self.changed = ["format"]
+        self.discard()
+        self.folder.mkdir()
+        file.write_text(json.dumps(self.fingerprint), encoding="utf-8")
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index}.npy"
+
+    def _is_written(self, index: int) -> bool:
+        try:
+            return np.load(self._file(index), mmap_mode="r").shape == self.shape[1:]
+        except (OSError, ValueError, EOFError):  # EOFError, ValueError: lost in a power cut
+            return False
 
 
-def _checksum(section: np.ndarray) -> str:
-    return f"{zlib.crc32(section):08x}"
+def finished_fingerprint(path: Path) -> dict[str, Any] | None:
+    """What the predictions in ``preds.hdf`` depend on; None without such a file."""
+    try:
+        with h5py.File(path) as file:
+            return json.loads(file[HDF5_DATASET].attrs[FINGERPRINT])
+    except (OSError, KeyError, ValueError):
+        return None

@@ -1,4 +1,4 @@
-"""A volume predicted as a config asks: in which windows and pairs, and on which grid."""
+"""The windows, pairs and grid in which a config has a volume predicted."""
 
 from collections.abc import Container, Iterator
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 
 from dataloader.volume import Volume, resample
 from model.segmentor import Segmentor
-from prediction.predictor import PairPredictor, predict_volume, section_pairs
+from prediction.predictor import PairPredictor, Task, predict_volume, section_pairs
 from prediction.windows import Windows, tiles, whole_section
 from utils.config.schema import Config, DataSettings
 from utils.errors import UserError
@@ -16,11 +16,11 @@ from utils.errors import UserError
 def choose_windows(
     config: Config, volume: Volume, padded_size: tuple[int, int] | None = None
 ) -> Windows:
-    """The windows a config asks for: by default a folder's sections whole, HDF5 in tiles.
+    """The windows of a config: by default whole sections of a folder, tiles of an HDF5 volume.
 
     Args:
-        config: ``TEST`` asks.
-        volume: to cut into windows.
+        config: ``TEST``.
+        volume: to be predicted.
         padded_size: of whole sections; None: ``TEST.padded_size``.
 
     Raises:
@@ -64,15 +64,11 @@ def choose_pairs(config: Config, volume: Volume) -> list[tuple[int, int]]:
 
 def predict_on_grid(
     predict: PairPredictor,
-    volume: Volume,
-    pairs: list[tuple[int, int]],
-    windows: Windows,
+    task: Task,
     shape: tuple[int, int],
-    batch_size: int = 1,
     combine: Literal["mean", "max"] = "mean",
     sections: Container[int] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """``predict_volume``, brought back from the working grid to sections of ``shape``."""
-    predicted = predict_volume(predict, volume, pairs, windows, batch_size, combine, sections)
-    for index, probability in predicted:
+    """``predict_volume``, resampled from the working grid to sections of ``shape``."""
+    for index, probability in predict_volume(predict, task, combine, sections):
         yield index, np.clip(resample(probability, shape), 0, 1)

@@ -1,4 +1,4 @@
-"""The main job on an embedded default: adapt between two synthetic microscopes, and compare."""
+"""Demo: adapt a network between two synthetic microscopes; compare with source-only training."""
 
 import argparse
 from pathlib import Path
@@ -10,13 +10,32 @@ from utils.paths import ROOT, Workspace
 
 
 def main() -> None:
-    """Read the arguments, do the demo."""
+    """Read the arguments, run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="of volumes, weights and draws")
-    parser.add_argument("--out", type=Path, default=ROOT, help="where data and results go")
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the volumes and of both runs (default: 1)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT,
+        metavar="DIR",
+        help="folder for volumes and results (default: the project)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.key=value",
+        dest="overrides",
+        help="override a key of the config demo; may be repeated",
+    )
     args = parser.parse_args()
-    # Late, so that --help does not wait for torch.
+    # Imported late so that --help does not wait for torch.
     from training.demo import run_demo
 
     out = args.out.resolve()

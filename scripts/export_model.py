@@ -1,4 +1,4 @@
-"""A trained model for others: ONNX and a package for bioimage.io; or a small file to hand on."""
+"""Export a trained model: ONNX and a bioimage.io package, or a checkpoint of half the size."""
 
 import argparse
 from pathlib import Path
@@ -11,21 +11,31 @@ from utils.paths import ROOT, Workspace
 
 
 def main() -> None:
-    """Read the arguments, export, say where it is."""
+    """Read the arguments, export the model."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "-mn", "--model-name", required=True, help="folder in models/ that holds the checkpoint"
+        "-mn",
+        "--model-name",
+        required=True,
+        metavar="NAME",
+        help="folder in models/ with the checkpoint",
     )
-    parser.add_argument("--checkpoint", metavar="FILE", help="in that folder (default: model.ckpt)")
     parser.add_argument(
-        "--half", action="store_true", help="instead: the checkpoint at half precision and size"
+        "--checkpoint", metavar="FILE", help="file in that folder (default: model.ckpt)"
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT, help="folder that holds models/ (default: the project)"
+        "--half", action="store_true", help="write only the checkpoint, in half precision"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT,
+        metavar="DIR",
+        help="folder that holds models/ (default: the project)",
     )
     args = parser.parse_args()
     name = folder_name("-mn", args.model_name)
-    # Late, so that --help does not wait for torch.
+    # Imported late so that --help does not wait for torch.
     from model.checkpoint import MODEL
     from prediction.export import export, export_half
 

@@ -1,5 +1,7 @@
 """Predict the mitochondria of a volume with a trained model, and score it if it has labels."""
 
+import argparse
+
 import project_root  # noqa: F401
 
 from utils.cli import base_parser, folder_name, read_arguments
@@ -7,50 +9,62 @@ from utils.errors import run_command
 from prediction.measures import MEASURES
 
 
-def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
-    """Read the arguments, load model and volume, predict, score, draw.
+def parse_arguments(config_name: str, measure: str) -> argparse.Namespace:
+    """The command line.
 
     Args:
         config_name: of the config, without ``-c``.
-        measure: how it is scored, without ``-mm``.
+        measure: the scores, without ``-mm``.
     """
     parser = base_parser(__doc__, config_name)
     parser.add_argument(
         "-mn",
         "--model-name",
         "--model_name",
-        help="folder in models/ that holds the checkpoint (default: TEST.model_name, else NAME)",
+        metavar="NAME",
+        help="folder in models/ with the checkpoint (default: TEST.model_name, else NAME)",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="in that folder (default: model.ckpt)")
     parser.add_argument(
         "-mm",
         "--mode-map",
         "--mode_map",
+        metavar="MEASURE",
         choices=MEASURES,
         default=measure,
-        help="map, map_2d: per section; map_3d: pooled; dice: dice and Jaccard "
+        help="map or map_2d: per section; map_3d: pooled; dice: Dice and Jaccard "
         f"(default: {measure})",
     )
     parser.add_argument("-sw", "--show", action="store_true", help="write pictures to seg_img/")
     parser.add_argument(
         "--format",
+        metavar="FORMAT",
         choices=["tiff", "hdf5", "ome-zarr"],
-        help="of masks, probabilities and instances (default: as the volume)",
+        help="of masks, probabilities and objects: tiff, hdf5 or ome-zarr (default: that of the "
+        "volume)",
     )
     parser.add_argument(
-        "--instances", action="store_true", help="mitochondria as objects, and a table of them"
+        "--instances", action="store_true", help="find single mitochondria, and measure each"
     )
     parser.add_argument(
-        "--report", action="store_true", help="one HTML file of it all, to send to somebody"
+        "--report", action="store_true", help="write one HTML file with all results"
     )
-    parser.add_argument("--view", action="store_true", help="show the result in napari")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--repredict", action="store_true", help="predict again, even if preds.hdf is finished"
+    )
+    parser.add_argument("--view", action="store_true", help="open the results in napari")
+    return parser.parse_args()
 
-    # Late, so that --help does not wait for torch.
+
+def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
+    """Read the arguments, load model and volume, predict, score, draw; see ``parse_arguments``."""
+    args = parse_arguments(config_name, measure)
+    # Imported late so that --help does not wait for torch.
     from model.checkpoint import MODEL
+    from prediction.inference import Request, open_inference
     from prediction.report.report import require_report
     from prediction.report.view import require_napari
-    from prediction.run import Inference
+    from prediction.run import Wanted, run, view
     from utils.runtime.device import choose_device
     from utils.runtime.distributed import Group
 
@@ -62,22 +76,16 @@ def main(config_name: str = "vnc2lucchi1", measure: str = "map") -> None:
     config = loaded.config
     print(f"cfg_file: {loaded.path.name}")
     group = Group.join()
-    inference = Inference(
-        config,
-        workspace,
-        folder_name("-mn", args.model_name or config.TEST.model_name or config.NAME),
-        args.checkpoint or MODEL,
-        choose_device(args.device, config.TRAIN.if_cuda),
-        format=args.format,
-        group=group,
-    )
-    inference.run(args.mode_map, args.show, args.instances)
-    if args.report and group.is_main:
-        inference.report()
+    model = folder_name("-mn", args.model_name or config.TEST.model_name or config.NAME)
+    request = Request(model, args.checkpoint or MODEL, args.format)
+    device = choose_device(args.device, config.TRAIN.if_cuda)
+    inference = open_inference(config, workspace, request, device, group)
+    wanted = Wanted(args.mode_map, args.show, args.instances, args.report, args.repredict)
+    objects = run(inference, wanted)
     group.leave()
     print("Done")
     if napari and group.is_main:
-        inference.view(napari.Viewer())
+        view(inference, napari.Viewer(), objects)
         napari.run()
 
 

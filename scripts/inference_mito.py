@@ -1,4 +1,4 @@
-"""inference.py by its published name for the MitoEM volumes, with that command's defaults."""
+"""The published name of inference.py for the MitoEM volumes, with its published defaults."""
 
 from functools import partial
 

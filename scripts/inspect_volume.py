@@ -1,4 +1,4 @@
-"""Say what the project makes of a volume, before anything is computed."""
+"""Show how the project reads a volume, and what looks wrong with it."""
 
 import argparse
 import json
@@ -11,22 +11,25 @@ from utils.paths import shown
 
 
 def main() -> None:
-    """Read the arguments, look at the volume, print what it is."""
+    """Read the arguments, inspect the volume, print what it is."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "volume",
         type=Path,
         metavar="VOLUME",
-        help="a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr store (file:name for "
-        "an array in it), or an image",
+        help="folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr store or image; FILE:NAME "
+        "selects an array",
     )
     parser.add_argument("--labels", action="store_true", help="the volume holds labels")
     parser.add_argument(
-        "--list", type=Path, metavar="FILE", help="names of a folder's sections to use, one a line"
+        "--list", type=Path, metavar="FILE", help="text file with the names of the sections to use"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="write a contact sheet to this PNG file"
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="write an overview of the sections to this PNG file",
     )
     args = parser.parse_args()
 
@@ -37,11 +40,11 @@ def main() -> None:
     if args.list and not args.list.is_file():
         raise UserError(f"--list {args.list}: no such file")
     if args.list and not is_section_folder(args.volume):
-        raise UserError(f"--list: found {args.volume}, which is no folder of sections")
+        raise UserError(f"--list: found {args.volume}, expected a folder of sections")
     facts = describe_volume(args.volume, args.list, args.labels, means=args.json)
     print(json.dumps(facts.as_json()) if args.json else facts.as_text())
     if args.picture:
-        with collected_warnings(), writing_to(args.picture.parent):  # all are told by now
+        with collected_warnings(), writing_to(args.picture.parent):  # printed above
             volume = open_volume(args.volume, args.list, masks=args.labels, keep=False)
             args.picture.parent.mkdir(parents=True, exist_ok=True)
             write_picture(args.picture, contact_sheet(volume))

@@ -1,4 +1,6 @@
-"""Train: adapt a segmentation network from a labelled source to an unlabelled target volume."""
+"""Train a segmentation network on a labelled source volume and adapt it to an unlabelled target."""
+
+import argparse
 
 import project_root  # noqa: F401
 
@@ -8,32 +10,41 @@ from utils.paths import shown
 from utils.runtime.memory import peak_memory
 
 
-def main() -> None:
-    """Read the arguments, build the run, run it."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line; raises UserError."""
     parser = base_parser(__doc__)
     parser.add_argument(
-        "-m", "--mode", default="train", help="train, as the published commands have it"
+        "-m", "--mode", default="train", metavar="train", help="accepted for the published commands"
     )
-    parser.add_argument("--run-name", help="name of the run's folders (default: the config's NAME)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted run where it was saved"
+        "--run-name", metavar="NAME", help="name of the run's folders (default: NAME of the config)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete an earlier run of that name"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted run from its last save"
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="two iterations, a validation on two sections, a picture and a checkpoint",
+        help="try the config: two iterations, a validation on two sections, a checkpoint",
     )
     args = parser.parse_args()
     if args.mode != "train":
         raise UserError(f"-m {args.mode}: expected train; inference.py predicts and scores")
     if args.resume and (args.overwrite or args.check):
-        raise UserError("--resume: goes on with a run, which --overwrite and --check do not")
+        raise UserError("--resume: cannot be combined with --overwrite or --check")
+    return args
 
-    # Late, so that --help does not wait for torch.
+
+def main() -> None:
+    """Read the arguments, build the trainer, train."""
+    args = parse_arguments()
+    # Imported late so that --help does not wait for torch.
     from model.checkpoint import CHOSEN_BY, MODEL
     from training.description import describe
-    from training.run_folder import RunLog
+    from training.log import RunLog
     from training.trainer import CHECK_SETTINGS, Trainer
     from utils.faults import faults_in_one_line
     from utils.runtime.device import choose_device
@@ -51,10 +62,10 @@ def main() -> None:
 
     group = Group.join()
     trainer = Trainer(config, workspace, run, device, check=args.check, group=group)
-    goes_on = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
+    continues = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
     if group.is_main:
         overwrite = args.overwrite or args.check
-        trainer.folder.create(trainer.config, overwrite=overwrite, keep=goes_on)
+        trainer.folder.create(trainer.config, overwrite=overwrite, keep=continues)
     with faults_in_one_line(trainer.folder.logs, config.TRAIN.num_workers):
         log = RunLog(trainer.folder, trainer.config, trainer.start) if group.is_main else None
         try:

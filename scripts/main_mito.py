@@ -1,4 +1,4 @@
-"""The published name of main.py for the MitoEM volumes; the data decide how they are read."""
+"""The published name of main.py for the MitoEM volumes. It does the same as main.py."""
 
 from main import main, run_command
 

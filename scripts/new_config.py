@@ -1,4 +1,4 @@
-"""Look at your volumes and write a config for them, to be read, changed and run."""
+"""Inspect your volumes and write a config for them. Read it, change it, then run it."""
 
 import argparse
 from pathlib import Path
@@ -11,35 +11,51 @@ SIZES = ("auto", "full", "small")
 
 
 def main() -> None:
-    """Read the arguments, look at the volumes, write the config and a sheet of thumbnails."""
+    """Read the arguments, write the config."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    volume = "a folder of sections, or an HDF5, TIFF, MRC, NIfTI file or Zarr store (file:name)"
+    volume = "folder of sections, HDF5, TIFF, MRC or NIfTI file, or Zarr store (FILE:NAME)"
     parser.add_argument(
-        "--source", nargs=2, required=True, metavar=("RAW", "LABELS"), help=f"labelled: {volume}"
+        "--source",
+        nargs=2,
+        required=True,
+        metavar=("RAW", "LABELS"),
+        help=f"labelled volume and its labels, each a {volume}",
     )
-    parser.add_argument("--target", required=True, metavar="RAW", help="to be segmented")
-    parser.add_argument("--target-labels", metavar="LABELS", help="to score against, if you have")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="config/mine.yaml, say")
+    parser.add_argument("--target", required=True, metavar="RAW", help="volume to segment")
+    parser.add_argument("--target-labels", metavar="LABELS", help="its labels, for scores only")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="config to write, such as config/mine.yaml",
+    )
     for role in ("source", "target"):
         parser.add_argument(
-            f"--pixel-size-{role}", type=float, metavar="NM", help="in-plane, over the file's own"
+            f"--pixel-size-{role}",
+            type=float,
+            metavar="NM",
+            help="in-plane (default: read from the file)",
         )
         parser.add_argument(
-            f"--section-spacing-{role}", type=float, metavar="NM", help="between sections"
+            f"--section-spacing-{role}",
+            type=float,
+            metavar="NM",
+            help="between sections (default: read from the file)",
         )
     parser.add_argument(
         "--size",
         choices=SIZES,
         default="auto",
-        help="of network and run: full for a GPU, small for CPU cores (default: what is here)",
+        help="full: published network, for a GPU; small: for CPU cores; auto: full if there is a "
+        "GPU (default: auto)",
     )
-    parser.add_argument(
-        "--plus", action="store_true", help="what goes beyond the paper (docs/beyond.md)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier file")
+    parser.add_argument("--plus", action="store_true", help="go beyond the paper (docs/beyond.md)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing config")
     args = parser.parse_args()
-    # Late, so that --help does not wait for torch.
-    from training.propose_config import Answers, new_config
+    # Imported late so that --help does not wait for torch.
+    from training.new_config import Answers, new_config
 
     new_config(Answers(**vars(args)))
 

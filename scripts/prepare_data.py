@@ -1,4 +1,4 @@
-"""Build the data tree's volumes from the files that their publishers offer."""
+"""Convert a published data set to the volumes that the shipped configs use."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ from utils.paths import ROOT
 def main() -> None:
     """Read the arguments, prepare the data set."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("data_set", choices=DATA_SETS, help="which data set")
+    parser.add_argument("data_set", choices=DATA_SETS, help="data set to prepare")
     parser.add_argument(
         "--from",
         nargs="+",
@@ -21,16 +21,22 @@ def main() -> None:
         default=[],
         metavar="FILE",
         dest="given",
-        help="official archives or files, or folders that they are unpacked in",
+        help="downloaded archives or files, or folders with their content",
     )
     parser.add_argument(
-        "--download", action="store_true", help="fetch what is not given into downloads/ there"
+        "--download",
+        action="store_true",
+        help="download missing files to downloads/ in the data tree",
     )
     parser.add_argument(
-        "--data", type=Path, default=ROOT / "data", help="root of the data tree (default: data/)"
+        "--data",
+        type=Path,
+        default=ROOT / "data",
+        metavar="DIR",
+        help="root of the data tree (default: data/)",
     )
     args = parser.parse_args()
-    # Late, so that --help does not wait for the libraries.
+    # Imported late so that --help does not wait for the libraries.
     from dataloader.published.preparation import Preparation
 
     Preparation(DATA_SETS[args.data_set], args.data, args.given, args.download).run()

@@ -1,4 +1,4 @@
-"""Makes the packages importable from wherever a command is started; imported first by each."""
+"""Makes the packages importable from any working directory; each command imports it first."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Do a study: runs over seeds, side by side, gone on with where it stopped, in one table."""
+"""Train and score the runs of a study, several at a time, and write their table.
+
+Finished runs are skipped and interrupted ones resumed.
+"""
 
 import argparse
 import os
@@ -11,28 +14,58 @@ from utils.optional import wanted
 from utils.paths import ROOT, Workspace, shown
 
 
-def main() -> None:
-    """Read the arguments, do what is left of the study, write its table."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "-c", "--cfg", required=True, help="a study of config/, as studies/ablation"
+        "-c",
+        "--cfg",
+        required=True,
+        metavar="STUDY",
+        help="name of a study in config/studies/, or path of a YAML file",
     )
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="root of the data tree")
-    parser.add_argument("--out", type=Path, default=ROOT, help="for logs/, models/, studies/")
     parser.add_argument(
-        "--results", type=Path, default=ROOT / "docs/results", help="for the table and the figure"
+        "--data",
+        type=Path,
+        default=ROOT / "data",
+        metavar="DIR",
+        help="root of the data tree (default: data/)",
     )
-    parser.add_argument("--jobs", type=int, help="runs side by side (default: one per core or GPU)")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these alone, in this order")
     parser.add_argument(
-        "--table", action="store_true", help="write the table of what is done, no more"
+        "--out",
+        type=Path,
+        default=ROOT,
+        metavar="DIR",
+        help="folder for logs/, models/ and studies/ (default: the project)",
     )
-    args = parser.parse_args()
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "docs/results",
+        metavar="DIR",
+        help="folder for the table and the figure (default: docs/results/)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time (default: one per GPU or core)"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="run only these rows, in this order"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="write the table of the finished runs; run nothing"
+    )
+    return parser.parse_args()
 
-    # Late, so that --help does not wait for torch.
+
+def main() -> None:
+    """Read the arguments, run what is missing of the study, write its table."""
+    args = parse_arguments()
+    # Imported late so that --help does not wait for torch.
     import torch
 
-    from training.study import StudyRunner, load_study
+    from training.study.runner import StudyRunner
+    from training.study.spec import load_study
+    from training.study.table import StudyTable
 
     wanted("matplotlib", "for a study's figure")
     if not args.data.is_dir():
@@ -43,14 +76,14 @@ def main() -> None:
 
     study, name = load_study(args.cfg)
     workspace = Workspace(args.data.resolve(), args.out.resolve())
-    runner = StudyRunner(study, name, workspace, jobs, args.results, args.rows)
-    print(f"{study.title}: {len(runner.waiting)} runs, {jobs} side by side")
-    failures = [] if args.table else runner()
-    print(f"table: {shown(runner.write())}")
+    runner = StudyRunner(study, name, workspace, jobs, args.rows)
+    print(f"{study.title}: {len(runner.trainings)} runs, {jobs} at a time")
+    failures = [] if args.table else runner.run()
+    print(f"table: {shown(StudyTable(study, name, runner.runs, workspace).write(args.results))}")
     if failures:
         raise UserError("; ".join(failures))
     if runner.stopping.is_set():
-        raise UserError("stopped; all is saved, and the same command goes on")
+        raise UserError("stopped; everything is saved, and the same command resumes")
     print("Done")
 
 

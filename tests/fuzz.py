@@ -28,7 +28,7 @@ from dataloader.formats.opening import open_volume
 from dataloader.synthetic import write_sections
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, segmentor_from
 from model.segmentor import Segmentor
-from tests.test_formats import FORMATS, stack
+from tests.volume_files import FORMATS, stack
 from utils.config.load import load_config
 from utils.errors import UserError
 from utils.paths import CONFIG_DIR

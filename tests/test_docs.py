@@ -1,11 +1,12 @@
 """The documentation: its links lead somewhere, and the reference names what the commands take."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from utils.paths import ROOT
 
 PATTERNS = ("README.md", "*/README.md", "models/*/README.md", "docs/*.md", "docs/results/*.md")
 PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
@@ -38,6 +39,24 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+def definitions(file: Path) -> set[str]:
+    """Names of the functions, classes and methods of a module."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            methods = [item.name for item in inner if isinstance(item, ast.FunctionDef)]
+            found |= {node.name, *(f"{node.name}.{method}" for method in methods)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_code_name_what_is_defined_there(page: Path) -> None:
+    links = re.findall(r"\[`([\w.]+)`\]\((\S+\.py)\)", page.read_text(encoding="utf-8"))
+    for name, link in links:
+        assert name in definitions(page.parent / link), link
 
 
 def documented(command: str) -> set[str]:

@@ -7,7 +7,7 @@ from math import prod
 import pytest
 
 from model.segmentor import Segmentor
-from tests.conftest import ROOT
+from utils.paths import ROOT
 
 SCRIPT = ROOT / "docs/draw_network.py"
 

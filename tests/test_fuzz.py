@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from utils.paths import ROOT
 
 CASES = 300
 

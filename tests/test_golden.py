@@ -18,8 +18,10 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.discriminator import build_discriminator
 from model.published import to_published
 from model.segmentor import PairLogits, Segmentor
+from prediction.inference import Inference, Request, open_inference
+from prediction.predict import predict
 from prediction.predictor import NetworkPredictor
-from prediction.run import Inference
+from prediction.scoring import measure
 from tests.golden.formula import blobs, fill_segmentor, fill_weights, moving_blobs
 from tests.plain_inference import predicted, predicted_in_tiles
 from tests.settings import config_of
@@ -165,7 +167,7 @@ def write_volume(path: Path, kind: str, volume: np.ndarray) -> None:
             file["main"] = volume
 
 
-def infer(folder: Path, kind: str, images: np.ndarray, masks: np.ndarray, **test) -> Inference:
+def infer(folder: Path, kind: str, images: np.ndarray, masks: np.ndarray, **test) -> tuple:
     """Predict a volume with the golden segmentor, as a folder of sections or in tiles."""
     write_volume(folder / "images", kind, images)
     write_volume(folder / "masks", kind, masks)
@@ -182,9 +184,8 @@ def infer(folder: Path, kind: str, images: np.ndarray, masks: np.ndarray, **test
         TEST={"precision": "float32", **test},
     )
     workspace = Workspace(data=folder, out=folder)
-    inference = Inference(config, workspace, "golden", "model.ckpt", torch.device("cpu"))
-    inference.predict()
-    return inference
+    inference = open_inference(config, workspace, Request("golden"), torch.device("cpu"))
+    return inference, predict(inference)
 
 
 def probability_of(inference: Inference) -> np.ndarray:
@@ -196,29 +197,29 @@ def probability_of(inference: Inference) -> np.ndarray:
 def test_inference_of_a_real_volume(kind: str, shared: Path, tmp_path: Path) -> None:
     folders = ("training", "training_groundtruth")
     volumes = (vnc3_part(shared, kind, folder) for folder in folders)
-    inference = infer(tmp_path, kind, *volumes, tile=512, tile_step=256, tile_pad=256)
+    inference, derived = infer(tmp_path, kind, *volumes, tile=512, tile_step=256, tile_pad=256)
     with np.load(GOLDEN / "inference.npz") as arrays:
         golden = {key.removeprefix(f"{kind}/"): arrays[key] for key in arrays if kind in key}
     probability = probability_of(inference)
     alike = partial(np.testing.assert_allclose, rtol=0, atol=INFERENCE_TOLERANCE)
     alike(probability[:, ::8, ::8], golden["probability_every8"])
     alike(probability.mean((1, 2), dtype=np.float64), golden["mean"])
-    for name, measure in MEASURES[kind].items():
-        alike(inference.measure(measure), golden[name])
+    for name, kind_of_scores in MEASURES[kind].items():
+        alike(measure(inference, kind_of_scores, derived).scores, golden[name])
 
 
 @pytest.mark.parametrize("kind", VOLUMES)
 def test_inference_of_a_formula_made_volume(kind: str, tmp_path: Path) -> None:
     images, masks = moving_blobs(7, (4, 64, 96))
-    inference = infer(
+    inference, derived = infer(
         tmp_path, kind, images, masks, padded_size=(96, 128), tile=64, tile_step=32, tile_pad=16
     )
-    predict = NetworkPredictor(fill_segmentor(Segmentor()), torch.device("cpu"))
+    network = NetworkPredictor(fill_segmentor(Segmentor()), torch.device("cpu"))
     if kind == "sections":
-        expected = predicted(predict, images, STRIDES[kind], (96, 128))
+        expected = predicted(network, images, STRIDES[kind], (96, 128))
     else:
-        expected = predicted_in_tiles(predict, images, STRIDES[kind], tile=64, pad=16)
+        expected = predicted_in_tiles(network, images, STRIDES[kind], tile=64, pad=16)
     found = probability_of(inference)
     np.testing.assert_allclose(found, expected, rtol=0, atol=INFERENCE_TOLERANCE)
     scores = plain_scores(found, masks > 0)
-    np.testing.assert_allclose(inference.measure("map"), scores, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(measure(inference, "map", derived).scores, scores, rtol=0, atol=1e-6)

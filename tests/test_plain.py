@@ -9,13 +9,13 @@ import torch
 from benchmarks.plain import PlainStep, plain_prediction, plain_sample, plain_scores
 from dataloader.formats.folder import section_files
 from dataloader.formats.opening import open_volume
-from dataloader.pairs import PairDataset
+from dataloader.pairs import PairDataset, Sampling
 from dataloader.synthetic import make_volume, write_sections
 from dataloader.volume import Volume, normalise
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from prediction.metrics import SectionScores
-from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
+from prediction.predictor import NetworkPredictor, Task, predict_volume, section_pairs
 from prediction.windows import whole_section
 from tests.golden.formula import blobs
 from tests.settings import config_of
@@ -57,7 +57,7 @@ def test_step_learns_as_the_plain_one() -> None:
 
 def test_samples_are_the_plain_ones(volumes) -> None:
     images, masks = volumes
-    samples = PairDataset(images, masks, stride=2, crop=64, seed=(3, 0), length=40)
+    samples = PairDataset(images, masks, Sampling(stride=2, crop=64, seed=(3, 0), length=40))
     for number in range(40):
         draw = np.random.default_rng((3, 0, number))
         first = int(draw.integers(3))
@@ -79,9 +79,7 @@ def test_predictions_are_the_plain_ones(volumes, stride: int) -> None:
     found = dict(
         predict_volume(
             NetworkPredictor(segmentor, torch.device("cpu")),
-            images,
-            section_pairs(5, stride),
-            whole_section((96, 112), (96, 112)),
+            Task(images, section_pairs(5, stride), whole_section((96, 112), (96, 112))),
         )
     )
     for index in range(5):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from utils.paths import ROOT
 
 SLOW = {"torch", "albumentations", "cv2", "scipy", "sklearn", "h5py"}
 COMMANDS = sorted(

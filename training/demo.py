@@ -1,8 +1,8 @@
-"""The demo: adapt between two synthetic microscopes, and compare with the source alone.
+"""The demo: adaptation between two synthetic microscopes, compared with source-only training.
 
 Makes a labelled source volume, an unlabelled target volume and a held-out volume of the target's
-microscope; trains on the source alone and adapted to the target; predicts and scores the held-out
-volume with both; draws the two side by side.
+microscope. Trains one model on the source alone and one adapted to the target, predicts and scores
+the held-out volume with both, and draws the results side by side.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from model.checkpoint import MODEL
+from prediction.inference import Inference, Request, open_inference
 from prediction.metrics import THRESHOLD, Scores
 from prediction.pictures import contours, grey, side_by_side, stacked
-from prediction.run import Inference
-from training.run_folder import RunLog
+from prediction.predict import predict
+from prediction.scoring import measure
+from training.log import RunLog
 from training.trainer import Trainer
 from utils.config.load import load_config
 from utils.config.schema import Config
@@ -26,7 +27,7 @@ from utils.paths import CONFIG_DIR, Workspace, shown
 from utils.runtime.device import choose_device
 
 SHAPE = (16, 256, 256)  # sections, height, width of each volume
-# The adversarial and consistency weights at 0 leave the supervised loss on the source alone.
+# Without the adversarial and consistency losses, training is supervised by the source alone.
 SOURCE_ONLY = [
     f"TRAIN.{key}=0" for key in ("weight_cross", "weight_adv_spatial", "weight_adv_temporal")
 ]
@@ -37,9 +38,9 @@ def run_demo(workspace: Workspace, seed: int, settings: Sequence[str]) -> None:
     """Make the volumes, train and score both models, print and draw the comparison.
 
     Args:
-        workspace: where data and results go.
-        seed: of volumes, weights and draws.
-        settings: over those of the config ``demo``, as ``SECTION.key=value``.
+        workspace: data root and output folder.
+        seed: of the volumes and of both runs.
+        settings: overrides of the config ``demo``, as ``SECTION.key=value``.
     """
     device = choose_device("auto")
     make_volumes(workspace.data / "demo", seed)
@@ -50,9 +51,9 @@ def run_demo(workspace: Workspace, seed: int, settings: Sequence[str]) -> None:
         config = load_config("demo", overrides, CONFIG_DIR).config
         print(f"\n{name}: {config.TRAIN.total_iters} iterations")
         train(config, workspace, run, device)
-        models[name] = Inference(config, workspace, run, MODEL, device)
-        models[name].predict()
-        scores[name] = models[name].measure("map")
+        models[name] = open_inference(config, workspace, Request(run), device)
+        derived = predict(models[name])
+        scores[name] = measure(models[name], "map", derived).scores
 
     print(f"\nheld-out target volume, {SHAPE[0]} sections, model.ckpt of each:")
     for name, score in scores.items():
@@ -64,7 +65,7 @@ def run_demo(workspace: Workspace, seed: int, settings: Sequence[str]) -> None:
 
 
 def make_volumes(folder: Path, seed: int) -> None:
-    """Write the three volumes; each shows other tissue."""
+    """Write the three volumes, each of different tissue."""
     volumes = [
         ("source", SOURCE_MICROSCOPE),
         ("target", TARGET_MICROSCOPE),
@@ -78,7 +79,7 @@ def make_volumes(folder: Path, seed: int) -> None:
 
 
 def train(config: Config, workspace: Workspace, run: str, device: torch.device) -> None:
-    """One training run, replacing an earlier one of the demo."""
+    """Train one model; replaces an earlier run of the demo."""
     trainer = Trainer(config, workspace, run, device)
     trainer.folder.create(config, overwrite=True, keep=False)
     log = RunLog(trainer.folder, config)
@@ -90,7 +91,7 @@ def train(config: Config, workspace: Workspace, run: str, device: torch.device) 
 
 
 def compare(models: dict[str, Inference], scores: dict[str, Scores]) -> np.ndarray:
-    """Three held-out sections: plain, and with the contours of labels (red) and either model."""
+    """Draw three held-out sections: plain, and with the contours of labels (red) and each model."""
     first = next(iter(models.values()))
     titles = ["target section"]
     titles += [f"{name}, F1={scores[name].F1:.3f} (label red)" for name in models]
@@ -107,7 +108,7 @@ def compare(models: dict[str, Inference], scores: dict[str, Scores]) -> np.ndarr
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
-    """Twice the size, so that contours are fine."""
+    """Double the size, so that contours are thin."""
     return cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
 
 

@@ -1,4 +1,4 @@
-"""What a run is about to do, in words."""
+"""Describes a run before it starts."""
 
 from dataloader.roles import pixel_size
 from dataloader.volume import Volume
@@ -8,11 +8,11 @@ from utils.paths import shown
 
 
 def describe(trainer: Trainer) -> list[str]:
-    """What a run is about to do, a line each."""
+    """Lines that describe what a run is about to do."""
     config = trainer.config
     lines = [f"random seed: {config.TRAIN.random_seed}"]
     for role, dataset in (("source", trainer.source), ("target", trainer.target)):
-        lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.stride}")
+        lines.append(f"{role}: {_shape(dataset.images)}, stride {dataset.sampling.stride}")
     sizes = {
         "source": pixel_size(config.DATA, "source", trainer.source.images),
         "target": pixel_size(config.DATA, "target", trainer.target.images),
@@ -25,7 +25,7 @@ def describe(trainer: Trainer) -> list[str]:
     if trainer.validation:
         lines.append(f"validation: {_shape(trainer.validation.volume)}")
     elif config.TRAIN.if_valid:
-        lines.append("validation: none, no labels to score against (DATA.data_dir_val_label)")
+        lines.append("validation: none, there are no labels (DATA.data_dir_val_label)")
     else:
         lines.append("validation: none (TRAIN.if_valid)")
     planned = phases(config)
@@ -33,7 +33,9 @@ def describe(trainer: Trainer) -> list[str]:
     if rounds:
         lines.append(f"rounds: the target is labelled after iterations {rounds}")
     if trainer.crop != config.DATA.crop:
-        lines.append(f"crops of {trainer.crop} pixels, as this is a check; {config.DATA.crop} else")
+        lines.append(
+            f"crops: {trainer.crop} pixels in this check, {config.DATA.crop} in a full run"
+        )
     if all(phase.learns == "source" for phase in planned):
         lines.append("source only: the consistency and adversarial weights are all 0")
     return lines

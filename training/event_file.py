@@ -1,4 +1,4 @@
-"""TensorBoard's event file of a run."""
+"""Writes TensorBoard event files."""
 
 import time
 from pathlib import Path
@@ -10,37 +10,37 @@ from tensorboardX.summary import image, scalar, text
 
 
 class EventFile:
-    """Scalars, pictures and text; all that was added is on the disc after ``flush``.
+    """An event file of a run; after ``flush`` everything added is on the disc.
 
-    tensorboardX's SummaryWriter has a queue that its flush does not wait for, so that a run that
-    is killed after a checkpoint would lack points from before it.
+    tensorboardX's SummaryWriter is not used because its flush does not wait for its queue: a run
+    killed after a checkpoint would lack points from before it.
 
     Args:
         folder: of the run.
-        start: iterations already done; what earlier files hold of later ones is not shown.
+        start: number of finished iterations; TensorBoard hides later points of earlier files.
     """
 
     def __init__(self, folder: Path, start: int = 0) -> None:
-        # Else a run resumed within a second would write to the file of the one before.
+        # The suffix keeps a run resumed within a second from writing to the previous file.
         self.writer = EventsWriter(str(folder / "events"), f".{start}")
         if start:
             session = SessionLog(status=SessionLog.START)
             self._write(session_log=session, step=start + 1)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
-        """A point of a curve."""
+        """Add a point of a curve."""
         self._write(summary=scalar(tag, value), step=step)
 
     def add_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
-        """A picture (H, W, 3) uint8, RGB."""
+        """Add a picture (H, W, 3) uint8, RGB."""
         self._write(summary=image(tag, picture, dataformats="HWC"), step=step)
 
     def add_text(self, tag: str, content: str) -> None:
-        """A text in Markdown."""
+        """Add a text in Markdown."""
         self._write(summary=text(tag, content), step=0)
 
     def flush(self) -> None:
-        """Bring all to the disc."""
+        """Write everything to the disc."""
         self.writer.flush()
 
     def close(self) -> None:

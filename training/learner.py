@@ -1,4 +1,4 @@
-"""Networks and what makes them learn; training/steps.py has the methods that use it."""
+"""Networks with optimisers, learning rates, clipping and the average of the weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,23 +19,23 @@ Segment = Callable[[Tensor], PairLogits]  # pairs (B, 2, H, W) in [0, 1] -> logi
 
 
 class Networks(NamedTuple):
-    """The three networks as functions, in the run's precision and compiled where that pays."""
+    """The three networks as functions, in the precision of the run, compiled if that is faster."""
 
     segmentor: Segment
-    disc_seg: Discriminator  # of the softmax maps of both masks
-    disc_residual: Discriminator  # of the residual's
+    disc_seg: Discriminator  # sees the softmax maps of both masks
+    disc_residual: Discriminator  # sees the softmax maps of the residual
 
 
 class Learner:
-    """Networks with their optimisers, and the average of the segmentor's weights.
+    """Updates the networks, and the average of the segmentor's weights.
 
-    An iteration is ``start``, one or more backward passes, ``finish``. Nothing waits for the
-    device.
+    An iteration consists of ``start``, one or more backward passes, and ``finish``. None of them
+    waits for the device.
 
     Args:
-        networks: by name: ``segmentor``, and ``disc_seg`` and ``disc_residual`` where they learn.
+        networks: by name: ``segmentor``, and ``disc_seg`` and ``disc_residual`` if they are used.
         train: learning rates and their decay, optimiser, averaging.
-        group: processes that share each batch; the networks stay the same on all of them.
+        group: processes that share each batch and keep equal weights.
     """
 
     def __init__(
@@ -58,23 +58,23 @@ class Learner:
         self.average = WeightAverage(networks["segmentor"], decay)
 
     def start(self, iteration: int) -> None:
-        """Set the learning rates to base x (1 - iteration / total_iters)^power; no gradients."""
+        """Set the learning rates to base x (1 - iteration / total_iters)^power, clear gradients."""
         decay = (1 - iteration / self.train.total_iters) ** self.train.power
         for name, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = self.base_rates[name] * decay
             optimizer.zero_grad(set_to_none=True)
 
     def finish(self, iteration: int, report: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Update the networks that have gradients, each clipped to a norm of 1, and the average.
+        """Clip the gradients of each network to a norm of 1, update the networks and the average.
 
         Args:
-            iteration: counts from 1.
+            iteration: counted from 1.
             report: scalars of this process: losses, accuracies.
 
         Returns:
-            The report as detached means over all processes, with each network's gradient norm
-            before clipping, and ``skipped``: 1 if any of these is not finite, so that weights and
-            optimisers stay as they were, else 0.
+            The report as detached means over all processes, with the gradient norm of each network
+            before clipping, and ``skipped``: 1 if any of these is not finite (weights and
+            optimisers are then left unchanged), else 0.
         """
         networks = {name: net for name, net in self.networks.items() if _has_gradients(net)}
         report = self.group.average({name: value.detach() for name, value in report.items()})
@@ -85,14 +85,16 @@ class Learner:
         report["skipped"] = not_finite(report)
         for name in networks:
             optimizer = self.optimizers[name]
-            optimizer.found_inf = report["skipped"]  # GradScaler's flag: the update does nothing
+            optimizer.found_inf = report[
+                "skipped"
+            ]  # as GradScaler does: 1 makes the step change nothing
             optimizer.step()
         self.average.update(self.networks["segmentor"], iteration, report["skipped"])
         return report
 
     @contextmanager
     def frozen(self, name: str) -> Iterator[None]:
-        """Let gradients pass through a network without reaching its weights."""
+        """Let gradients flow through a network without computing those of its weights."""
         self.networks[name].requires_grad_(False)
         yield
         self.networks[name].requires_grad_(True)
@@ -103,7 +105,7 @@ class Learner:
         return {name: opt.param_groups[0]["lr"] for name, opt in self.optimizers.items()}
 
     def state_dict(self) -> dict[str, dict]:
-        """Networks, optimisers and the average, to resume from."""
+        """The states of the networks, the optimisers and the average."""
         return {
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
@@ -128,6 +130,6 @@ def _has_gradients(network: nn.Module) -> bool:
 
 
 def not_finite(report: dict[str, Tensor]) -> Tensor:
-    """1 if any scalar is not finite, else 0; float32, on the scalars' device."""
+    """1 if any scalar is not finite, else 0; float32, on the device of the scalars."""
     values = torch.stack([value.float() for value in report.values()])
     return values.isfinite().all().logical_not().float()

@@ -1,4 +1,4 @@
-"""How the target is predicted, without its labels: a collapse shows long before it is scored."""
+"""Monitors the predictions on the target, without labels, to notice a collapse early."""
 
 import math
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from loss.consistency import pseudo_labels
 from model.segmentor import PairLogits
 from utils.ignore import foreground_share, ignoring
 
-PAIRS = 8  # crops of the target that are looked at, the same each time
-LABELLED_SECTIONS = 8  # of the source, whose foreground is the measure
-# A collapse: outside of these, the least and most of two. Tissue differs between volumes by
-# less: the published ones hold 5 to 10 % mitochondria.
+PAIRS = 8  # crops of the target that are measured, the same each time
+LABELLED_SECTIONS = 8  # sections of the source whose foreground is the reference
+# A collapse is a foreground outside these limits, given as factors of the source's foreground and
+# as fractions. The published volumes hold 5 to 10 % mitochondria, so tissue alone differs by less.
 LEAST_OF_SOURCE, MOST_OF_SOURCE = 0.1, 5.0
 LEAST, MOST = 0.001, 0.9
-TRUSTED_FROM = 0.05  # of a run's iterations; before, every network finds nothing or everything
+TRUSTED_FROM = 0.05  # of the iterations; before that, networks find nothing or everything
 
 
 class TargetMeasures(NamedTuple):
-    """Means over the pixels that count of the masks that a network predicts of target pairs.
+    """Means over the pixels of the predicted masks of target pairs that are not ignored.
 
     Attributes:
         foreground: fraction of mitochondria in the argmax masks.
-        entropy: of the softmax, in bits: 0 where it is sure, 1 where it tosses a coin.
-        agreement: fraction in which a section's mask is the one that the other section's mask
-            and the residual give by XOR; the same for both sections of a pair.
+        entropy: of the softmax, in bits, from 0 (certain) to 1.
+        agreement: fraction of pixels at which the mask of a section equals its pseudo label, the
+            mask of the other section XOR the residual; it is the same for both sections.
     """
 
     foreground: float
@@ -38,14 +38,14 @@ class TargetMeasures(NamedTuple):
 
 
 class TargetMonitor:
-    """Measures a few fixed crops of the target, and notices when nothing or all is found.
+    """Measures the predictions on a few fixed crops of the target and detects a collapse.
 
     Args:
-        target: whose pairs are looked at, not augmented.
-        source_labels: the source's masks.
+        target: pairs of the target; they are not augmented here.
+        source_labels: masks of the source.
         total_iters: of the run.
-        pairs: number of crops that are looked at.
-        source_images: what is blank in them is left out of the source's labels.
+        pairs: number of crops.
+        source_images: sections of the source; labels of their blank areas are ignored.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TargetMonitor:
     def measure(
         self, segment: Callable[[Tensor], PairLogits], device: torch.device
     ) -> TargetMeasures:
-        """``TargetMeasures`` by a network that takes pairs (B, 2, H, W)."""
+        """Measure a network that takes pairs (B, 2, H, W)."""
         sums = torch.zeros(3, device=device)
         for number in range(self.pairs):
             pair, ignored = self.target.plain(number)
@@ -73,7 +73,7 @@ class TargetMonitor:
         return TargetMeasures(*(sums / self.pairs).tolist())
 
     def check(self, iteration: int, measures: TargetMeasures) -> str | None:
-        """A warning when a collapse begins; None while all is well, or while it lasts."""
+        """A warning if a collapse begins at this iteration, else None."""
         if iteration < max(2, TRUSTED_FROM * self.total_iters):
             return None
         low = max(LEAST, LEAST_OF_SOURCE * self.source_foreground)
@@ -90,9 +90,9 @@ class TargetMonitor:
 
 
 def foreground(labels: Volume, images: Volume | None = None) -> float:
-    """Fraction of mitochondria in what counts of a few evenly spaced sections of masks.
+    """Fraction of mitochondria in a few evenly spaced sections of masks.
 
-    What is blank in the images does not count.
+    Blank areas of the images are ignored.
     """
     count = min(LABELLED_SECTIONS, len(labels))
     chosen = [round((n + 0.5) * len(labels) / count - 0.5) for n in range(count)]
@@ -102,12 +102,12 @@ def foreground(labels: Volume, images: Volume | None = None) -> float:
 
 
 def _measures(logits: PairLogits, ignored: Tensor) -> Tensor:
-    """``TargetMeasures`` of one batch, (3,), of the pixels that count."""
+    """The values of ``TargetMeasures`` for one batch, (3,)."""
     counted = ~ignored.transpose(0, 1)  # (2, B, H, W), as all below
     masks = torch.stack([logits.current.argmax(1), logits.auxiliary.argmax(1)])
     logs = torch.stack([logits.current, logits.auxiliary]).float().log_softmax(2)
     entropy = -(logs.exp() * logs).sum(2) / math.log(2)
     agreement = torch.stack(pseudo_labels(*logits)) == masks
-    both = counted.all(0).expand_as(counted)  # a pseudo label is made from both sections
+    both = counted.all(0).expand_as(counted)  # a pseudo label depends on both sections
     measured = ((masks, counted), (entropy, counted), (agreement, both))
     return torch.stack([values[where].float().mean() for values, where in measured]).nan_to_num()

@@ -1,7 +1,7 @@
-"""Losses and gradients that are not finite: noticed, told where they came from, and survived.
+"""Handles losses and gradients that are not finite.
 
-The step leaves weights and optimisers as they are in such an iteration, on the device, without
-the host's knowledge. What is kept here is read when the host waits for the device anyway.
+``Learner.finish`` leaves weights and optimisers unchanged in such an iteration, on the device and
+without waiting for it. The reports are kept here until the host waits for the device anyway.
 """
 
 import math
@@ -19,17 +19,17 @@ from utils.errors import UserError
 from utils.files import write_picture
 
 MOST_SKIPPED = 100  # iterations in a row
-MOST_SAVED = 5  # iterations of which a run leaves pictures
+MOST_SAVED = 5  # iterations whose pairs are written to files
 
 
 class NonFiniteMonitor:
-    """Stops a run, or counts what it skips.
+    """Stops the run at an iteration that is not finite, or logs and counts it.
 
     Args:
         rule: TRAIN.on_nan.
         batch_size: pairs of each domain in an iteration.
-        folder: for the pairs of such an iteration: ``nonfinite-37-source.png`` and all arrays in
-            ``nonfinite-37.npz``; None: they are not written.
+        folder: where the pairs of such an iteration are written: pictures such as
+            ``nonfinite-37-source.png``, arrays in ``nonfinite-37.npz``; None: nowhere.
     """
 
     def __init__(
@@ -43,23 +43,24 @@ class NonFiniteMonitor:
         self.skipped = self.in_a_row = 0
 
     def add(self, iteration: int, report: dict[str, Tensor], pairs: dict[str, PairDataset]) -> None:
-        """Keep what an iteration reports; the host does not wait for it.
+        """Keep the report of an iteration, without waiting for the device.
 
         Args:
-            iteration: counts from 1.
+            iteration: counted from 1.
             report: its scalars.
-            pairs: what it learned from, by domain.
+            pairs: the pairs it was trained on, by domain.
         """
         self.pending.append((iteration, report, pairs))
 
     def settle(self, say: Callable[[str], None]) -> None:
-        """Look at the iterations since the last time.
+        """Check the iterations since the last call.
 
         Args:
-            say: receives a line for each that was skipped.
+            say: called with a line for each skipped iteration.
 
         Raises:
-            UserError: one is not finite and the rule is to stop, or too many were skipped.
+            UserError: an iteration is not finite and the rule is ``stop``, or too many were
+                skipped in a row.
         """
         if not self.pending:
             return
@@ -85,19 +86,19 @@ class NonFiniteMonitor:
         if self.rule == "stop":
             raise UserError(
                 f"iteration {iteration}: {text}; the last save is from before it, and "
-                "TRAIN.on_nan=skip with --resume leaves such iterations out"
+                "TRAIN.on_nan=skip with --resume skips such iterations"
             )
         say(f"skipped at {iteration}: {text} ({self.skipped} so far)")
         if self.in_a_row >= MOST_SKIPPED:
             raise UserError(
-                f"iteration {iteration}: {self.in_a_row} iterations in a row were skipped, as "
-                f"{text}; the data or the learning rates are at fault"
+                f"iteration {iteration}: {self.in_a_row} iterations in a row were skipped; "
+                f"{text}; check the data and the learning rates"
             )
 
     def _pairs(
         self, iteration: int, domains: dict[str, PairDataset], save: bool
     ) -> tuple[str, str]:
-        """Where the pairs of an iteration lie, and where they can be seen."""
+        """Which pairs an iteration was trained on, and the files they were written to."""
         first = (iteration - 1) * self.batch_size
         numbers = range(first, first + self.batch_size)
         samples = {name: [data[number] for number in numbers] for name, data in domains.items()}
@@ -115,13 +116,13 @@ class NonFiniteMonitor:
             for key in pairs[0]:
                 arrays[f"{name}_{key}"] = np.stack([sample[key] for sample in pairs])
         np.savez_compressed(self.folder / f"nonfinite-{iteration}.npz", **arrays)
-        return "; ".join(places), f"; seen in {self.folder}/nonfinite-{iteration}-*.png"
+        return "; ".join(places), f"; see {self.folder}/nonfinite-{iteration}-*.png"
 
     def state_dict(self) -> dict[str, int]:
-        """The counts, to go on with a run."""
+        """The counts of skipped iterations."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Undo ``state_dict``; an empty dict changes nothing."""
+        """Restore what ``state_dict`` returned; an empty dict changes nothing."""
         self.skipped = state.get("skipped", self.skipped)
         self.in_a_row = state.get("in_a_row", self.in_a_row)

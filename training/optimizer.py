@@ -11,7 +11,7 @@ SGD_MOMENTUM, SGD_WEIGHT_DECAY = 0.9, 5e-4
 
 
 def build_optimizer(kind: Literal["adam", "sgd"], network: nn.Module, rate: float) -> Optimizer:
-    """The optimiser of a network; fused, so that its ``found_inf`` makes a step change nothing."""
+    """The optimiser of a network, fused: with ``found_inf`` set to 1 a step changes nothing."""
     if kind == "adam":
         return Adam(network.parameters(), lr=rate, betas=ADAM_BETAS, fused=True)
     optimizer = SGD(
@@ -22,13 +22,13 @@ def build_optimizer(kind: Literal["adam", "sgd"], network: nn.Module, rate: floa
         fused=True,
     )
     for parameter in network.parameters():
-        # PyTorch leaves them undefined where the first step is one that ``found_inf`` skips.
+        # PyTorch leaves the buffers undefined if ``found_inf`` skips the first step.
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def load_optimizer(optimizer: Optimizer, state: dict) -> None:
-    """Take over a state; raises ValueError if it is of an optimiser of another kind."""
+    """Load a state; raises ValueError if it belongs to another kind of optimiser."""
     if ("momentum" in state["param_groups"][0]) != isinstance(optimizer, SGD):
         raise ValueError("of another optimiser than TRAIN.opt_type says")
     optimizer.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""A picture of what the network sees, should say and says of a pair."""
+"""A picture of a training pair: input, labels and prediction."""
 
 import numpy as np
 import torch
@@ -12,14 +12,14 @@ from training.learner import Segment
 
 @torch.no_grad()
 def preview(segment: Segment, batch: dict[str, Tensor]) -> np.ndarray:
-    """The first pair of a batch with its labels, else with its pseudo labels, as RGB uint8.
+    """Draw the first pair of a batch with its labels, or its pseudo labels; RGB, uint8.
 
     Args:
         segment: the segmentor.
         batch: ``images`` (B, 2, H, W) in [0, 1], and ``masks`` (B, 2, H, W) where there are labels.
     """
     pair = batch["images"][:1]
-    with torch.compiler.set_stance("force_eager"):  # one pair is not worth another compilation
+    with torch.compiler.set_stance("force_eager"):  # do not compile for one pair
         logits = segment(pair)
     if "masks" in batch:
         masks = batch["masks"][:1]

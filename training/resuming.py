@@ -1,4 +1,4 @@
-"""What may change in the config when a run goes on, and what is taken over from it."""
+"""What may change in the config of a run when it resumes, and what it takes over."""
 
 import secrets
 from pathlib import Path
@@ -9,7 +9,7 @@ from utils.config.removed import REMOVED
 from utils.config.schema import Config, Ignored, TrainSettings
 from utils.runtime.distributed import Group
 
-# What a run leaves behind does not depend on these.
+# The results of a run do not depend on these keys.
 FREE = {
     "NAME",
     "TRAIN.num_workers",
@@ -23,8 +23,8 @@ FREE = {
     "TRAIN.model_name",
     "TRAIN.save_path",
 }
-FREE_SECTIONS = ("TEST.", "DATA.data_dir_")  # volumes may have moved
-# With another network, or other draws, it would be another run.
+FREE_SECTIONS = ("TEST.", "DATA.data_dir_")  # volumes may have been moved
+# With another network or other random numbers it would be another run.
 FIXED = {
     "MODEL.width",
     "TRAIN.random_seed",
@@ -43,15 +43,15 @@ FIXED = {
 
 
 def with_seed(train: TrainSettings, earlier: Path, group: Group) -> TrainSettings:
-    """The settings with a seed in the place of -1: drawn, or that of the run that goes on.
+    """Replace a seed of -1 by a random one, or by that of the run that resumes.
 
     Args:
         train: the settings.
-        earlier: folder with the training state of that run, if ``train.resume``.
-        group: the processes, which get the same seed.
+        earlier: folder with the state to resume from, if ``train.resume``.
+        group: the processes; all get the same seed.
 
     Raises:
-        UserError: there is no such state.
+        UserError: there is no state to resume from.
     """
     if train.random_seed >= 0:
         return train
@@ -64,14 +64,15 @@ def with_seed(train: TrainSettings, earlier: Path, group: Group) -> TrainSetting
 
 
 def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:
-    """What differs from the config that a run was saved with, as "key: was old, is new".
+    """Compare a config with the one that a run was saved with.
 
     Args:
-        earlier: that config's values, by section and key; keys it lacks are not compared.
-        config: the one to go on with.
+        earlier: the saved values, by section and key; keys that it lacks are not compared.
+        config: the config to resume with.
 
     Returns:
-        Changes that make it another run, and those that are only worth a warning.
+        Changes that make it another run, and changes that only deserve a warning, each as
+        "key: was old, is new".
     """
     fixed, warned = [], []
     before = flat(earlier)
@@ -88,11 +89,11 @@ def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:
 
 
 def changed_volumes(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Which volumes, by the config's keys, are read from other files than a run was saved with.
+    """A line for each volume whose files have changed since a run was saved.
 
     Args:
-        earlier: their fingerprints; of those it lacks nothing is known.
-        now: fingerprints of this start.
+        earlier: saved fingerprints, by the keys of the config; missing ones are not compared.
+        now: current fingerprints.
     """
     return [
         f"{key}: its files have changed (names, sizes or times)"

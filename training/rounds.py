@@ -1,11 +1,11 @@
-"""Pseudo labels of the whole target, made in rounds as the network improves.
+"""Self-training in rounds: the whole target is labelled as the network improves.
 
-A round predicts the whole target as inference does. Every section is the mean of its predictions as
-the current and as the auxiliary section of a pair, averaged further by ``TEST.z_average`` and
-``BEYOND.orthoplane`` (prediction/orthoplane.py). A network leaks some of the pair's other section
-into a mask; the mean over both roles cancels part of that. From then on the run learns from these
-masks as from any labels, with ``BEYOND.orthoplane`` also from the xz and yz slices, across which an
-error made along xy is noise.
+A round predicts the whole target as inference does. The probability of a section is the mean of its
+predictions as the current and as the auxiliary section of a pair, further averaged by
+``TEST.z_average`` and ``BEYOND.orthoplane`` (prediction/orthoplane.py). The other section of a pair
+leaks into a mask; the mean over both roles cancels part of that. The run then trains on these masks
+as on any labels. With ``BEYOND.orthoplane`` it also trains on the xz and yz slices, where errors
+made on xy sections appear as noise.
 
 Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et al., *Noisy student*,
 CVPR 2020.
@@ -34,16 +34,16 @@ from utils.config.schema import Config
 from utils.errors import UserError, writing_to
 from utils.progress import progress
 
-FINGERPRINT = "fingerprint"  # attribute of labels: what they are made from
+FINGERPRINT = "fingerprint"  # attribute of a label file: what the labels were made from
 
 
 class Phase(NamedTuple):
-    """Iterations that learn in the same way.
+    """Consecutive iterations with the same step.
 
     Attributes:
-        first: the iteration after which it starts.
-        last: its last iteration.
-        learns: from the source, from both domains, or from the labelled target.
+        first: the iteration after which the phase starts.
+        last: the last iteration of the phase.
+        learns: what it trains on: the source, both domains, or the labelled target.
     """
 
     first: int
@@ -52,11 +52,10 @@ class Phase(NamedTuple):
 
 
 def phases(config: Config) -> list[Phase]:
-    """The phases of a run, in their order.
+    """The phases of a run, in order.
 
-    The published method has one, which learns from both domains. ``BEYOND.warmup_fraction`` puts
-    one on the source alone before it. ``BEYOND.rounds`` replaces it by as many on the labelled
-    target.
+    The published method has one phase, on both domains. ``BEYOND.warmup_fraction`` adds a phase on
+    the source before it. ``BEYOND.rounds`` replaces it by rounds on the labelled target.
     """
     total, warmup, rounds = config.TRAIN.total_iters, config.warmup_iters, config.BEYOND.rounds
     if rounds:
@@ -68,18 +67,18 @@ def phases(config: Config) -> list[Phase]:
 
 
 def round_starts(warmup: int, total: int, rounds: int) -> list[int]:
-    """The iterations after which the target is labelled, evenly after the warm-up."""
+    """The iterations after which the target is labelled, evenly spaced after the warm-up."""
     return sorted({warmup + (total - warmup) * n // rounds for n in range(rounds)})
 
 
 class LabelCheck(NamedTuple):
-    """Whether the labels of a round are fit to learn from.
+    """The check of the labels of a round before they are used.
 
     Attributes:
         iteration: after which the target was labelled.
-        found: fraction of mitochondria in its labels.
-        expected: the same in the source's labels.
-        sound: whether the two are near enough (``BEYOND.foreground_ratio_limit``).
+        found: fraction of mitochondria in these labels.
+        expected: fraction of mitochondria in the labels of the source.
+        sound: whether their ratio is within ``BEYOND.foreground_ratio_limit``.
     """
 
     iteration: int
@@ -89,7 +88,7 @@ class LabelCheck(NamedTuple):
 
     def __str__(self) -> str:
         end = (
-            "from here on it alone is learned from"
+            "training continues on the target alone"
             if self.sound
             else "not used (BEYOND.foreground_ratio_limit)"
         )
@@ -100,17 +99,17 @@ class LabelCheck(NamedTuple):
 
 
 class TargetLabels:
-    """Labels a target volume, in files of a run's folder.
+    """Labels the target volume and stores the labels in the folder of the run.
 
     Args:
-        config: says how a volume is predicted.
-        target: its sections, at the working pixel size.
-        folder: of the run; a round leaves ``target_labels-000600.hdf`` there.
-        limit: number of pairs to predict, for a quick look, all else being background; None: all.
+        config: how volumes are predicted.
+        target: sections at the working pixel size.
+        folder: of the run; a round writes a file such as ``target_labels-000600.hdf``.
+        limit: number of pairs to predict, for a quick check (the rest is background); None: all.
 
     Raises:
-        UserError: ``TEST.padded_size`` or ``DATA.target_stride`` do not fit the target, or its
-            voxels ``BEYOND.orthoplane``.
+        UserError: ``TEST.padded_size``, ``DATA.target_stride`` or ``BEYOND.orthoplane`` does not
+            fit the target.
     """
 
     def __init__(
@@ -121,21 +120,21 @@ class TargetLabels:
         self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.foreground_ratio_limit
 
     def file(self, iteration: int) -> Path:
-        """Where the labels made after an iteration are."""
+        """The file of the labels made after an iteration."""
         return self.folder / f"target_labels-{iteration:06d}.hdf"
 
     def make(
         self, iteration: int, predict: NetworkPredictor, check: Callable[[], None]
     ) -> list[str]:
-        """Label the target, where that has not been done yet by this network, of these files.
+        """Label the target, unless the file already holds the labels of this network and volume.
 
         Args:
-            iteration: after which it is done.
+            iteration: after which the target is labelled.
             predict: the network.
-            check: called before each section is written; may raise.
+            check: called before each section; may raise.
 
         Returns:
-            Names of what differs, where labels that were there are replaced.
+            If other labels were replaced, the names of what has changed since.
         """
         path, made_from = self.file(iteration), self._fingerprint(predict)
         changed = _changed(path, made_from)
@@ -161,7 +160,7 @@ class TargetLabels:
         return changed
 
     def _fingerprint(self, predict: NetworkPredictor) -> dict[str, Any]:
-        """What labels are made from, over all slicing axes."""
+        """What the labels are made from, for all slicing axes."""
         return {
             f"{axis.name} {name}": value
             for axis in self.axes
@@ -173,9 +172,9 @@ class TargetLabels:
     def _predict(
         self, axis: SlicingAxis, predict: PairPredictor, check: Callable[[], None]
     ) -> np.ndarray:
-        """The probability of an axis's sections; 0 of those that are in no pair."""
+        """The probabilities of the sections along an axis; 0 in sections that are in no pair."""
         found = scratch_array(axis.volume.shape, np.float32, self.folder)
-        sections = predict_volume(predict, axis.volume, axis.pairs, axis.windows, self.batch_size)
+        sections = predict_volume(predict, axis.task(self.batch_size))
         count = len({index for pair in axis.pairs for index in pair})
         for index, probability in progress(sections, count, f"{axis.name} section"):
             check()
@@ -183,33 +182,33 @@ class TargetLabels:
         return found
 
     def require(self, iteration: int, start: int) -> None:
-        """Demand the labels of a round that a resumed run has learned from already.
+        """Check that a resumed run still has the labels that it was trained on.
 
         Args:
-            iteration: after which they were made.
-            start: the iteration that the run goes on from.
+            iteration: after which the labels were made.
+            start: the iteration that the run resumes from.
 
         Raises:
-            UserError: they are gone; the network that made them is as well.
+            UserError: the labels are missing; they cannot be made again.
         """
         if iteration < start and not self.file(iteration).exists():
             raise UserError(
-                f"{self.file(iteration)}: missing, and the run is at iteration {start} already; "
-                "expected the labels that it learned from; begin it anew (--overwrite)"
+                f"{self.file(iteration)}: missing; expected the labels that the run was trained "
+                f"on before iteration {start}; start the run again (--overwrite)"
             )
 
     def check(self, iteration: int, masks: Volume, expected: float) -> LabelCheck:
-        """Compare the labels of a round with the fraction of mitochondria to expect."""
+        """Compare the fraction of mitochondria in the labels of a round with the expected one."""
         found = foreground(masks, self.target)
         near = not self.limit or expected / self.limit < found < expected * self.limit
         return LabelCheck(iteration, found, expected, near or self.partial)
 
     def pairs(self, target: PairDataset, masks: Volume) -> PairDataset:
-        """The target's pairs with labels, with ``BEYOND.orthoplane`` also those of its slices.
+        """The labelled pairs of the target, with ``BEYOND.orthoplane`` also of its other slices.
 
         Args:
-            target: the pairs without labels.
-            masks: the labels of a round.
+            target: pairs without labels.
+            masks: labels of a round.
         """
         others = tuple(self._pairs_of(axis, target, masks) for axis in self.axes[1:])
         return target.labelled(masks, others)
@@ -217,25 +216,23 @@ class TargetLabels:
     def _pairs_of(self, axis: SlicingAxis, pairs: PairDataset, masks: Volume) -> PairDataset:
         labels = OrthogonalSlices(masks, axis.dim, axis.volume.shape[1], self.folder, masks=True)
         for slices in (axis.volume, labels):
-            slices.laid_out()  # before there are workers
+            slices.laid_out()  # before workers start
+        sampling = pairs.sampling
         return PairDataset(
-            PaddedVolume(axis.volume, pairs.crop),
-            PaddedVolume(labels, pairs.crop),
-            axis.stride,
-            pairs.crop,
-            seed=(*pairs.seed, axis.dim),
-            length=pairs.length,
+            PaddedVolume(axis.volume, sampling.crop),
+            PaddedVolume(labels, sampling.crop),
+            sampling._replace(stride=axis.stride, seed=(*sampling.seed, axis.dim)),
         )
 
     def open(self, iteration: int) -> Volume:
-        """The masks made after an iteration; raises UserError if the target's shape is another."""
+        """The masks made after an iteration; raises UserError if they do not fit the target."""
         masks = open_volume(self.file(iteration), masks=True)
         check_same_shape(self.target, masks)
         return masks
 
 
 def _changed(path: Path, made_from: dict[str, Any]) -> list[str]:
-    """Names of what labels in a file were made from that is another now; none without a file."""
+    """Names of what has changed since the labels in a file were made; none without a file."""
     try:
         with h5py.File(path) as file:
             return differing(json.loads(file[HDF5_DATASET].attrs[FINGERPRINT]), made_from)

@@ -1,4 +1,4 @@
-"""What a run is set up from: networks and their steps, pairs of both domains, validation."""
+"""Builds the parts of a run: networks and their steps, pairs of both domains, validation."""
 
 from typing import Literal, NamedTuple
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from dataloader.histogram_matching import match_histograms
 from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
-from dataloader.pairs import Appearance, PairDataset, check_crop_fits, check_same_shape
+from dataloader.pairs import Appearance, PairDataset, Sampling, check_crop_fits, check_same_shape
 from dataloader.roles import at_common_size, open_images, open_labels
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
@@ -21,11 +21,11 @@ from utils.paths import Workspace, shown
 from utils.runtime.device import choose_precision, compiled, in_precision
 from utils.runtime.distributed import Group
 
-SEEDS = {"source": 0, "target": 1}  # tell the draws of the domains apart
+SEEDS = {"source": 0, "target": 1}  # the domains draw different random numbers
 
 
 def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Config:
-    """A config with what is known only when a run starts: its seed and working pixel size.
+    """Fill in what is known only when a run starts: its seed and working pixel size.
 
     Raises:
         UserError: the processes cannot share a batch evenly, or a volume cannot be read.
@@ -45,12 +45,12 @@ def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Conf
 
 
 class Steps(NamedTuple):
-    """What may happen in an iteration; training/rounds.py says when.
+    """The steps of a run; training/rounds.py decides which one an iteration takes.
 
     Attributes:
-        adapt: learns from both domains; None where no loss on the target has a weight.
-        source: learns from the source alone.
-        target: learns from the target labelled in a round.
+        adapt: trains on both domains; None if all weights of losses on the target are 0.
+        source: trains on the source.
+        target: trains on the target with the labels of a round.
     """
 
     adapt: DaIscStep | None
@@ -59,13 +59,13 @@ class Steps(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """The networks of a run, and how they learn.
+    """The networks of a run and what trains them.
 
     Attributes:
         learner: updates the networks.
-        networks: the same as functions, see ``training.steps``.
-        precision: of their convolutions.
-        steps: one iteration each.
+        networks: the same networks as functions, in the precision of the run.
+        precision: of the convolutions.
+        steps: the possible iterations.
     """
 
     learner: Learner
@@ -75,7 +75,7 @@ class Learning(NamedTuple):
 
 
 def build_learning(config: Config, device: torch.device, group: Group | None = None) -> Learning:
-    """New networks, drawn from torch's generator, on a device, with their steps."""
+    """Build networks with random weights (torch's global generator) on a device."""
     width, train, beyond = config.MODEL.width, config.TRAIN, config.BEYOND
     modules: list[nn.Module] = [
         Segmentor(width),
@@ -94,13 +94,20 @@ def join(
     precision: torch.dtype = torch.float32,
     group: Group | None = None,
 ) -> Learning:
-    """Let a segmentor and the discriminators of masks and residuals learn as a config says."""
+    """Build what trains given networks.
+
+    Args:
+        modules: segmentor, discriminator of masks, discriminator of residuals; on one device.
+        config: of the run.
+        precision: of the convolutions.
+        group: processes that share each batch.
+    """
     segmentor, disc_seg, disc_residual = modules
     train = config.TRAIN
-    learns = {"segmentor": segmentor}
-    learns |= {"disc_seg": disc_seg} if train.weight_adv_spatial else {}
-    learns |= {"disc_residual": disc_residual} if train.weight_adv_temporal else {}
-    learner = Learner(learns, train, group)
+    trained = {"segmentor": segmentor}
+    trained |= {"disc_seg": disc_seg} if train.weight_adv_spatial else {}
+    trained |= {"disc_residual": disc_residual} if train.weight_adv_temporal else {}
+    learner = Learner(trained, train, group)
     compiles = train.compiles(next(segmentor.parameters()).device)
     networks = Networks(
         in_precision(compiled(segmentor) if compiles else segmentor, precision),
@@ -118,20 +125,20 @@ def join(
 def open_pairs(
     workspace: Workspace, config: Config, domain: Literal["source", "target"], crop: int
 ) -> PairDataset:
-    """The training pairs of a domain, after a look at what is usually wrong with volumes.
+    """Open the training pairs of a domain; warn of common problems of the volumes.
 
     Args:
         workspace: has the data root.
         config: of the run.
-        domain: the source has labels, the target's are never opened.
-        crop: side of the crops of this run, pixels.
+        domain: only the source has labels; those of the target are never opened.
+        crop: side of the training crops, pixels.
 
     Raises:
-        UserError: a volume is missing or unfit.
+        UserError: a volume is missing or invalid.
     """
     data, train = config.DATA, config.TRAIN
     images = open_images(workspace, data, domain)
-    check_crop_fits(images, data.crop)  # also where this run's crops are smaller
+    check_crop_fits(images, data.crop)  # also if a check uses smaller crops
     findings = [(images, inspect_images(images, START_SAMPLE))]
     labels, stride = None, data.target_stride
     if domain == "source":
@@ -141,18 +148,12 @@ def open_pairs(
     for volume, found in findings:
         for line in found.warnings():
             warn(f"{shown(volume.path)}: {line}")
-    return PairDataset(
-        images,
-        labels,
-        stride,
-        crop,
-        seed=(train.random_seed, SEEDS[domain]),
-        length=train.total_iters * train.batch_size,
-    )
+    seed, length = (train.random_seed, SEEDS[domain]), train.total_iters * train.batch_size
+    return PairDataset(images, labels, Sampling(stride, crop, seed, length))
 
 
 def source_appearance(config: Config, source: PairDataset, target: PairDataset) -> Appearance:
-    """How the source is shown, that it resembles the target."""
+    """What makes the source look like the target: ``BEYOND`` options, or nothing."""
     volumes = source.images, target.images
     transfer = match_histograms(*volumes) if config.BEYOND.histogram_matching else None
     return Appearance(config.BEYOND.domain_randomisation, transfer)
@@ -161,12 +162,12 @@ def source_appearance(config: Config, source: PairDataset, target: PairDataset) 
 def open_validation(
     workspace: Workspace, config: Config, limit: int | None = None
 ) -> Validation | None:
-    """The validation of a run; None where it is off or there are no labels.
+    """The validation of a run; None if it is off or there are no labels.
 
     Args:
         workspace: has the data root.
         config: of the run.
-        limit: number of pairs to score, for a quick look; None: all.
+        limit: number of pairs to score, for a quick check; None: all.
     """
     if not config.TRAIN.if_valid:
         return None
@@ -179,7 +180,7 @@ def open_validation(
 def fingerprints(
     source: PairDataset, target: PairDataset, validation: Validation | None
 ) -> dict[str, str]:
-    """Of the files of all volumes, by the keys of the config."""
+    """The fingerprints of the files of all volumes, by the keys of the config."""
     volumes = {
         "data_dir_img": source.images,
         "data_dir_label": source.labels,

@@ -1,14 +1,12 @@
-"""One iteration: DA-ISC as published, and plain supervision.
+"""One training iteration: the published method (DA-ISC), and plain supervision.
 
-Which step runs when is decided in training/rounds.py; training/learner.py updates the networks.
+training/rounds.py decides which step runs when; training/learner.py updates the networks.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from loss.adversarial import Discriminator, discriminator_loss, fooling_loss, probabilities
+from loss.adversarial import discriminator_loss, fooling_loss, probabilities
 from loss.consistency import consistency_loss, rampup
 from loss.supervised import supervised_losses
 from model.segmentor import PairLogits
@@ -18,44 +16,38 @@ from utils.ignore import IGNORE
 
 
 class SupervisedStep:
-    """Learn from labelled pairs: of the source, or of a target labelled in rounds.
+    """Supervision alone: on the source, or on the target with the pseudo labels of a round.
 
     Args:
-        segment: the segmentor, in the run's precision.
+        segment: the segmentor.
         learner: updates it.
-        domain: ``source`` or ``target``, in the names of the losses.
+        domain: ``source`` or ``target``; part of the names of the losses.
     """
 
     def __init__(self, segment: Segment, learner: Learner, domain: str = "source") -> None:
         self.segment, self.learner, self.domain = segment, learner, domain
 
     def __call__(self, iteration: int, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """Learn from one batch, see ``DaIscStep``."""
+        """Train on one batch; arguments and result as in ``DaIscStep``."""
         self.learner.start(iteration)
         losses = supervised_losses(*self.segment(images), masks, self.domain)
         sum(losses.values()).backward()
         return self.learner.finish(iteration, losses)
 
 
-class Alignment(NamedTuple):
-    """What a discriminator aligns between the domains."""
-
-    name: str
-    discriminate: Discriminator
-    maps: slice  # of PairLogits
-    weight: float  # of its adversarial loss
-
-
 class DaIscStep:
-    """Supervision on the source, consistency and alignment on the target.
+    """Supervision on the source, consistency and adversarial alignment on the target.
 
-    Source: Huang et al., MICCAI 2022.
+        loss = supervised(source) + consistency_weight x consistency(target)
+             + weight_adv_spatial x fooling(masks) + weight_adv_temporal x fooling(residual)
+
+    The formula of each term is in loss/. Source: Huang et al., MICCAI 2022.
 
     Args:
-        networks: in the run's precision.
+        networks: the segmentor and both discriminators.
         learner: updates them.
-        train: weights of the losses, ramp of the consistency's.
-        warmup: iterations on the source alone before these; the ramp starts after them.
+        train: weights of the losses.
+        warmup: number of iterations before the first of these steps; the ramp starts after them.
     """
 
     def __init__(
@@ -63,11 +55,11 @@ class DaIscStep:
     ) -> None:
         self.segment, self.learner, self.train = networks.segmentor, learner, train
         self.warmup = warmup
-        alignments = (
-            Alignment("seg", networks.disc_seg, slice(0, 2), train.weight_adv_spatial),
-            Alignment("residual", networks.disc_residual, slice(2, 3), train.weight_adv_temporal),
+        alignments = (  # name, discriminator, the maps of PairLogits it sees, weight of its loss
+            ("seg", networks.disc_seg, slice(0, 2), train.weight_adv_spatial),
+            ("residual", networks.disc_residual, slice(2, 3), train.weight_adv_temporal),
         )
-        self.alignments = [alignment for alignment in alignments if alignment.weight]
+        self.alignments = [alignment for alignment in alignments if alignment[3]]
 
     def __call__(
         self,
@@ -77,18 +69,17 @@ class DaIscStep:
         target: Tensor,
         ignored: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Learn from one batch of each domain.
+        """Train on one batch of each domain.
 
         Args:
-            iteration: counts from 1.
-            source, target: pairs (B, 2, H, W) in [0, 1].
-            masks: of the source, (B, 2, H, W), int64 of 0 and 1, 255 where pixels do not count.
-            ignored: pixels of the target that do not count, (B, 2, H, W), bool; None: all count.
-                The discriminators see them all the same.
+            iteration: counted from 1.
+            source, target: pairs of sections (B, 2, H, W), float in [0, 1].
+            masks: of the source (B, 2, H, W), int64: 0, 1, or 255 where a pixel is ignored.
+            ignored: of the target (B, 2, H, W), bool; left out of the consistency loss.
 
         Returns:
-            Detached scalars on the device: every loss with its weight applied, the accuracies of
-            the discriminators, and what ``Learner.finish`` adds.
+            Detached scalars: the weighted losses, the accuracies of the discriminators, and what
+            ``Learner.finish`` adds.
         """
         self.learner.start(iteration)
         logits = self.segment(torch.cat([source, target]))  # InstanceNorm: pairs do not mix
@@ -96,13 +87,11 @@ class DaIscStep:
         of_target = PairLogits(*(maps[len(source) :] for maps in logits))
 
         losses = supervised_losses(*of_source, masks, "source")
-        consistency_weight = self.consistency_weight(iteration)
+        ramped = self.consistency_weight(iteration)
         if self.train.cross_loss_source:
-            consistency = consistency_loss(*of_source, masks == IGNORE)
-            losses["consistency_source"] = consistency_weight * consistency
+            losses["consistency_source"] = ramped * consistency_loss(*of_source, masks == IGNORE)
         if self.train.cross_loss_target:
-            consistency = consistency_loss(*of_target, ignored)
-            losses["consistency_target"] = consistency_weight * consistency
+            losses["consistency_target"] = ramped * consistency_loss(*of_target, ignored)
         for name, discriminate, maps, weight in self.alignments:
             with self.learner.frozen(f"disc_{name}"):
                 fooling = fooling_loss(discriminate, probabilities(of_target[maps]))
@@ -118,7 +107,7 @@ class DaIscStep:
         return self.learner.finish(iteration, report)
 
     def consistency_weight(self, iteration: int) -> float:
-        """``weight_cross`` x exp(-5 (1 - t)^2), t from 0 to 1 over ``rampup_iters``."""
+        """``weight_cross`` x exp(-5 (1 - t)^2), with t from 0 to 1 over ``rampup_iters``."""
         if not self.train.consistency_weight_rampup:
             return self.train.weight_cross
         return self.train.weight_cross * rampup(iteration - self.warmup, self.train.rampup_iters)

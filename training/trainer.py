@@ -1,4 +1,7 @@
-"""A training run: its loop, and what happens between iterations."""
+"""The training loop, and what happens between iterations.
+
+training/setup.py builds the parts of a run; training/state.py saves and resumes it.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -10,11 +13,13 @@ from torch import Tensor
 from dataloader.loader import load_batches
 from dataloader.pairs import PairDataset
 from prediction.predictor import NetworkPredictor
+from training.checkpoints import Checkpoints
+from training.log import RunLog
 from training.monitor import TargetMonitor
 from training.nonfinite import NonFiniteMonitor
 from training.preview import preview
 from training.rounds import Phase, TargetLabels, phases
-from training.run_folder import RunFolder, RunLog
+from training.run_folder import RunFolder
 from training.setup import (
     build_learning,
     fingerprints,
@@ -23,7 +28,7 @@ from training.setup import (
     settle,
     source_appearance,
 )
-from training.state import Checkpoints, read_state, unfit, write_state
+from training.state import restore_files, resume, save
 from training.steps import DaIscStep, SupervisedStep
 from utils.config.schema import Config
 from utils.files import write_picture
@@ -38,32 +43,32 @@ CHECK_SETTINGS = {
     "save_freq": 2,
     "resume": False,
 }
-CHECK_PAIRS = 1  # of sections in a check's validation
-CHECK_CROP_ON_CPU = 256  # pixels; an iteration on 512 takes the published network 15 s there
+CHECK_PAIRS = 1  # pairs of sections that a check validates and labels
+CHECK_CROP_ON_CPU = 256  # pixels; with 512, an iteration of the published network takes 15 s
 
 Batch = dict[str, dict[str, Tensor]]  # by domain: a batch of samples, see PairDataset
 
 
 class Active(NamedTuple):
-    """What is learned from, and how, while a phase lasts."""
+    """The step and the pairs of a phase."""
 
     step: DaIscStep | SupervisedStep
     pairs: dict[str, PairDataset]  # by domain
 
 
 class Trainer:
-    """Everything a run owns; ``run`` is the loop.
+    """Owns the parts of a run; ``run`` is the loop.
 
     Args:
         config: of the run.
         workspace: data root and output folder.
         run: name of the run's folders.
         device: to train on.
-        check: validate on a few sections only, and on a CPU take smaller crops.
-        group: the processes that share each batch; the first alone writes.
+        check: validate on two sections only, and use smaller crops on a CPU.
+        group: processes that share each batch; only the first one writes files.
 
     Raises:
-        UserError: a volume is missing or unfit, or there is nothing to resume from.
+        UserError: a volume is missing or invalid, or there is no state to resume from.
     """
 
     def __init__(
@@ -106,23 +111,27 @@ class Trainer:
         self.checkpoints = Checkpoints(self.folder.models, self.learner, config)
         self.fingerprints = fingerprints(self.source, self.target, self.validation)
         self.start = 0
-        self.unvalidated = False  # whether the run was stopped in a validation
+        self.unvalidated = False  # True while the validation of the last iteration is unfinished
         self.log_state: dict = {}
-        self.warnings: list[str] = []  # of what is resumed
+        self.warnings: list[str] = []  # about the resumed state
         if config.TRAIN.resume:
-            self.resume(workspace)
+            resume(self, workspace)
 
     def run(self, log: RunLog | None) -> None:
-        """Train to the last iteration; only the first process has a log.
+        """Train to the last iteration.
+
+        Args:
+            log: None in all processes but the first.
 
         Raises:
-            Interrupted: by SIGINT or SIGTERM; the state is saved.
+            Interrupted: by SIGINT or SIGTERM, after the state has been saved.
         """
         total, iteration = self.config.TRAIN.total_iters, self.start
         with awaited_signals() as stop:
             try:
                 if self.start and log:
-                    self.restore(log, stop)
+                    restore_files(self, log)
+                    self.finish_validation(log, stop)
                 batches = self.batches(log, stop)
                 for iteration, (active, batch) in enumerate(batches, start=self.start + 1):
                     report = active.step(iteration, *tensors(batch))
@@ -132,21 +141,21 @@ class Trainer:
                         self.show(log, iteration, batch)
                         self.validate(log, iteration, stop)
                         self.save_if_due(log, iteration)
-                    if iteration < total:  # after the last there is nothing left to stop
-                        stop.check(self.group.any)
+                    if iteration < total:  # the last iteration needs no stop
+                        stop.check(self.group.any_process)
             except StopRequested:
                 if log:
-                    self.save(log, iteration)
+                    save(self, log, iteration)
                 raise Interrupted(
-                    f"interrupted at iteration {iteration} of {total}, all is saved; "
-                    "the same command with --resume goes on",
+                    f"interrupted at iteration {iteration} of {total}; everything is saved, and "
+                    "the same command with --resume continues",
                     stop.received or signal.SIGTERM,
                 ) from None
 
     def batches(self, log: RunLog | None, stop: StopSignal) -> Iterator[tuple[Active, Batch]]:
-        """A batch on the device for each iteration left, and what to do with it.
+        """A batch on the device for each remaining iteration, with the step that it goes to.
 
-        A round's labels are made when its first batch is asked for.
+        The target is labelled when the first batch of a round is requested.
         """
         for phase in phases(self.config):
             if phase.last <= self.start:
@@ -161,7 +170,7 @@ class Trainer:
                 yield active, dict(zip(active.pairs, parts, strict=True))
 
     def activate(self, phase: Phase, log: RunLog | None, stop: StopSignal) -> Active:
-        """What a phase learns from; in a round the target, or the source if its labels fail."""
+        """Set up a phase; a round uses the source if the labels of the target fail the check."""
         if phase.learns == "both":
             return Active(self.steps.adapt, {"source": self.source, "target": self.target})
         labelled = None
@@ -174,36 +183,36 @@ class Trainer:
     def label_target(
         self, iteration: int, log: RunLog | None, stop: StopSignal
     ) -> PairDataset | None:
-        """Make, or find, the labels of the round that starts after an iteration.
+        """Label the target for the round that starts after an iteration, or reuse its labels.
 
         Returns:
-            The target's pairs with these labels; None where the labels are not sound.
+            The pairs of the target with these labels; None if the labels fail the check.
 
         Raises:
-            UserError: they are gone, and the network that made them as well.
+            UserError: a resumed run has lost labels that it was trained on.
         """
         labels = self.target_labels
         if log:
             labels.require(iteration, self.start)
             network = self.learner.average.network
             predict = NetworkPredictor(network, self.device, self.precision)
-            alone = self.group.size == 1  # others could not be told to stop while they wait
-            if iteration >= self.start:  # else they have been learned from
+            alone = self.group.size == 1  # waiting processes cannot be told to stop
+            if iteration >= self.start:  # else the run was trained on them already
                 changed = labels.make(iteration, predict, stop.check if alone else lambda: None)
                 if changed:
                     file = labels.file(iteration).name
-                    log.info(f"{file}: made anew ({', '.join(changed)} changed)")
+                    log.info(f"{file}: made again ({', '.join(changed)} changed)")
         self.group.wait()
         masks = labels.open(iteration)
         found = labels.check(iteration, masks, self.monitor.source_foreground)
-        if log and iteration >= self.start:  # else it has been said
+        if log and iteration >= self.start:  # else it is in the log already
             log.info(str(found))
         return labels.pairs(self.target, masks) if found.sound else None
 
     def check_finite(
         self, log: RunLog, iteration: int, report: dict[str, Tensor], pairs: dict[str, PairDataset]
     ) -> None:
-        """Look for losses that are not finite, where the device is waited for anyway."""
+        """Check for losses that are not finite, at iterations that wait for the device anyway."""
         self.nonfinite.add(iteration, report, pairs)
         train = self.config.TRAIN
         waits = (train.display_freq, train.show_freq, train.valid_freq, train.save_freq)
@@ -211,7 +220,7 @@ class Trainer:
             self.nonfinite.settle(log.info)
 
     def show(self, log: RunLog, iteration: int, batch: Batch) -> None:
-        """Every ``show_freq`` iterations, pictures of the first pair of each domain."""
+        """Every ``show_freq`` iterations, write pictures of the first pair of each domain."""
         if not self.due(iteration, self.config.TRAIN.show_freq):
             return
         for domain, part in batch.items():
@@ -220,18 +229,18 @@ class Trainer:
             write_picture(self.folder.logs / f"{domain}.png", picture)
 
     def validate(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
-        """Every ``valid_freq`` iterations and after the first, score, and look at the target."""
+        """Every ``valid_freq`` iterations and after the first, validate and check the target."""
         train = self.config.TRAIN
         first = iteration == 1 and train.total_iters > train.valid_freq
         if first or self.due(iteration, train.valid_freq):
-            self.unvalidated = True  # until it is done, should the run be stopped meanwhile
+            self.unvalidated = True  # a stop in between is saved as such
             if self.validation:
                 self.score(log, iteration, stop)
             self.monitor_target(log, iteration)
             self.unvalidated = False
 
     def score(self, log: RunLog, iteration: int, stop: StopSignal) -> None:
-        """Score the validation volume; keep the weights if they are the best so far."""
+        """Score the validation volume; save the weights if they are the best so far."""
         segmentor = self.learner.networks["segmentor"]
         predict = NetworkPredictor(segmentor, self.device, self.precision)
         scores = self.validation(predict, stop.check)
@@ -239,7 +248,7 @@ class Trainer:
         self.checkpoints.offer(iteration, next(iter(scores.values())))
 
     def monitor_target(self, log: RunLog, iteration: int) -> None:
-        """Measure the predictions of the target without labels; warn if they collapse."""
+        """Measure the predictions on the target, without labels; warn if they collapse."""
         with torch.compiler.set_stance("force_eager"):
             measures = self.monitor.measure(self.networks.segmentor, self.device)
         log.target(iteration, measures._asdict())
@@ -250,62 +259,21 @@ class Trainer:
     def save_if_due(self, log: RunLog, iteration: int) -> None:
         """Save every ``save_freq`` iterations and after the last."""
         if self.due(iteration, self.config.TRAIN.save_freq):
-            self.save(log, iteration)
+            save(self, log, iteration)
 
-    def save(self, log: RunLog, iteration: int) -> None:
-        """Write the checkpoints, and what it takes to resume from them.
-
-        The state is the last to be written and holds all that the other files do: whatever a kill
-        leaves of those, ``restore`` mends.
-        """
-        self.nonfinite.settle(log.info)
-        log.flush()  # what is logged up to here is not logged again
-        self.checkpoints.write(iteration)
-        if self.config.TRAIN.keep_checkpoints:
-            self.checkpoints.write(iteration, f"-{iteration:06d}")
-        state = {
-            "config": self.config.model_dump(mode="json"),
-            "volumes": self.fingerprints,
-            "iteration": iteration,
-            "unvalidated": self.unvalidated,
-            "log": log.state_dict(),
-            "nonfinite": self.nonfinite.state_dict(),
-            "collapsed": self.monitor.collapsed,
-            **self.checkpoints.state_dict(),
-            **self.learner.state_dict(),
-        }
-        write_state(self.folder.models, state)
-
-    def resume(self, workspace: Workspace) -> None:
-        """Take over the state of an interrupted run; raises UserError."""
-        state, path, self.warnings = read_state(
-            workspace, self.config, self.folder.name, self.fingerprints
-        )
-        with unfit(path):
-            self.learner.load_state_dict(state)
-            self.checkpoints.load_state_dict(state)
-            self.start, self.log_state = int(state["iteration"]), dict(state["log"])
-            self.unvalidated = bool(state["unvalidated"])
-            self.nonfinite.load_state_dict(state.get("nonfinite", {}))
-            self.monitor.collapsed = state.get("collapsed", False)
-
-    def restore(self, log: RunLog, stop: StopSignal) -> None:
-        """Make logs and checkpoints what they were at the state; finish its validation."""
-        log.load_state_dict(self.log_state)
-        for warning in self.warnings:
-            log.info(f"warning: {warning}")
-        self.checkpoints.restore(self.start)
+    def finish_validation(self, log: RunLog, stop: StopSignal) -> None:
+        """Repeat the validation that an interruption cut short."""
         if self.unvalidated:
             self.validate(log, self.start, stop)
             self.save_if_due(log, self.start)
 
     def due(self, iteration: int, frequency: int) -> bool:
-        """Whether it is time for what happens every ``frequency`` iterations; 0: never."""
+        """True every ``frequency`` iterations and at the last; never if ``frequency`` is 0."""
         last = iteration == self.config.TRAIN.total_iters
         return frequency > 0 and (iteration % frequency == 0 or last)
 
 
 def tensors(batch: Batch) -> list[Tensor]:
-    """Images, and masks or what is ignored, of each domain, in the order of steps' arguments."""
+    """The tensors of a batch, in the order of the arguments of a step."""
     keys = ("images", "masks", "ignored")
     return [part[key] for part in batch.values() for key in keys if key in part]

@@ -1,11 +1,11 @@
-"""Scoring the validation volume during training."""
+"""Scores the validation volume during training."""
 
 from collections.abc import Callable
 
 from dataloader.pairs import check_same_shape
 from dataloader.volume import CroppedVolume, Volume
 from prediction.metrics import Counts, DiceScores
-from prediction.predictor import PairPredictor
+from prediction.predictor import PairPredictor, Task
 from prediction.volume import choose_pairs, choose_windows, predict_on_grid, square_side
 from prediction.windows import round_up, whole_section
 from utils.config.schema import Config
@@ -13,20 +13,20 @@ from utils.ignore import ignoring
 
 
 class Validation:
-    """Scores the argmax masks of a labelled volume, OR-ed where a section is seen twice.
+    """Scores the argmax masks of a labelled volume; both masks of a section are joined by OR.
 
-    A folder's sections give dice and Jaccard averaged over sections; of an HDF5 volume the
-    top-left square of each section, of the side ``DATA.input_size_test`` on its own grid, gives F1
-    pooled over the volume. As published.
+    As published: a folder of sections gives dice and Jaccard, averaged over sections; an HDF5
+    volume gives F1 of all pixels in the top-left square of each section, whose side is
+    ``DATA.input_size_test`` on the volume's own grid.
 
     Args:
         config: of the run.
         volume: sections at the working pixel size.
         labels: masks on their own grid.
-        limit: number of pairs to score, for a quick look; None: all.
+        limit: number of pairs to score, for a quick check; None: all.
 
     Raises:
-        UserError: the labels do not fit, or the padded size or the square does not.
+        UserError: the labels, the padded size or the square do not fit the volume.
     """
 
     def __init__(
@@ -50,17 +50,15 @@ class Validation:
     def __call__(
         self, predict: PairPredictor, check: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Scores by the names of valid.txt; the first is the one by which the best is chosen.
+        """The scores, named as in valid.txt; the first one selects the best checkpoint.
 
         Args:
             predict: the network.
-            check: called before each section is scored; may raise.
+            check: called before each section; may raise.
         """
         predictions = predict_on_grid(
             predict,
-            self.volume,
-            self.pairs,
-            self.windows,
+            Task(self.volume, self.pairs, self.windows),
             self.labels.shape[1:],
             combine="mean" if len(self.windows.corners) > 1 else "max",
         )

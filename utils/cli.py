@@ -1,4 +1,4 @@
-"""The arguments that the commands share."""
+"""Command line arguments that several commands share."""
 
 import argparse
 from pathlib import Path
@@ -10,23 +10,29 @@ from utils.paths import CONFIG_DIR, ROOT, Workspace
 
 
 def base_parser(description: str, config_name: str | None = None) -> argparse.ArgumentParser:
-    """A parser with the arguments every command has; ``-c`` is needed if it has no default."""
+    """A parser with the shared arguments; ``-c`` is required unless ``config_name`` is given."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(
         "-c",
         "--cfg",
         required=config_name is None,
         default=config_name,
-        help="a config's name (vnc2lucchi1) or path to a YAML file"
+        metavar="CONFIG",
+        help="name of a config (such as vnc2lucchi1) or path of a YAML file"
         + (f" (default: {config_name})" if config_name else ""),
     )
     parser.add_argument(
-        "--data", type=Path, default=ROOT / "data", help="root of the data tree (default: data/)"
+        "--data",
+        type=Path,
+        default=ROOT / "data",
+        metavar="DIR",
+        help="root of the data tree (default: data/)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=ROOT,
+        metavar="DIR",
         help="folder for logs/, models/ and inference/ (default: the project)",
     )
     parser.add_argument(
@@ -37,12 +43,21 @@ def base_parser(description: str, config_name: str | None = None) -> argparse.Ar
         dest="overrides",
         help="override a key of the config; may be repeated",
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda", "mps"],
+        default="auto",
+        help="auto: a GPU if there is one (default: auto)",
+    )
     return parser
 
 
 def read_arguments(args: argparse.Namespace) -> tuple[LoadedConfig, Workspace]:
-    """The config and the workspace that the arguments name; raises UserError."""
+    """The config and the workspace that the arguments name.
+
+    Raises:
+        UserError: the data root does not exist, or the config is missing or invalid.
+    """
     if not args.data.is_dir():
         raise UserError(f"--data {args.data}: no such folder; expected the root of the data tree")
     loaded = load_config(args.cfg, args.overrides, CONFIG_DIR)
@@ -50,7 +65,7 @@ def read_arguments(args: argparse.Namespace) -> tuple[LoadedConfig, Workspace]:
 
 
 def folder_name(option: str, name: str) -> str:
-    """A run's or a model's name, which must be that of one folder; raises UserError."""
+    """Check the name of a run or model, which must be that of one folder; raises UserError."""
     try:
         return check_run_name(name)
     except ValueError as error:

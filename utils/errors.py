@@ -1,4 +1,4 @@
-"""A user's mistakes: one clear line and exit code 2."""
+"""User mistakes: one clear line and exit code 2."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from utils.runtime.signals import Interrupted
 
 
 class UserError(Exception):
-    """What the user has to mend. The message names the file or key, what was found, what to do."""
+    """A mistake of the user: the message names the file or key, what was found, what to do."""
 
 
 _collecting: ContextVar[list[str] | None] = ContextVar("collecting", default=None)
 
 
 def warn(message: str) -> None:
-    """Tell the user, in one line and once, of what is odd but goes."""
+    """Print a one-line warning, once."""
     lines = _collecting.get()
     if lines is None:
         _print_once(message)
@@ -29,7 +29,7 @@ def warn(message: str) -> None:
 
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """Collect warnings, each once, instead of printing them."""
+    """Collect warnings instead of printing them, each once."""
     lines: list[str] = []
     token = _collecting.set(lines)
     try:
@@ -38,14 +38,14 @@ def collected_warnings() -> Iterator[list[str]]:
         _collecting.reset(token)
 
 
-@lru_cache(maxsize=1024)  # a volume that is opened again is not complained of again
+@lru_cache(maxsize=1024)  # a volume may be opened several times
 def _print_once(message: str) -> None:
     if rank() == 0:
         print(f"warning: {message}", file=sys.stderr)
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command; end it with one line and exit code 2 at a ``UserError``."""
+    """Run a command; exit with one line and code 2 at a ``UserError``."""
     try:
         command()
     except UserError as error:
@@ -59,7 +59,7 @@ def run_command(command: Callable[[], None]) -> None:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the place."""
+    """Turn a failure to write into a ``UserError`` that names the file."""
     try:
         yield
     except OSError as error:

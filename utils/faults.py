@@ -1,4 +1,7 @@
-"""What goes wrong outside the program while it trains, in one line each."""
+"""Failures of the machine during training, in one line: memory, discs, processes that load pairs.
+
+Everything else is a bug and keeps its traceback.
+"""
 
 import errno
 import sys
@@ -13,84 +16,68 @@ from utils.errors import UserError
 from utils.runtime.distributed import PeerLost
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-IN_WORKER = "Caught "  # how torch begins what a worker raised, with its whole traceback
+RESUME = "--resume continues from the last save"
 
 
 @contextmanager
 def faults_in_one_line(folder: Path, workers: int) -> Iterator[None]:
-    """Turn full discs, dead workers and exhausted memory into a ``UserError``.
+    """Turn failures of the machine into a ``UserError``.
 
     Args:
-        folder: of the run's logs.
-        workers: processes that load pairs, for each domain.
+        folder: of the logs; named if a failed write does not tell its file.
+        workers: ``TRAIN.num_workers``.
     """
     try:
         yield
-    except UserError as error:
-        if not str(error).startswith(IN_WORKER):
-            raise
-        raise UserError(_last_line(error).partition("UserError: ")[2]) from None
+    except UserError as error:  # of a worker, it comes with the traceback there
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
     except PeerLost as error:
-        raise UserError(f"{error}; --resume goes on from the last save") from None
-    except OSError as error:
-        if "shared memory" in str(error) or "shm" in str(error) or _of_queues(error):
-            _clear_away(error)
-            raise UserError(_shared_memory(workers)) from None
-        place = error.filename or folder
-        reason = error.strerror or str(error).splitlines()[0]
-        todo = "; make room" if error.errno in FULL else ""
-        raise UserError(f"{place}: {reason}{todo}; --resume goes on from the last save") from None
-    except (RuntimeError, MemoryError) as error:
-        line = next(filter(None, (_explained(e, workers) for e in _chain(error))), None)
+        raise UserError(f"{error}; {RESUME}") from None
+    except (OSError, RuntimeError, MemoryError) as error:
+        line = next(filter(None, (_explain(e, folder, workers) for e in _chain(error))), None)
         if line is None:
             raise
+        _clear_frames(error)
         raise UserError(line) from None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those in whose handling it came: a worker's death is told in whatever runs."""
+    """An error and its contexts: the death of a worker interrupts whatever code is running."""
     while error is not None:
         yield error
         error = error.__context__
 
 
-def _explained(error: BaseException, workers: int) -> str | None:
-    """One line for what torch says in several; None for what is a fault of the program."""
+def _explain(error: BaseException, folder: Path, workers: int) -> str | None:
+    """The line for an error; None for a bug."""
     text = str(error)
-    if "Bus error" in text or "shared memory" in text or "No space left on device" in text:
-        return _shared_memory(workers)
-    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexp" in text):
-        reason = text.splitlines()[0].removeprefix("DataLoader worker ").strip().rstrip(".")
-        return (
-            f"TRAIN.num_workers {workers}: a process that loads pairs died, {reason}; is memory "
-            "short? TRAIN.num_workers=0 needs least; --resume goes on from the last save"
-        )
+    lines = text.strip().splitlines() or [type(error).__name__]
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in text:
         return (
             "out of memory; lower TRAIN.batch_size, DATA.input_size or MODEL.width "
-            f"({_last_line(error)[:160]})"
+            f"({lines[-1][:160]})"
         )
+    if text.startswith("DataLoader worker") or "shared memory" in text or _from_queue(error):
+        return (
+            f"TRAIN.num_workers {workers}: a process that loads pairs failed ({lines[-1][:160]}); "
+            "if memory or shared memory (/dev/shm) is short, set TRAIN.num_workers=0, or start "
+            f"Docker with --shm-size=8g; {RESUME}"
+        )
+    if isinstance(error, OSError):
+        advice = "; free some space" if error.errno in FULL else ""
+        place = error.filename or folder
+        return f"{place}: {error.strerror or lines[-1]}{advice}; {RESUME}"
     return None
 
 
-def _of_queues(error: OSError) -> bool:
-    """Whether it was raised where queues to processes are made; it names no file then."""
-    return any("multiprocessing" in frame.filename for frame in extract_tb(error.__traceback__))
+def _from_queue(error: BaseException) -> bool:
+    """Whether a queue between processes could not be made; the error names no file then."""
+    frames = extract_tb(error.__traceback__)
+    return isinstance(error, OSError) and any("multiprocessing" in f.filename for f in frames)
 
 
-def _clear_away(error: OSError) -> None:
-    """Drop a loader that is half made, unheard: torch's own clearing fails on it."""
+def _clear_frames(error: BaseException) -> None:
+    """Drop a partly built loader here, silently: its ``__del__`` fails."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     clear_frames(error.__traceback__)
     sys.unraisablehook = hook
-
-
-def _shared_memory(workers: int) -> str:
-    return (
-        f"TRAIN.num_workers {workers}: no room in shared memory (/dev/shm) for the pairs that "
-        "processes load; set TRAIN.num_workers=0, or give it more (docker run --shm-size=8g)"
-    )
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

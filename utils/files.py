@@ -9,10 +9,10 @@ import numpy as np
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB or grey uint8 picture as PNG.
+    """Write a picture, (H, W, 3) RGB or (H, W) grey, uint8, as PNG.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
@@ -21,12 +21,12 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Where something is written before it is whole."""
+    """The temporary path of a file until it is complete."""
     return path.with_name(path.name + ".part")
 
 
 def discard(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -34,6 +34,6 @@ def discard(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file's content is on the disc."""
+    """Wait until the content of a file is on disc."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())

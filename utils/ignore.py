@@ -1,20 +1,20 @@
-"""Pixels that do not count: in no loss, no score, no statistic of labels."""
+"""Ignored pixels: excluded from losses, scores and statistics of labels."""
 
 import numpy as np
 
-IGNORE = 255  # their value in masks of 0 and 1
+IGNORE = 255  # value of ignored pixels in masks of 0 and 1
 
 
 def ignoring(mask: np.ndarray, where: np.ndarray | None) -> np.ndarray:
-    """A mask (H, W) of which the pixels ``where`` (H, W), bool, do not count; None: as it is."""
+    """A mask (H, W) with the pixels ``where`` (H, W) bool ignored; None: unchanged."""
     return mask if where is None else np.where(where, np.uint8(IGNORE), mask)
 
 
 def foreground_share(mask: np.ndarray) -> float:
-    """Share of 1 among the pixels of a mask that count; 0 where none does."""
+    """Fraction of 1 among the pixels that are not ignored; 0 if all are ignored."""
     return np.count_nonzero(mask == 1) / max(1, np.count_nonzero(mask != IGNORE))
 
 
 def ignored_share(mask: np.ndarray) -> float:
-    """Share of the pixels of a mask that do not count."""
+    """Fraction of ignored pixels in a mask."""
     return np.count_nonzero(mask == IGNORE) / mask.size

@@ -1,11 +1,11 @@
-"""Packages that single features want: imported where they are used, asked for where missing."""
+"""Import optional packages when they are needed."""
 
 import importlib
 from types import ModuleType
 
 from utils.errors import UserError
 
-PACKAGES = {  # import name: what pip calls it, where that differs
+PACKAGES = {  # import name: name for pip, if it differs
     "cc3d": "connected-components-3d",
     "skimage": "scikit-image",
     "bioimageio": "bioimageio.core",
@@ -13,14 +13,14 @@ PACKAGES = {  # import name: what pip calls it, where that differs
 
 
 def wanted(name: str, purpose: str) -> ModuleType:
-    """An optional package, imported.
+    """Import an optional module.
 
     Args:
-        name: of the module, ``skimage.measure``, say.
-        purpose: what it is for, as in "to read Zarr".
+        name: of the module, such as ``skimage.measure``.
+        purpose: for the message, such as "to read Zarr".
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -28,6 +28,6 @@ def wanted(name: str, purpose: str) -> ModuleType:
         top = name.partition(".")[0]
         package = PACKAGES.get(top, top)
         raise UserError(
-            f"{package} is not installed, needed {purpose}; pip install -r requirements-extra.txt "
-            f"(or {package} alone)"
+            f"{package} is not installed, but needed {purpose}; pip install {package}, or "
+            "pip install -r requirements-extra.txt"
         ) from None

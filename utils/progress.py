@@ -1,4 +1,4 @@
-"""How far a long job is."""
+"""Progress bars."""
 
 import sys
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from tqdm import tqdm
 
 
 def progress(items: Iterable | None, total: int | None, unit: str, initial: int = 0) -> tqdm:
-    """A progress bar with speed and time left; none where there is no terminal.
+    """A progress bar with speed and remaining time, shown only in a terminal.
 
     Args:
-        items: to run through; None: the caller updates the bar.
-        total: how many there will be; None: nobody knows.
-        unit: name of one; ``B``, bytes, are counted in kB, MB and GB.
-        initial: done before.
+        items: to iterate over; None: the caller updates the bar.
+        total: number of items; None if unknown.
+        unit: name of an item; ``B`` (bytes) is scaled to kB, MB and GB.
+        initial: number of items done before.
     """
     return tqdm(
         items,

@@ -1,4 +1,4 @@
-"""The revision of the checkout, to tell what made a result."""
+"""The git revision of the code."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ from utils.paths import ROOT
 
 
 def git_revision() -> str:
-    """The checkout's commit, with ``-dirty`` where files are changed; ``unknown`` outside git."""
+    """The commit, with ``-dirty`` if files are modified; ``unknown`` outside git."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],

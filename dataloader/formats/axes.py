@@ -1,4 +1,4 @@
-"""Which axis of an array is which: by its names where it has any."""
+"""Find the section, row and column axes of an array, by the names of its axes if it has any."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from utils.errors import UserError, warn
 
-NAMES = {  # of axes, as programs write them
+NAMES = {  # names that programs give to axes
     "z": ("z", "depth", "plane", "planes", "pln", "section", "sections", "slice", "slices"),
     "y": ("y", "height", "row", "rows"),
     "x": ("x", "width", "col", "cols", "column", "columns"),
@@ -17,8 +17,8 @@ NAMES = {  # of axes, as programs write them
 }
 KINDS = {"c": "channel", "s": "channel", "t": "time"}
 SPACE = "zyx"
-FEW_COLUMNS = 4  # a last axis no longer than that holds channels, not columns
-DUPLICATE = "save one as a file of its own (Fiji: Image > Duplicate)"
+FEW_COLUMNS = 4  # a last axis no longer than this holds channels, not columns
+DUPLICATE = "save one as a separate file (Fiji: Image > Duplicate)"
 RENAME = (
     "if they are sections, call the axis z (Fiji: Image > Properties, slices; tifffile: "
     "metadata={'axes': 'ZYX'})"
@@ -31,7 +31,7 @@ COLOURS = (
 
 
 def axis_name(name: Any) -> str:
-    """One of z, y, x, c (channel), s (sample of a colour), t (time), or the name as it is."""
+    """One of z, y, x, c (channel), s (colour sample), t (time), or else the name in lower case."""
     if isinstance(name, Mapping):  # OME-Zarr from 0.4 on; vigra
         name = name.get("name", name.get("key", ""))
     name = (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)).strip()
@@ -40,11 +40,11 @@ def axis_name(name: Any) -> str:
 
 
 def axis_names(names: Any, count: int) -> list[str] | None:
-    """The names of an array's axes, in a list or as "zyx" or "z, y, x"; None if they are unusable.
+    """The canonical names of an array's axes; None if they are unusable.
 
     Args:
-        names: as a file has them.
-        count: of axes.
+        names: as in the file: a list, "zyx" or "z, y, x".
+        count: number of axes.
     """
     if isinstance(names, bytes):
         names = names.decode("utf-8", "replace")
@@ -58,7 +58,7 @@ def axis_names(names: Any, count: int) -> list[str] | None:
 
 
 def names_in(attributes: Mapping[str, Any], count: int) -> list[str] | None:
-    """The names of axes that the attributes of an array tell: xarray's, funlib's, ours."""
+    """Axis names from the attributes of an array, as xarray, funlib and this project write them."""
     for key in ("_ARRAY_DIMENSIONS", "axes", "axis_names", "dimension_names", "axis_labels"):
         if key in attributes and (found := axis_names(attributes[key], count)):
             return found
@@ -66,10 +66,10 @@ def names_in(attributes: Mapping[str, Any], count: int) -> list[str] | None:
 
 
 def guessed_names(shape: Sequence[int], where: str) -> list[str]:
-    """The axes of an array without names: (sections, height, width), and others of length 1.
+    """The axes of an array without names: (sections, height, width), others of length 1.
 
     Raises:
-        UserError: it has too few axes, or too many that are longer than 1.
+        UserError: there are too few axes, or too many longer than 1.
     """
     count = len(shape)
     names = ["other"] * count
@@ -98,10 +98,10 @@ def guessed_names(shape: Sequence[int], where: str) -> list[str]:
 
 
 def section_axis(names: Sequence[str], shape: Sequence[int], where: str) -> int | None:
-    """Along which axis the sections follow; None: there is one section.
+    """The axis along which sections follow each other; None if there is one section.
 
     Raises:
-        UserError: an axis of times or channels is longer than 1.
+        UserError: a time or channel axis is longer than 1.
     """
     own = names.index("z") if "z" in names else None
     longer = [axis for axis, name in enumerate(names) if name not in (*SPACE,) and shape[axis] != 1]
@@ -110,7 +110,7 @@ def section_axis(names: Sequence[str], shape: Sequence[int], where: str) -> int 
     single = own is None or shape[own] == 1
     if single and len(longer) == 1 and names[longer[0]] not in ("c", "s"):
         if names[longer[0]] == "t":
-            warn(f"{where}: found {shape[longer[0]]} times of one section; taken as sections")
+            warn(f"{where}: found {shape[longer[0]]} time points of one section, read as sections")
         return longer[0]
     name, length = names[longer[0]], shape[longer[0]]
     kind = KINDS.get(name, f"{name!r}")
@@ -121,15 +121,15 @@ def section_axis(names: Sequence[str], shape: Sequence[int], where: str) -> int 
 
 
 class Stack:
-    """An array of any order of axes, seen as (sections, height, width).
+    """View of an array with axes in any order as (sections, height, width).
 
     Args:
-        array: has a shape and a dtype, and gives ``array[place]`` for numbers and slices.
+        array: has a shape and a dtype, and supports indexing with integers and slices.
         names: of its axes, from ``axis_names``; None: it has none.
-        where: the array is, for messages.
+        where: path of the array, for messages.
 
     Raises:
-        UserError: its axes are not those of a volume.
+        UserError: the axes are not those of a volume.
     """
 
     def __init__(self, array: Any, names: Sequence[str] | None, where: str) -> None:

@@ -1,4 +1,4 @@
-"""What the formats share: arrays in files as volumes, and writers of sections."""
+"""Base classes of the formats: volumes in array files, and writers of volumes."""
 
 import os
 from abc import ABC, abstractmethod
@@ -19,17 +19,17 @@ CHUNK = 512  # pixels, side of the chunks of HDF5 and Zarr
 
 
 class ArrayVolume(Volume):
-    """A volume that a library shows as an array, opened anew in every process that reads it.
+    """A volume that a library presents as an array. Each process opens the file itself.
 
     Args:
         path: of the file or store.
-        dataset: name of the array in it, where the format has several.
+        dataset: name of the array in it, if the format supports several.
 
     Raises:
-        UserError: not readable, or not an array of grey sections.
+        UserError: the file is unreadable, or does not hold an array of grey sections.
     """
 
-    format: str  # as messages say it
+    format_name: str  # for messages
 
     def __init__(self, path: Path, dataset: str | None = None) -> None:
         self.path, self.dataset = path, dataset
@@ -40,8 +40,10 @@ class ArrayVolume(Volume):
             size = self._read_voxel_size()
         except UserError:
             raise
-        except Exception as error:  # the libraries raise many kinds for a broken file
-            raise UserError(f"{path}: not a readable {self.format} ({line(error)})") from None
+        except Exception as error:  # libraries raise many types for a broken file
+            raise UserError(
+                f"{path}: not a readable {self.format_name} ({message_of(error)})"
+            ) from None
         if min(array.shape) < 1:
             raise UserError(
                 f"{self.where}: found shape {tuple(array.shape)}, expected (sections, height, "
@@ -60,7 +62,7 @@ class ArrayVolume(Volume):
 
     @property
     def array(self) -> Any:
-        """What has a shape (sections, height, width) and a dtype, and gives crops of sections."""
+        """The open array, (sections, height, width); index it with [section, rows, columns]."""
         if self._array is None or self._process != os.getpid():  # handles do not survive a fork
             self._array, self._process = self._open(), os.getpid()
         return self._array
@@ -87,12 +89,12 @@ class ArrayVolume(Volume):
             part = np.asarray(self.array[index, rows, columns])
         except Exception as error:  # as above
             raise UserError(
-                f"{self.where}: section {index} cannot be read ({line(error)})"
+                f"{self.where}: section {index} cannot be read ({message_of(error)})"
             ) from None
         return np.ascontiguousarray(part, part.dtype.newbyteorder("="))
 
     def __getstate__(self) -> dict:
-        """Without the open file, for worker processes."""
+        """Everything but the open file, for worker processes."""
         return self.__dict__ | {"_array": None}
 
     @abstractmethod
@@ -100,22 +102,22 @@ class ArrayVolume(Volume):
         """Open the array."""
 
     def _read_voxel_size(self) -> VoxelSize | None:
-        """From the file's metadata; None where it has none."""
+        """The voxel size in the file's metadata; None if there is none."""
         return None
 
     def _check(self) -> None:
-        """Warn of what is odd in a file that can be read."""
+        """Warn of defects in a readable file."""
 
 
 class VolumeSpec(NamedTuple):
-    """What is going to be written.
+    """Description of a volume to write.
 
     Attributes:
         shape: (sections, height, width).
         dtype: uint8, uint16, uint32 or float32.
-        voxel_size: None where it is not known; else all three sides are.
+        voxel_size: with all three sides, or None if unknown.
         names: file names of the sections, for a folder.
-        discrete: masks or instance numbers, which must not be averaged.
+        discrete: whether the values are masks or instance numbers, which must not be averaged.
     """
 
     shape: tuple[int, int, int]
@@ -126,13 +128,15 @@ class VolumeSpec(NamedTuple):
 
 
 class VolumeWriter(ABC):
-    """Writes sections in any order; a context that moves the whole file to its place, or takes it
-    away.
+    """Context manager that writes sections in any order.
+
+    The file is written under a temporary name and renamed at the end. After an exception it is
+    deleted.
 
     Args:
-        folder: where it goes.
-        stem: of the file's name.
-        spec: what is written.
+        folder: where to write.
+        stem: file name without suffix.
+        spec: description of the volume.
     """
 
     suffix: str
@@ -143,7 +147,7 @@ class VolumeWriter(ABC):
 
     @classmethod
     def part_of(cls, folder: Path, stem: str) -> Path:
-        """Where it is until it is whole."""
+        """The temporary path until the volume is complete."""
         return folder / f".{stem}.part{cls.suffix}"
 
     def __enter__(self) -> Self:
@@ -159,33 +163,33 @@ class VolumeWriter(ABC):
             discard(self.part)
 
     def place(self) -> None:
-        """Move the whole file to its place."""
+        """Rename the complete file to its final path."""
         discard(self.path)
         self.part.replace(self.path)
 
     @abstractmethod
     def open(self) -> None:
-        """Begin the file."""
+        """Create the file."""
 
     @abstractmethod
     def write(self, index: int, section: np.ndarray) -> None:
-        """Write one section (H, W) of the dtype."""
+        """Write one section (H, W) of the dtype of ``spec``."""
 
     @abstractmethod
     def close(self) -> None:
-        """Bring it to the disc."""
+        """Flush and close the file."""
 
 
-def line(error: Exception) -> str:
-    """An exception of a library in part of a line."""
+def message_of(error: Exception) -> str:
+    """The message of a library's exception, shortened to 120 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else text[:117] + "..."
 
 
 def only_one(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
-    """The only array that may be a volume, of three dimensions if there is one; raises UserError.
+    """The name of the only array that can be a volume; raises UserError if there is not one.
 
-    Arrays of four and more count where none has three, and those of two where there are no others.
+    Arrays with three dimensions come first, then those with more, then those with two.
     """
     ranks = [lambda n: n == 3, lambda n: n > 3, lambda n: n == 2]
     for fits in ranks:
@@ -193,12 +197,15 @@ def only_one(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{path}: which of {listed(shapes)}? Write {path.name}:{found[0]}, say")
+            raise UserError(
+                f"{path}: found several arrays, {listed(shapes)}; name one, such as "
+                f"{path.name}:{found[0]}"
+            )
     raise UserError(f"{path}: no array of shape (sections, height, width); found {listed(shapes)}")
 
 
 def listed(shapes: dict[str, tuple[int, ...]], most: int = 20) -> str:
-    """Names and shapes of arrays, not more than some."""
+    """Names and shapes of at most ``most`` arrays, for messages."""
     names = [f"{name} {shape}" for name, shape in shapes.items()]
     more = [f"{len(names) - most} more"] if len(names) > most else []
     return ", ".join(names[:most] + more) or "none"

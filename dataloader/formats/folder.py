@@ -1,4 +1,4 @@
-"""A folder of sections as a volume, and a single image as one of one section."""
+"""Folders of sections, and single images as volumes of one section."""
 
 import codecs
 import warnings
@@ -12,31 +12,31 @@ import tifffile
 from PIL import Image
 
 from dataloader.formats.axes import COLOURS, GREY
-from dataloader.formats.base import VolumeWriter, line
+from dataloader.formats.base import VolumeWriter, message_of
 from dataloader.formats.natural_order import natural_order
-from dataloader.formats.tiff import check_one_channel, shown
+from dataloader.formats.tiff import check_one_channel, displayed
 from dataloader.volume import Volume
 from utils.errors import UserError, warn
 from utils.files import write_picture
 
 Image.MAX_IMAGE_PIXELS = None  # sections may be large
-warnings.filterwarnings("ignore", module="PIL")  # a broken file is said in one line, below
+warnings.filterwarnings("ignore", module="PIL")  # a broken file raises UserError below
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 SECTION_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-TIFF_STARTS = (b"II", b"MM")  # by the order of bytes
-COLOUR_MODES = ("P", "PA")  # one band in the file, but an index of colours
+TIFF_STARTS = (b"II", b"MM")  # little and big endian
+COLOUR_MODES = ("P", "PA")  # one band, which indexes a palette
 
 
 class FolderVolume(Volume):
-    """A folder of grey sections in the natural order of their names, read as needed.
+    """A folder of grey sections in natural order of their names, read as needed.
 
     Args:
         path: the folder.
         names: file names of the sections to use; None: all.
 
     Raises:
-        UserError: no sections, one that cannot be read, colour, sizes that differ, or two files
-            of one name.
+        UserError: there are no sections, one is unreadable or in colour, sizes differ, or two files
+            have the same name.
     """
 
     kind = "folder"
@@ -88,8 +88,8 @@ class FolderWriter(VolumeWriter):
         self.part.mkdir(parents=True)
 
     def place(self) -> None:
-        """Move the sections to their place; what is there by other names stays."""
-        if not self.path.exists():  # then all at once
+        """Move the sections to their folder. Files with other names stay there."""
+        if not self.path.exists():  # one rename for all
             self.part.replace(self.path)
             return
         for section in self.part.iterdir():
@@ -108,7 +108,7 @@ class FolderWriter(VolumeWriter):
 
 
 def section_files(folder: Path) -> list[Path]:
-    """The sections in a folder in natural order: 2.png before 10.png; hidden files are none."""
+    """The sections in a folder in natural order: 2.png before 10.png. Hidden files are skipped."""
     names = [
         file.name
         for file in folder.iterdir()
@@ -118,7 +118,7 @@ def section_files(folder: Path) -> list[Path]:
 
 
 def read_names(list_file: Path | None) -> list[str] | None:
-    """Names of sections from a text file, in its order; None where there is no file."""
+    """Names of sections from a text file, in its order; None if there is no file."""
     if list_file is None or not list_file.is_file():
         return None
     content = list_file.read_bytes()
@@ -127,24 +127,24 @@ def read_names(list_file: Path | None) -> list[str] | None:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(
-            f"{list_file}: not UTF-8 text; expected section names, a line each"
+            f"{list_file}: not UTF-8 text; expected the names of sections, one per line"
         ) from None
     lines = (text_line.strip() for text_line in text.splitlines())
     names = [PureWindowsPath(named).name for named in lines if named]
     if not names:
-        raise UserError(f"{list_file}: empty; expected the names of sections, one a line")
+        raise UserError(f"{list_file}: empty; expected the names of sections, one per line")
     return names
 
 
 def read_section(file: Path) -> np.ndarray:
-    """One grey section (H, W) in the type of its file, its values as a viewer shows them.
+    """One grey section (H, W) in the dtype of its file, with values as a viewer displays them.
 
     Raises:
-        UserError: missing, unreadable, or colour.
+        UserError: the file is missing, unreadable or in colour.
     """
     if _is_tiff(file):
         with _page(file) as page:
-            section = shown(page, file)(page.asarray()).reshape(page.shape[:2])
+            section = displayed(page, file)(page.asarray()).reshape(page.shape[:2])
     else:
         with _image(file) as image:
             section = np.asarray(image.convert("L") if image.mode == "P" else image)
@@ -152,39 +152,39 @@ def read_section(file: Path) -> np.ndarray:
 
 
 def section_shape(file: Path) -> tuple[int, int]:
-    """(H, W) of a grey section from its file's header; raises UserError as ``read_section``."""
+    """(H, W) of a grey section from its header; raises UserError as ``read_section`` does."""
     if _is_tiff(file):
         with _page(file) as page:
-            shown(page, file)
+            displayed(page, file)  # refuses colour palettes
             return page.imagelength, page.imagewidth
     with _image(file) as image:
         return image.height, image.width
 
 
 def _is_tiff(file: Path) -> bool:
-    """Whether a section is TIFF, whatever its name says."""
-    with _blamed(file), file.open("rb") as opened:
+    """Whether a section is TIFF by its content, whatever its suffix."""
+    with _user_errors(file), file.open("rb") as opened:
         return opened.read(2) in TIFF_STARTS
 
 
 @contextmanager
-def _blamed(file: Path) -> Iterator[None]:
-    """Whatever goes wrong with a section is the file's fault."""
+def _user_errors(file: Path) -> Iterator[None]:
+    """Turn any error while a section is read into a UserError that names the file."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # Pillow and tifffile raise many kinds for a broken file
+    except Exception as error:  # Pillow and tifffile raise many types for a broken file
         if "imagecodecs" in str(error):
-            raise UserError(f"{file}: {line(error)}; pip install imagecodecs") from None
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "broken or no image"
+            raise UserError(f"{file}: {message_of(error)}; pip install imagecodecs") from None
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "damaged or no image"
         raise UserError(f"{file}: {reason}; expected a grey section") from None
 
 
 @contextmanager
 def _page(file: Path) -> Iterator[tifffile.TiffPage]:
-    """The only page of a TIFF section."""
-    with _blamed(file), tifffile.TiffFile(file) as opened:
+    """The only page of a TIFF section, open."""
+    with _user_errors(file), tifffile.TiffFile(file) as opened:
         page = opened.pages[0]
         check_one_channel(page, file)
         _check_single(file, len(opened.pages))
@@ -193,8 +193,8 @@ def _page(file: Path) -> Iterator[tifffile.TiffPage]:
 
 @contextmanager
 def _image(file: Path) -> Iterator[Image.Image]:
-    """A grey image of another format."""
-    with _blamed(file), Image.open(file) as image:
+    """A grey image of another format, open."""
+    with _user_errors(file), Image.open(file) as image:
         if image.mode != "P":
             check_grey(file, image)
         elif not _grey_palette(image):
@@ -209,7 +209,7 @@ def _grey_palette(image: Image.Image) -> bool:
 
 
 def check_grey(where: Path | str, image: Image.Image) -> None:
-    """Demand one channel; raises UserError."""
+    """Raise UserError if an image has more than one channel."""
     channels = 3 if image.mode in COLOUR_MODES else len(image.getbands())
     if channels != 1:
         raise UserError(f"{where}: found {channels} channels, expected one; {GREY}")
@@ -218,39 +218,39 @@ def check_grey(where: Path | str, image: Image.Image) -> None:
 def _check_single(file: Path, pages: int) -> None:
     if pages > 1:
         raise UserError(
-            f"{file}: found {pages} pages, expected one section a file; give the file itself as "
+            f"{file}: found {pages} pages, expected one section per file; use the file itself as "
             "the volume"
         )
 
 
 def _refuse_twins(files: list[Path]) -> None:
-    """Demand that no two files have the same name but for the suffix; raises UserError."""
+    """Raise UserError if two files differ by their suffix only."""
     seen: dict[str, Path] = {}
     for file in files:
         if other := seen.get(file.stem):
             raise UserError(
-                f"{file.parent}: found {other.name} and {file.name}, expected one file a section; "
-                "remove one of them"
+                f"{file.parent}: found {other.name} and {file.name}, expected one file per "
+                "section; remove one of them"
             )
         seen[file.stem] = file
 
 
 def _warn_of_gaps(files: list[Path]) -> None:
-    """Say so if numbers are missing between those in the files' names."""
+    """Warn if numbers are missing in the sequence of file names."""
     keys = natural_order([file.name for file in files]).values()
     numbers = [[part for kind, part in key if kind == 0] for key in keys]
     last = [number[-1] for number in numbers if number]
     if len(last) < len(files) or len({tuple(number[:-1]) for number in numbers}) > 1:
-        return  # not numbered, or by more than one number
+        return  # not numbered, or several numbers vary
     if any(number % 1 for number in last):
         return
     last = [int(number) for number in last]
     present = set(last)
     missing = [number for number in range(min(last), max(last)) if number not in present]
     steps = {b - a for a, b in pairwise(last)}
-    if missing and len(steps) > 1:  # 0, 10, 20 ... is a numbering without gaps
+    if missing and len(steps) > 1:  # 0, 10, 20 ... has no gaps
         warn(
             f"{files[0].parent}: {len(missing)} numbers are missing between {files[0].name} and "
-            f"{files[-1].name}, the first is {missing[0]}; sections are taken as neighbours all "
-            "the same"
+            f"{files[-1].name}, the first is {missing[0]}; the sections on both sides of a gap are "
+            "treated as neighbours"
         )

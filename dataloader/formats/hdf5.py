@@ -16,20 +16,20 @@ from utils.errors import UserError
 
 HDF5_SUFFIXES = (".hdf", ".h5", ".hdf5")
 HDF5_DATASET = "main"
-FILTERS = {  # numbers that the HDF Group has given out, of what hdf5plugin brings
+FILTERS = {  # registered numbers of filters that hdf5plugin provides
     32000: "LZF", 32001: "Blosc", 32004: "LZ4", 32008: "Bitshuffle", 32013: "ZFP",
     32015: "Zstandard", 32026: "Blosc2", 307: "BZip2",
 }  # fmt: skip
 
 
 class Hdf5Volume(ArrayVolume):
-    """A data set of an HDF5 file: the one named, else ``main``, else the only one of 3 dimensions.
+    """A data set of an HDF5 file: the one named, else ``main``, else the only 3-D one.
 
-    Its axes are those of ``axistags`` (vigra, ilastik), of the labels of its dimensions, or of an
-    attribute ``axes``; its voxel size is that of ``voxel_size.from_attributes``.
+    Axes come from ``axistags`` (vigra, ilastik), dimension labels or an attribute ``axes``; the
+    voxel size comes from ``voxel_size.from_attributes``.
     """
 
-    kind, format, tiled = "hdf5", "HDF5 file", True
+    kind, format_name, tiled = "hdf5", "HDF5 file", True
 
     def _open(self) -> Stack:
         file = h5py.File(self.path, "r")
@@ -49,9 +49,9 @@ class Hdf5Volume(ArrayVolume):
 
     @property
     def sources(self) -> list[Path]:
-        """The file, and those in which HDF5 keeps an array that is external or virtual."""
+        """The file, and the files that hold an external or virtual data set."""
         array = self.array.array
-        own = Path(array.file.filename)  # another than the path's where a link leads there
+        own = Path(array.file.filename)  # differs from the path for an external link
         parts = [name for name, *_ in array.external or ()]
         parts += [part.file_name for part in array.virtual_sources()] if array.is_virtual else []
         others = [own, *(own.parent / name for name in parts if name != ".")]
@@ -93,14 +93,14 @@ class Hdf5Writer(VolumeWriter):
 
 
 def describe(dataset: h5py.Dataset, voxel_size: VoxelSize | None) -> None:
-    """The axes and, in nm, the resolution of an HDF5 data set."""
+    """Write the axes and the resolution (nm) of a data set as attributes."""
     dataset.attrs["axes"] = "zyx"
     if voxel_size:
         dataset.attrs["resolution"] = voxel_size
 
 
 def _axes(dataset: h5py.Dataset) -> list[str] | None:
-    """The names of a data set's axes; None where it has none."""
+    """The names of a data set's axes; None if it has none."""
     tags = dataset.attrs.get("axistags")
     if tags is not None:
         try:
@@ -109,14 +109,14 @@ def _axes(dataset: h5py.Dataset) -> list[str] | None:
             found = None
         if found:
             return found
-    # the label of each dimension, or the name of its scale, as netCDF has it
+    # the label of each dimension, or the name of its scale, as in netCDF
     labels = [dim.label or (dim[0].name.rpartition("/")[2] if len(dim) else "")
               for dim in dataset.dims]  # fmt: skip
     return axis_names(labels, dataset.ndim) or names_in(dataset.attrs, dataset.ndim)
 
 
 def _datasets(file: h5py.File) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all data sets of a file."""
+    """Names and shapes of all data sets in a file."""
     found = {}
 
     def visit(name: str, item: Any) -> None:
@@ -128,13 +128,13 @@ def _datasets(file: h5py.File) -> dict[str, tuple[int, ...]]:
 
 
 def _require_filters(dataset: h5py.Dataset, where: str) -> None:
-    """Demand what decompresses a data set; raises UserError."""
+    """Raise UserError if a compression filter of a data set is not installed."""
     properties = dataset.id.get_create_plist()
-    wanted = [properties.get_filter(n)[0] for n in range(properties.get_nfilters())]
-    missing = [number for number in wanted if not h5py.h5z.filter_avail(number)]
+    used = [properties.get_filter(n)[0] for n in range(properties.get_nfilters())]
+    missing = [number for number in used if not h5py.h5z.filter_avail(number)]
     if missing:
         with suppress(ModuleNotFoundError):
-            importlib.import_module("hdf5plugin")  # brings them
+            importlib.import_module("hdf5plugin")  # registers filters
         missing = [number for number in missing if not h5py.h5z.filter_avail(number)]
     if missing:
         names = ", ".join(FILTERS.get(number, f"filter {number}") for number in missing)

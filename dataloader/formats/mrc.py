@@ -13,25 +13,25 @@ from utils.optional import wanted
 
 MRC_SUFFIXES = (".mrc", ".rec", ".map", ".st", ".mrcs", ".ali", ".preali", ".ccp4")
 IMOD_STAMP, SIGNED = 1146047817, 1  # at byte 152; bit of the flags at byte 156
-IMOD_PLACE = slice(40, 48)  # of the header's field that begins at byte 112
+IMOD_PLACE = slice(40, 48)  # of the header field that starts at byte 112
 LARGEST_SIGNED = 127
 PACKED, COLOUR, COMPLEX = 101, 16, (3, 4)  # modes
 
 
 class MrcVolume(ArrayVolume):
-    """An MRC file; its axes and its voxel size are the header's.
+    """An MRC file; axes and voxel size come from the header.
 
-    Bytes (mode 0) are signed, as the standard has them, unless IMOD says that they are not: by its
-    flag, or where it has left no stamp, by a largest value above 127.
+    Bytes (mode 0) are signed, as in the standard, unless IMOD's flag says that they are unsigned.
+    Without IMOD's stamp they are unsigned if the maximum in the header is above 127.
     """
 
-    kind, format = "mrc", "MRC file"
+    kind, format_name = "mrc", "MRC file"
     _file: Any = None
 
     def _open(self) -> Stack:
         mrcfile = wanted("mrcfile", "to read MRC")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old files lack this and that
+            warnings.simplefilter("ignore")  # old files have incomplete headers
             self._file = mrcfile.mmap(self.path, mode="r", permissive=True)
         data, header = self._file.data, self._file.header
         mode = int(header.mode)
@@ -41,7 +41,7 @@ class MrcVolume(ArrayVolume):
                     f"{self.path}: found MRC mode {mode}, expected 0, 1, 2, 6 or 12; IMOD's "
                     "newstack -mode 1 converts it"
                 )
-            raise ValueError("the header does not fit the file; was it copied whole?")
+            raise ValueError("the header does not fit the file; was it copied completely?")
         if data.dtype == np.int8 and _unsigned(header):
             data = data.view(np.uint8)
         return Stack(data, _axes(header, data.ndim), self.where)
@@ -60,7 +60,7 @@ class MrcVolume(ArrayVolume):
 
 
 class MrcWriter(VolumeWriter):
-    """MRC: masks as signed bytes, numbers as 16 bits, others as 32-bit floats."""
+    """MRC: masks as signed bytes, 16-bit numbers as such, all else as 32-bit floats."""
 
     suffix = ".mrc"
     modes: ClassVar = {np.uint8: 0, np.uint16: 6, np.uint32: 2, np.float32: 2}
@@ -92,7 +92,7 @@ def _unsigned(header: Any) -> bool:
 
 
 def _axes(header: Any, count: int) -> list[str] | None:
-    """Names of the axes (sections, rows, columns); None where they are as usual."""
+    """Names of the axes (sections, rows, columns); None for the usual order."""
     order = [int(header[name]) for name in ("maps", "mapr", "mapc")]
     if count != 3 or sorted(order) != [1, 2, 3]:
         return None

@@ -1,4 +1,4 @@
-"""Sections in the order of the numbers in their names."""
+"""Natural order: sort names by the numbers in them."""
 
 import re
 from collections import defaultdict
@@ -17,9 +17,10 @@ class _Number(NamedTuple):
     """A number in a name.
 
     Attributes:
-        before: the name in front of it and of its sign, each digit as 0.
-        sign: "-", "+" or "".
-        whole, fraction: digits; ``fraction`` is None without a point.
+        before: the text before the number and its sign, with every number replaced by 0.
+        sign: "-", "−", "+" or "".
+        text: the text before the number and its sign.
+        digits: the number, with any points.
     """
 
     before: str
@@ -29,12 +30,12 @@ class _Number(NamedTuple):
 
 
 def natural_order(names: Iterable[str]) -> dict[str, Key]:
-    """Names in natural order, each with its key: (0, number) and (1, text) in turns.
+    """Names in natural order, each with its key of (0, number) and (1, text) parts.
 
-    Numbers count as numbers: 2.png is before 10.png. A dash is a minus where other names have a
-    number without it or a plus in the same place (z-2, z-1, z0), else it stands between words
-    (a-1, 2020-01-02). A point between two numbers makes a decimal (z0.5), but not where it parts
-    counted numbers, as in 1.9, 1.10 or 1.2.3. The suffix decides last.
+    Numbers are compared by value: 2.png comes before 10.png. A dash is a minus sign if other names
+    have a number without a dash in the same place (z-2, z-1, z0); otherwise it is a separator
+    (a-1, 2020-01-02). A point between two numbers is a decimal point (z0.5), unless it separates
+    counters, as in 1.9, 1.10 or 1.2.3. The suffix decides last.
     """
     names = list(names)
     found = {name: list(_numbers(PurePath(name).stem)) for name in names}

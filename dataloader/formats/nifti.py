@@ -14,13 +14,13 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NIFTI_1_LIMIT = 2**15 - 1  # voxels of a side
 AXES = ["x", "y", "z", "t", "c", "other", "other"]
 
-logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # what is odd in a header is mended
+logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # nibabel repairs odd headers
 
 
 class NiftiVolume(ArrayVolume):
-    """A NIfTI file; its sections are those along the third axis. Compressed ones are slow."""
+    """A NIfTI file; sections follow each other along the third axis. Compressed files are slow."""
 
-    kind, format = "nifti", "NIfTI file"
+    kind, format_name = "nifti", "NIfTI file"
 
     def _open(self) -> Stack:
         image = wanted("nibabel", "to read NIfTI").load(self.path)
@@ -34,7 +34,7 @@ class NiftiVolume(ArrayVolume):
 
 
 class _Scaled:
-    """NIfTI's values, scaled where the header says so."""
+    """The values of a NIfTI image, scaled if the header says so."""
 
     def __init__(self, image: Any) -> None:
         self.image, self.shape = image, image.shape
@@ -46,7 +46,7 @@ class _Scaled:
 
 
 class NiftiWriter(VolumeWriter):
-    """NIfTI, its axes (x, y, z) in nanometres as micrometres, which the format knows."""
+    """NIfTI with axes (x, y, z); sizes in micrometres, as the format has no nanometres."""
 
     suffix = ".nii"
 

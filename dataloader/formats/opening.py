@@ -1,4 +1,4 @@
-"""From a path in a config to the volume it means."""
+"""Open the volume at a path."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +16,15 @@ EXPECTED = (
     "a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr store, or an image; file:name "
     "for an array in it"
 )
-KEEP_SHARE = 0.25  # of the memory that is free: a larger volume is read as needed
+KEEP_SHARE = 0.25  # of the available memory; larger volumes are read as needed
 
 
 class Place(NamedTuple):
-    """Where a volume lies.
+    """Location of a volume.
 
     Attributes:
         path: folder, file or store.
-        dataset: name of the array in it, if one was given.
+        dataset: name of the array in it, if given.
     """
 
     path: Path
@@ -39,20 +39,19 @@ def open_volume(
     keep: bool = True,
     fill: bool = False,
 ) -> Volume:
-    """The volume at a path.
+    """Open the volume at a path.
 
     Args:
         path: a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr store, or an image;
-            with ``:name`` for an array in it. The suffix of an HDF5 file may be left out.
-        list_file: text file naming the sections of a folder to use, one a line.
-        scale: resample to so many pixels per pixel, or per pixel along (y, x).
-        masks: the volume holds labels, to be read as masks (``dataloader.volume.MaskVolume``).
-        keep: in memory, if it takes no more than a quarter of what is free; else sections are read
-            as needed.
-        fill: the volume holds grey sections, whose blank areas are filled (``dataloader.blank``).
+            with ``:name`` for an array in it. The suffix of an HDF5 file may be omitted.
+        list_file: text file that names the sections of a folder to use, one per line.
+        scale: new pixels per pixel, or the same for (y, x).
+        masks: read the volume as labels (``dataloader.volume.MaskVolume``).
+        keep: keep the volume in memory if it needs at most a quarter of the available memory.
+        fill: fill blank areas (``dataloader.blank``).
 
     Raises:
-        UserError: nothing there, or nothing readable.
+        UserError: there is no volume, or it is unreadable.
     """
     place = find_volume(path)
     if place is None:
@@ -68,7 +67,7 @@ def open_volume(
 
 
 def find_volume(path: Path) -> Place | None:
-    """Where the volume lies that a path means; None: nowhere."""
+    """The location that a path refers to; None if nothing is there."""
     for candidate in (path, *(path.with_name(path.name + suffix) for suffix in HDF5_SUFFIXES)):
         if candidate.exists():
             return Place(candidate)
@@ -80,7 +79,7 @@ def find_volume(path: Path) -> Place | None:
 
 
 def is_section_folder(path: Path) -> bool:
-    """Whether the volume at a path is a folder of sections, and not a file or a Zarr store."""
+    """Whether a path is a folder of sections, not a file or a Zarr store."""
     return path.is_dir() and not is_zarr(path)
 
 
@@ -99,14 +98,16 @@ def _open(place: Place, list_file: Path | None) -> Volume:
         _refuse_foreign(path)
         raise UserError(f"{path}: unknown format; expected {EXPECTED}")
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: an empty file; was it copied whole?")
+        raise UserError(f"{path}: the file is empty; was it copied completely?")
     if dataset and kind is not Hdf5Volume:
-        raise UserError(f"{path}: found :{dataset} after it, but a {kind.format} has no names")
+        raise UserError(
+            f"{path}: found :{dataset} after it, but a {kind.format_name} has no named arrays"
+        )
     return kind(path, dataset)
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Name a format that is known but not read; raises UserError."""
+    """Raise UserError if the format is known but not supported."""
     if found := foreign(path):
         name, converter = found
         raise UserError(f"{path}: found {name}, which is not read; convert it with {converter}")

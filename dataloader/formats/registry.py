@@ -1,4 +1,4 @@
-"""Which class reads and which writes a format."""
+"""The reader and the writer of each format."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from dataloader.formats.nifti import NIFTI_SUFFIXES, NiftiVolume, NiftiWriter
 from dataloader.formats.tiff import TIFF_SUFFIXES, TiffVolume, TiffWriter
 from dataloader.formats.zarr import ZARR_MARKS, OmeZarrWriter
 
-READERS: dict[type[ArrayVolume], tuple[str, ...]] = {  # of files, by their suffixes
+READERS: dict[type[ArrayVolume], tuple[str, ...]] = {  # of files, by suffix
     Hdf5Volume: HDF5_SUFFIXES,
     TiffVolume: TIFF_SUFFIXES,
     MrcVolume: MRC_SUFFIXES,
@@ -26,7 +26,7 @@ WRITERS: dict[str, type[VolumeWriter]] = {
     "nifti": NiftiWriter,
 }
 FIJI = "Fiji (File > Import > Bio-Formats, then save as TIFF)"
-FOREIGN = {  # formats that are not read: suffix, name, what converts them
+FOREIGN = {  # formats that are not read: suffix, name, converter
     ".dm3": ("a DigitalMicrograph file (DM3)", f"{FIJI} or IMOD's dm2mrc"),
     ".dm4": ("a DigitalMicrograph file (DM4)", f"{FIJI} or IMOD's dm2mrc"),
     ".czi": ("a Zeiss file (CZI)", FIJI),
@@ -34,7 +34,7 @@ FOREIGN = {  # formats that are not read: suffix, name, what converts them
     ".nd2": ("a Nikon file (ND2)", FIJI),
     ".oir": ("an Olympus file (OIR)", FIJI),
     ".lsm": ("a Zeiss file (LSM)", FIJI),
-    ".emd": ("an EMD file", f"{FIJI}; one of HDF5 is read by the name FILE.h5:DATASET"),
+    ".emd": ("an EMD file", f"{FIJI}; if it is HDF5, rename it and read FILE.h5:DATASET"),
     ".ser": ("a TIA file (SER)", FIJI),
     ".ims": ("an Imaris file (IMS)", FIJI),
     ".nrrd": ("an NRRD file", "ITK-SNAP or 3D Slicer, which save NIfTI, or Fiji, which saves TIFF"),
@@ -50,7 +50,7 @@ FOREIGN = {  # formats that are not read: suffix, name, what converts them
     ".svs": ("a slide (SVS)", FIJI),
     ".jp2": ("a JPEG 2000 image", "Fiji (save as TIFF)"),
     ".wkw": ("a webknossos file (WKW)", "webknossos, which exports TIFF and Zarr"),
-    ".zip": ("an archive", "unzip; the volume is what is in it"),
+    ".zip": ("an archive", "unzip"),
     ".gz": ("a compressed file", "gunzip"),
 }
 N5 = ("an N5 store", "Fiji (File > Import > N5, then save as TIFF)")
@@ -61,26 +61,23 @@ PRECOMPUTED = (
 
 
 def is_zarr(folder: Path) -> bool:
-    """Whether a folder is a Zarr store, or a part of one."""
+    """Whether a folder is a Zarr store or a part of one."""
     return folder.suffix == ".zarr" or any((folder / mark).is_file() for mark in ZARR_MARKS)
 
 
 def reader_of(path: Path) -> type[ArrayVolume] | None:
-    """What reads a file by its name; None: nothing."""
+    """The reader of a file, by its name; None if there is none."""
     name = path.name.lower()
     return next((kind for kind, ends in READERS.items() if name.endswith(ends)), None)
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is a single image, by its name; TIFF is read as a stack."""
+    """Whether a file is a single image, by its name. TIFF files are read as stacks."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def foreign(path: Path) -> tuple[str, str] | None:
-    """What a file, or a folder without sections, is that is not read, and what converts it.
-
-    None: nobody knows.
-    """
+    """Name and converter of an unsupported file or folder without sections; None if unknown."""
     if not path.is_dir():
         return FOREIGN.get(path.suffix.lower())
     if path.suffix == ".n5" or (path / "attributes.json").is_file():

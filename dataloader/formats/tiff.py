@@ -1,4 +1,4 @@
-"""TIFF: stacks of pages, OME-TIFF, ImageJ's, and the values of a page."""
+"""TIFF, BigTIFF, OME-TIFF and ImageJ TIFF."""
 
 import logging
 import warnings
@@ -15,29 +15,29 @@ from dataloader.formats.voxel_size import PIXEL_RANGE, VoxelSize, in_nanometres
 from utils.errors import UserError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
-MOST_COLOURS = 4  # channels of a picture, with how opaque it is
-OME_UNIT = "µm"  # where OME-XML says none, by its schema
-IMAGEJ_TAG_UNITS = {2: "inch", 3: "cm"}  # of the tag ResolutionUnit
+MOST_COLOURS = 4  # channels of a colour image with alpha
+OME_UNIT = "µm"  # default unit in the OME-XML schema
+TAG_UNITS = {2: "inch", 3: "cm"}  # values of the tag ResolutionUnit
 
-warnings.filterwarnings("ignore", message=".*reading array from closed file")  # it opens it
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is said in one line
+warnings.filterwarnings("ignore", message=".*reading array from closed file")  # it reopens it
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file raises UserError
 
 
 class TiffVolume(ArrayVolume):
     """A TIFF, BigTIFF, OME-TIFF or ImageJ TIFF of one or more pages.
 
-    Its voxel size is that of the OME or ImageJ metadata. The resolution of others is mostly that of
-    a printed page; it counts where an electron microscope may have it.
+    The voxel size comes from the OME or ImageJ metadata. The resolution tags of other files mostly
+    describe a printed page; they are used only if they are plausible for electron microscopy.
     """
 
-    kind, format = "tiff", "TIFF file"
+    kind, format_name = "tiff", "TIFF file"
 
     def _open(self) -> "_Pages":
         return _Pages(self.path)
 
     @property
     def sources(self) -> list[Path]:
-        """The file, and the others of an OME-TIFF of several."""
+        """The file, and the other files of a multi-file OME-TIFF."""
         pages = (page for page in self.array.pages if page is not None)
         others = (Path(page.parent.filehandle.path) for page in pages)
         return list(dict.fromkeys([self.path, *others]))
@@ -52,7 +52,7 @@ class TiffVolume(ArrayVolume):
 
 
 class TiffWriter(VolumeWriter):
-    """OME-TIFF, uncompressed, BigTIFF where it must be: Fiji and napari read its scale."""
+    """OME-TIFF, uncompressed, BigTIFF if needed. Fiji and napari read its scale."""
 
     suffix = ".ome.tif"
 
@@ -80,11 +80,11 @@ class TiffWriter(VolumeWriter):
 
 
 class _Pages:
-    """A TIFF's pages as an array: mapped where they lie one after the other, else read singly."""
+    """The pages of a TIFF as an array: memory-mapped if contiguous, else read one by one."""
 
     def __init__(self, path: Path) -> None:
         self.file = tifffile.TiffFile(path)
-        len(self.file.pages)  # finds lists of pages that go in circles; series would for ever
+        len(self.file.pages)  # detects circular page lists, on which series would loop for ever
         if self.file.is_ome:
             _require_files(path, self.file.ome_metadata)
         first, *others = self.file.series
@@ -94,16 +94,16 @@ class _Pages:
         section_axis(names, shape, str(path))
         height, width = (shape[names.index(axis)] for axis in "yx")
         self.dtype, self.pages = first.dtype, list(first.pages)
-        if len(self.pages) == 1:  # sections written one by one, as some programs do
+        if len(self.pages) == 1:  # some programs write each section as a series of its own
             alike = [s for s in others if s.shape == first.shape and s.dtype == first.dtype]
             self.pages += [page for series in alike for page in series.pages]
         if len(self.pages) < len(self.file.pages):
             shapes = " and ".join(str(series.shape) for series in self.file.series[:3])
             raise UserError(
                 f"{path}: found several images, of shapes {shapes}, expected one volume; save it "
-                "as a file of its own"
+                "as a separate file"
             )
-        self.shown = shown(first.keyframe, path)
+        self.displayed = displayed(first.keyframe, path)
         mapped = first.dataoffset is not None and first.dtype.isnative and not others
         self.map = self.file.asarray(out="memmap").reshape(-1, height, width) if mapped else None
         self.shape = (len(self.pages) if self.map is None else len(self.map), height, width)
@@ -114,26 +114,28 @@ class _Pages:
     def __getitem__(self, place: tuple[int, slice, slice]) -> np.ndarray:
         index, rows, columns = place
         if self.map is not None:
-            return self.shown(np.array(self.map[place]))
+            return self.displayed(np.array(self.map[place]))
         page = self.pages[index]
         if page is None:
-            raise ValueError("the file has no page for it")
-        return self.shown(page.asarray().reshape(self.shape[1:])[rows, columns])
+            raise ValueError("its page is missing")
+        return self.displayed(page.asarray().reshape(self.shape[1:])[rows, columns])
 
 
 def check_one_channel(page: tifffile.TiffPage, where: Path | str) -> None:
-    """Demand a page of one channel; raises UserError."""
+    """Raise UserError if a page has more than one channel."""
     channels = page.samplesperpixel
     if channels > 1:
         advice = GREY if channels <= MOST_COLOURS else RENAME
         raise UserError(f"{where}: found {channels} channels, expected one; {advice}")
 
 
-def shown(page: tifffile.TiffPage, where: Path | str) -> Callable[[np.ndarray], np.ndarray]:
-    """What makes of a page's values those that a viewer shows: inverted, or of a grey palette.
+def displayed(page: tifffile.TiffPage, where: Path | str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that turns stored values of a page into those a viewer displays.
+
+    It inverts pages in which white is zero and applies grey palettes.
 
     Raises:
-        UserError: the palette is one of colours.
+        UserError: the page has a colour palette.
     """
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         colours = page.colormap
@@ -153,17 +155,17 @@ def shown(page: tifffile.TiffPage, where: Path | str) -> Callable[[np.ndarray], 
 
 
 def _require_files(path: Path, xml: str) -> None:
-    """Demand the other files of an OME-TIFF of several; raises UserError."""
+    """Raise UserError if another file of a multi-file OME-TIFF is missing."""
     named = {
         element.get("FileName")
         for element in ElementTree.fromstring(xml).iter()
         if element.tag.endswith("}UUID")
     }
-    # a file that was renamed still has its own, old name in it
+    # a renamed file still contains its old name
     missing = sorted(name for name in named if name and not (path.parent / name).is_file())
     if missing and len(named) > 1:
         raise UserError(
-            f"{path}: {missing[0]} is missing beside it, of the {len(named)} files of this OME-TIFF"
+            f"{path}: this OME-TIFF has {len(named)} files; {missing[0]} is missing beside it"
         )
 
 
@@ -186,9 +188,9 @@ def _imagej_voxel_size(file: tifffile.TiffFile) -> VoxelSize | None:
 
 
 def _tag_voxel_size(file: tifffile.TiffFile) -> VoxelSize | None:
-    """In-plane, from the tags of resolution, where an electron microscope may have it."""
+    """In-plane, from the resolution tags; None if not plausible for electron microscopy."""
     tag = file.pages[0].tags.get("ResolutionUnit")
-    unit = IMAGEJ_TAG_UNITS.get(int(tag.value)) if tag else None
+    unit = TAG_UNITS.get(int(tag.value)) if tag else None
     sides = in_nanometres(_tag_steps(file), [unit] * 2)
     if None in sides or not all(PIXEL_RANGE[0] <= side <= PIXEL_RANGE[1] for side in sides):
         return None

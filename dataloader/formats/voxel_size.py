@@ -1,4 +1,4 @@
-"""Voxel sizes: nanometres throughout, from any unit, an axis at a time."""
+"""Voxel sizes in nanometres, from any unit, each axis by itself."""
 
 import math
 import re
@@ -10,8 +10,8 @@ import numpy as np
 
 from utils.errors import warn
 
-PIXEL_RANGE = (0.3, 500.0)  # nm, of electron microscopes
-SPACING_RANGE = (0.3, 5000.0)  # nm; every hundredth section, say
+PIXEL_RANGE = (0.3, 500.0)  # nm; plausible in electron microscopy
+SPACING_RANGE = (0.3, 5000.0)  # nm; allows for every hundredth section
 PREFIXES = {
     "": 1e9, "deci": 1e8, "centi": 1e7, "milli": 1e6, "micro": 1e3, "nano": 1.0, "pico": 1e-3,
 }  # fmt: skip
@@ -26,10 +26,7 @@ SPACE = "zyx"
 
 
 class VoxelSize(NamedTuple):
-    """Size of a voxel along the axes of a volume, nm; z is the distance between sections.
-
-    An axis whose size nobody knows is None.
-    """
+    """Size of a voxel along each axis in nm, None if unknown; z is the section spacing."""
 
     z: float | None
     y: float | None
@@ -37,16 +34,16 @@ class VoxelSize(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Mapping[str, float | None]) -> Self | None:
-        """Sizes by axis, nm: a negative one counts as positive; 0 and no number are unknown.
+        """From sizes by axis, nm. Negative sizes count as positive; 0 and non-numbers as unknown.
 
-        None if none is known.
+        Returns None if no size is known.
         """
         known = [_size(sizes.get(axis)) for axis in SPACE]
         return None if known == [None] * 3 else cls(*known)
 
     @property
     def in_plane(self) -> float | None:
-        """Side of a pixel; of one that is not square, that of a square of the same area."""
+        """Side of a square with the area of a pixel, nm; None if unknown."""
         if self.y is None or self.x is None:
             return None
         return self.y if self.y == self.x else (self.y * self.x) ** 0.5
@@ -61,7 +58,7 @@ class VoxelSize(NamedTuple):
 
 
 def nanometres(unit: Any) -> float | None:
-    r"""Nanometres in a unit, however it is spelt; None: no unit of length, or none at all.
+    r"""Nanometres per unit, in any usual spelling; None if it is not a unit of length.
 
     Examples: "nm", "Nanometers", "µm" with either mu or as ``\u00B5m``, "microns", "A", "Å".
     """
@@ -79,7 +76,7 @@ def nanometres(unit: Any) -> float | None:
 
 
 def in_nanometres(sizes: Iterable[Any], units: Iterable[Any]) -> list[float | None]:
-    """Sizes in units of their own; None where either is missing."""
+    """Convert sizes, each with its own unit; None if the size or the unit is missing."""
     factors = [nanometres(unit) for unit in units]
     return [
         None if factor is None or (known := _size(size)) is None else known * factor
@@ -88,15 +85,15 @@ def in_nanometres(sizes: Iterable[Any], units: Iterable[Any]) -> list[float | No
 
 
 def from_attributes(attributes: Mapping[str, Any], axes: Sequence[str] | None) -> VoxelSize | None:
-    """The voxel size that the attributes of an array of HDF5 or Zarr tell.
+    """The voxel size in the attributes of an HDF5 or Zarr array.
 
-    ``resolution`` or ``voxel_size`` are one number for all axes, or one for each axis of space, in
-    the order of the array's axes, in ``units`` (``unit``), else in nm; ``element_size_um`` is
-    (z, y, x) in um, as ilastik and Fiji write it; ``pixelResolution`` is N5's, of (x, y, z).
+    ``resolution`` or ``voxel_size`` is one number for all axes, or one for each spatial axis in the
+    order of the array. The unit is that of ``units`` or ``unit``, else nm. ``element_size_um`` is
+    (z, y, x) in µm (ilastik, Fiji). ``pixelResolution`` is (x, y, z) (N5).
 
     Args:
         attributes: by name.
-        axes: the array's, as ``axes.axis_name`` gives them; None: they have no names.
+        axes: names of the array's axes, see ``axes.axis_name``; None: they have no names.
     """
     for key in ("resolution", "voxel_size"):
         if key in attributes:
@@ -111,20 +108,20 @@ def from_attributes(attributes: Mapping[str, Any], axes: Sequence[str] | None) -
 
 
 def plausible(size: VoxelSize | None, where: str) -> VoxelSize | None:
-    """A voxel size, without what no electron microscope has; warns of that."""
+    """The voxel size without implausible values, of which it warns."""
     if size is None:
         return None
     for side in (size.y, size.x):
         if side is not None and not PIXEL_RANGE[0] <= side <= PIXEL_RANGE[1]:
             warn(
-                f"{where}: found pixels of {_spelt(side)}, expected {PIXEL_RANGE[0]:g} to "
-                f"{PIXEL_RANGE[1]:g} nm; the voxel size is taken as unknown"
+                f"{where}: found pixels of {_text(side)}, expected {PIXEL_RANGE[0]:g} to "
+                f"{PIXEL_RANGE[1]:g} nm; the voxel size counts as unknown"
             )
             return None
     if size.z is not None and not SPACING_RANGE[0] <= size.z <= SPACING_RANGE[1]:
         warn(
-            f"{where}: found sections {_spelt(size.z)} apart, expected {SPACING_RANGE[0]:g} to "
-            f"{SPACING_RANGE[1]:g} nm; their spacing is taken as unknown"
+            f"{where}: found sections {_text(size.z)} apart, expected {SPACING_RANGE[0]:g} to "
+            f"{SPACING_RANGE[1]:g} nm; the spacing counts as unknown"
         )
         return VoxelSize.of({"y": size.y, "x": size.x})
     return size
@@ -155,7 +152,7 @@ def _of_axes(sizes: Any, units: Any, axes: Sequence[str] | None) -> VoxelSize | 
 
 
 def _size(value: Any) -> float | None:
-    """A positive number; None where there is none."""
+    """The absolute value; None if it is 0 or not a finite number."""
     try:
         size = abs(float(value))
     except (TypeError, ValueError):
@@ -163,5 +160,5 @@ def _size(value: Any) -> float | None:
     return size if math.isfinite(size) and size > 0 else None
 
 
-def _spelt(size: float) -> str:
+def _text(size: float) -> str:
     return f"{size:g} nm" + (f" ({size / 1e6:g} mm)" if size >= 1e5 else "")

@@ -17,16 +17,16 @@ from dataloader.formats.voxel_size import VoxelSize, from_attributes, in_nanomet
 from utils.errors import UserError, warn
 from utils.optional import wanted
 
-# a store may have other files in it, bioformats2raw's OME-XML, say
+# a store may contain other files, such as the OME-XML of bioformats2raw
 warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # files that make a folder a Zarr store
-ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # of a group
-LEVELS = 4  # at most, of an OME-Zarr's pyramid
-SMALLEST_LEVEL = 128  # pixels, of the shorter side
-MOST_NAMES = 20  # of images, in a message
+ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # files of a group
+LEVELS = 4  # largest number of levels of a pyramid
+SMALLEST_LEVEL = 128  # pixels; shorter side of the coarsest level
+MOST_NAMES = 20  # image names in a message
 UNNAMED = "tczyx"  # the axes of OME-Zarr 0.1 and 0.2
 CHUNK_KEY = re.compile(r"(?:c[./])?(\d+(?:[./]\d+)*)")
-MOST_SHARDS = 10_000  # whose indices are read to count their chunks
+MOST_SHARDS = 10_000  # shards whose indices are read to count missing chunks
 ABSENT = 2**64 - 1  # offset and length of a chunk that a shard lacks
 
 
@@ -34,7 +34,7 @@ class Level(NamedTuple):
     """A level of an OME-Zarr image.
 
     Attributes:
-        axes: names or descriptions; empty where there are none.
+        axes: names or descriptions; may be empty.
         transforms: of the level and of the whole image.
     """
 
@@ -43,15 +43,17 @@ class Level(NamedTuple):
 
 
 class ZarrVolume(ArrayVolume):
-    """An array of a Zarr store: the one named, the finest of an OME-Zarr image, the one that the
-    path itself is, the only image in the store (``bioformats2raw``), or the only array of 3
-    dimensions.
+    """An array of a Zarr store.
 
-    Its axes and voxel size are the OME-Zarr's, else the array's ``dimension_names`` or
-    ``_ARRAY_DIMENSIONS``, and those of ``voxel_size.from_attributes``.
+    It is the array named, the array at the path itself, the finest level of an OME-Zarr image, of
+    the only image in the store (``bioformats2raw``), or the only array with 3 dimensions.
+
+    Axes and voxel size come from the OME-Zarr metadata. Otherwise the axes come from
+    ``dimension_names`` or ``_ARRAY_DIMENSIONS``, the voxel size from
+    ``voxel_size.from_attributes``.
     """
 
-    kind, format = "zarr", "Zarr store"
+    kind, format_name = "zarr", "Zarr store"
     _level: Level | None = None
 
     def _open(self) -> Stack:
@@ -67,18 +69,18 @@ class ZarrVolume(ArrayVolume):
 
     @property
     def sources(self) -> list[Path]:
-        """The array's folder, and the metadata above it: others of the store do not count."""
+        """The folder of the array, and the metadata of the groups above it."""
         array = self.path / (self.dataset or "")
         if not array.is_dir():
             return [self.path]
-        # of an array that the path itself is, the image above tells axes and voxel size
+        # if the path is an array itself, the group above describes axes and voxel size
         top = self.path if self.dataset else self.path.parent
         folders = [folder for folder in array.parents if folder.is_relative_to(top)]
         metadata = (folder / name for folder in folders for name in ZARR_METADATA)
         return [*(file for file in metadata if file.is_file()), array]
 
     def _choose(self, zarr: Any, group: Any) -> Any:
-        """The array of a group."""
+        """Choose the array to read from a group."""
         levels = _levels(group)
         if self.dataset is None and not levels:
             levels = self._image_below(zarr, group)
@@ -106,15 +108,18 @@ class ZarrVolume(ArrayVolume):
         return node
 
     def _take_level(self, group: Any, name: str) -> None:
-        """Note what the image says of an array that is a level of one."""
+        """Remember the image's metadata if the array is a level of an image."""
         level = _levels(group).get(name) if group is not None else None
         if level:
             self.kind, self._level = "ome-zarr", level
 
     def _image_below(self, zarr: Any, group: Any) -> dict[str, Level]:
-        """The levels of the only image in a group, as bioformats2raw writes it; raises UserError.
+        """The levels of the only image in a group, as bioformats2raw writes it.
 
-        Labels of an image are none of its images.
+        The labels of an image do not count as images.
+
+        Raises:
+            UserError: there are several images.
         """
         images = {}
         for name, node in _groups(zarr, group):
@@ -124,8 +129,8 @@ class ZarrVolume(ArrayVolume):
             first = self.path.name + (f":{self.dataset}/" if self.dataset else ":")
             more = f" and {len(images) - MOST_NAMES} more" if len(images) > MOST_NAMES else ""
             raise UserError(
-                f"{self.path}: which of its images {', '.join([*images][:MOST_NAMES])}{more}? "
-                f"Write {first}{next(iter(images))}, say"
+                f"{self.path}: found several images, {', '.join([*images][:MOST_NAMES])}{more}; "
+                f"name one, such as {first}{next(iter(images))}"
             )
         return next(iter(images.values()), {})
 
@@ -153,19 +158,20 @@ class ZarrVolume(ArrayVolume):
         return VoxelSize.of(dict(zip(stack.names, known, strict=True)))
 
     def _check(self) -> None:
-        """Warn of chunks that are not there."""
+        """Warn of missing chunks."""
         array = self.array.array
         folder = self.path / array.path if array.path else self.path
         missing, chunks = missing_chunks(array, folder)
         if missing:
             warn(
                 f"{self.where}: {missing} of {chunks} chunks are missing and read as "
-                f"{array.fill_value if array.fill_value is not None else 0}; was it copied whole?"
+                f"{array.fill_value if array.fill_value is not None else 0}; was it copied "
+                "completely?"
             )
 
 
 class OmeZarrWriter(VolumeWriter):
-    """OME-Zarr 0.4 (Zarr v2), the version most viewers read, with a pyramid in y and x."""
+    """OME-Zarr 0.4 (Zarr v2), which most viewers read, with a pyramid in y and x."""
 
     suffix = ".ome.zarr"
 
@@ -199,10 +205,10 @@ class OmeZarrWriter(VolumeWriter):
         group.attrs["multiscales"] = [scales]
 
     def _transforms(self, step: int) -> list[dict]:
-        """Scale and place of a level, each of whose pixels covers ``step`` of the finest's."""
+        """Scale and translation of a level whose pixels cover ``step`` pixels of the finest."""
         size = self.spec.voxel_size or VoxelSize(1.0, 1.0, 1.0)
         transforms = [{"type": "scale", "scale": [size.z, size.y * step, size.x * step]}]
-        moved = (step - 1) / 2 * (0 if self.spec.discrete else 1)  # centre of averaged pixels
+        moved = (step - 1) / 2 * (0 if self.spec.discrete else 1)  # averaging moves the centre
         if moved:
             moves = [0.0, size.y * moved, size.x * moved]
             transforms.append({"type": "translation", "translation": moves})
@@ -219,7 +225,7 @@ class OmeZarrWriter(VolumeWriter):
 
 
 def _levels(group: Any) -> dict[str, Level]:
-    """The levels of an OME-Zarr image, the finest first; none if the group is no image."""
+    """The levels of an OME-Zarr image, finest first; empty if the group is not an image."""
     attributes = group.attrs
     ome = attributes.get("ome")
     images = (ome if isinstance(ome, dict) else attributes).get("multiscales")
@@ -235,7 +241,7 @@ def _levels(group: Any) -> dict[str, Level]:
 
 
 def _groups(zarr: Any, group: Any, above: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """Groups below a group, with their names; not those below an image."""
+    """Groups below a group with their names, except those below an image."""
     for name, node in sorted(group.groups()):
         path = f"{above}{name}"
         yield path, node
@@ -244,11 +250,11 @@ def _groups(zarr: Any, group: Any, above: str = "", depth: int = 3) -> Iterator[
 
 
 def missing_chunks(array: Any, folder: Path) -> tuple[int, int]:
-    """Chunks of an array that are not on the disc, and all there are.
+    """Number of missing chunks of an array, and of all its chunks.
 
     Args:
-        array: of zarr.
-        folder: it lies in; elsewhere than in a folder, none are missing.
+        array: a zarr array.
+        folder: of the array. If it is not a folder, no chunks count as missing.
     """
     outer = array.shards or array.chunks
     grid = [-(-side // chunk) for side, chunk in zip(array.shape, outer, strict=True)]
@@ -277,7 +283,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _chunks_of_shard(array: Any, place: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunks along each axis that a shard has within the array."""
+    """Number of chunks of a shard along each axis, within the array."""
     sides = zip(place, array.shape, array.shards, array.chunks, strict=True)
     return tuple(
         -(-min(shard, side - index * shard) // chunk) for index, side, shard, chunk in sides
@@ -285,7 +291,7 @@ def _chunks_of_shard(array: Any, place: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _missing_of_shard(array: Any, place: tuple[int, ...], file: Path) -> int:
-    """Chunks that a shard's index says are not in it: pairs of offset and length, uint64."""
+    """Number of missing chunks by the index of a shard: pairs of offset and length, uint64."""
     codec = array.metadata.codecs[0]
     names = [type(inner).__name__ for inner in codec.index_codecs]
     if names not in (["BytesCodec"], ["BytesCodec", "Crc32cCodec"]):
@@ -298,14 +304,14 @@ def _missing_of_shard(array: Any, place: tuple[int, ...], file: Path) -> int:
             opened.seek(-min(length + check, file.stat().st_size), os.SEEK_END)
         index = opened.read(length)
     if len(index) < length:
-        return 0  # damaged: reading it says so
+        return 0  # damaged: reading it fails later
     present = np.frombuffer(index, "<u8").reshape(*counts, 2)[..., 0] != ABSENT
     within = tuple(slice(0, count) for count in _chunks_of_shard(array, place))
     return int(np.count_nonzero(~present[within]))
 
 
 def _halved(section: np.ndarray) -> np.ndarray:
-    """Means of two by two pixels; odd borders are repeated."""
+    """Means of 2 x 2 pixels; an odd border is repeated."""
     height, width = section.shape
     even = np.pad(section, ((0, height % 2), (0, width % 2)), mode="edge").astype(np.float32)
     means = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4

@@ -1,4 +1,4 @@
-"""The published data sets: their official files, and where the data tree wants what is in them."""
+"""The published data sets: their official files, and their place in the data tree."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,27 +10,26 @@ EPFL_PAGE = "https://www.epfl.ch/labs/cvlab/data/data-em/"
 
 
 class OfficialFile(NamedTuple):
-    """A file as its publishers offer it.
+    """A file as its publishers provide it.
 
     Attributes:
-        name: as it is called there.
-        page: where a person finds it.
+        name: file name.
+        page: web page that offers it.
         url: of the file itself.
-        sha256: of its content; None: not known.
-        bytes: its size; None: not known.
-        large: so large that its download must be resumable.
+        sha256: of its content; None if unknown.
+        size: in bytes; None if unknown.
+        large: whether its download must be resumable.
     """
 
     name: str
     page: str
     url: str
     sha256: str | None = None
-    bytes: int | None = None
+    size: int | None = None
     large: bool = False
 
 
-# All that is known of the official files, the one place to correct it. Collected in 2026 from what
-# public loaders use; no address could be tried when this was written.
+# Collected in 2026 from public data loaders; none of the addresses has been tried.
 VNC_ARCHIVE = OfficialFile(
     "groundtruth-drosophila-vnc-master.zip",
     page=GITHUB_VNC,
@@ -39,7 +38,7 @@ VNC_ARCHIVE = OfficialFile(
 )
 EPFL_STACKS = {
     name: OfficialFile(
-        f"{name}.tif", page=EPFL_PAGE, url=f"{EPFL}/{name}.tif", sha256=None, bytes=129_919_357
+        f"{name}.tif", page=EPFL_PAGE, url=f"{EPFL}/{name}.tif", sha256=None, size=129_919_357
     )
     for name in ("training", "training_groundtruth", "testing", "testing_groundtruth")
 }
@@ -53,8 +52,8 @@ MITOEM_IMAGES = {
     ),
     "H": OfficialFile(
         "EM30-H-im.zip",
-        # The address is that of older loaders. Hugging Face has the EM30-H-im-pad.zip, padded to
-        # 1040 sections, which the labels do not fit.
+        # From older loaders. The EM30-H-im-pad.zip on Hugging Face is padded to 1040 sections,
+        # which the labels do not fit.
         page="https://mitoem.grand-challenge.org",
         url="https://www.dropbox.com/s/z41qtu4y735j95e/EM30-H-im.zip?dl=1",
         sha256="98fe259f36a7d8d43f99981b7a0ef8cdeba2ce2615ff91595f428ae57207a041",
@@ -81,13 +80,13 @@ class SectionFiles(NamedTuple):
     """Consecutive sections in an official file.
 
     Attributes:
-        file: that holds them.
-        pattern: regular expression of the end of their paths. Its group is the section's number;
-            without a group it is one TIFF with a page for each section.
-        total: how many sections there are, wanted or not, the first being number 0.
-        kind: "image" (8-bit grey), "mask" (0/255 or 0/1, grey edges cut at half) or "instances"
-            (numbers, 0 the background).
-        first: number of the first section wanted.
+        file: the file.
+        pattern: regular expression for the end of the sections' paths. Its group is the number of
+            the section; without a group, one TIFF has a page for each section.
+        total: number of all sections in the file, counted from 0.
+        kind: "image" (8-bit grey), "mask" (0/255 or 0/1, grey edges thresholded at half) or
+            "instances" (numbers, 0 is background).
+        first: number of the first section to use.
     """
 
     file: OfficialFile
@@ -101,11 +100,11 @@ class PublishedVolume(NamedTuple):
     """Images and masks of one volume of the data tree.
 
     Attributes:
-        images, masks: where they go, below the data root: a folder, or an HDF5 file by its suffix.
+        images, masks: paths below the data root: a folder, or an HDF5 file by its suffix.
         shape: (sections, height, width).
-        image_files, mask_files: where they come from.
-        list_file: the list of all its sections that the published configs name, below the data
-            root; None: they name none.
+        image_files, mask_files: the sections in the official files.
+        list_file: path below the data root of the list of all sections that the published configs
+            name; None: they name none.
     """
 
     images: Path
@@ -117,7 +116,7 @@ class PublishedVolume(NamedTuple):
 
     @property
     def wanted(self) -> tuple[SectionFiles, SectionFiles]:
-        """Where images and masks come from."""
+        """``image_files`` and ``mask_files``."""
         return self.image_files, self.mask_files
 
 
@@ -126,10 +125,10 @@ class PublishedData(NamedTuple):
 
     Attributes:
         title: for messages.
-        folder: below the data root, of all its volumes.
-        volumes: in the order in which they are made.
-        least_overlap: least Dice overlap of the masks of neighbouring sections.
-        mistaken_for: what is not it, for those who give something else.
+        folder: folder of all its volumes, below the data root.
+        volumes: in the order in which they are built.
+        least_overlap: smallest plausible Dice overlap of the masks of neighbouring sections.
+        mistaken_for: hint at another data set that is often mistaken for this one.
     """
 
     title: str
@@ -199,12 +198,12 @@ DATA_SETS = {
             _mitoem(letter, animal, "training", "mito-train-v2", range(400)),
             _mitoem(letter, animal, "testing", "mito-val-v2", range(400, 500)),
         ),
-        least_overlap=0.4,  # not measured on the data, whose 30 nm lie between the two above
+        least_overlap=0.4,  # not measured; its 30 nm spacing is between the two above
     )
     for letter, animal in (("R", "rat"), ("H", "human"))
 }
 
-# Named in the published configs; they came with the authors' download.
+# Lists that the published configs name and the authors' download contained.
 LISTS_OF_ALL_SECTIONS = tuple(
     volume.list_file
     for data in DATA_SETS.values()

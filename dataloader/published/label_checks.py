@@ -1,4 +1,4 @@
-"""Whether masks belong to the sections they come with."""
+"""Check that masks match their sections."""
 
 from pathlib import Path
 
@@ -6,26 +6,26 @@ import numpy as np
 
 from utils.errors import UserError
 
-SAMPLES = 1024  # along each side of a section; more tell nothing new
-LEAST_CONTRAST = 0.3  # 0.8 to 1.0 on VNC III, Lucchi and FAFB; 0.1 with another stack's masks
-MARGIN = 1.05  # by which no neighbour's masks may fit better; 0.79 on VNC III, 1.003 on Lucchi
+SAMPLES = 1024  # pixels sampled along each side of a section
+LEAST_CONTRAST = 0.3  # 0.8 to 1.0 on VNC III, Lucchi and FAFB; 0.1 with masks of another stack
+MARGIN = 1.05  # largest gain in contrast with neighbours' masks; VNC III 0.79, Lucchi 1.003
 
 
 class LabelChecks:
-    """Takes sections with their masks in order; raises UserError where the two do not match.
+    """Checks sections and their masks in order, and raises UserError if they do not match.
 
-    Masks of neighbouring sections overlap. Mitochondria are darker than their surroundings, most of
-    all under the masks of their own section.
+    The masks of neighbouring sections must overlap. Pixels in a mask must be darker than the rest,
+    and darker than with the mask of a neighbouring section.
 
     Args:
         path: of the volume, for messages.
-        least_overlap: least Dice overlap of the masks of neighbouring sections.
+        least_overlap: smallest plausible Dice overlap of the masks of neighbouring sections.
     """
 
     def __init__(self, path: Path, least_overlap: float) -> None:
         self.path, self.least_overlap = path, least_overlap
         self.overlaps: list[float] = []
-        # of each section with its own mask, and with those of the sections before and after it
+        # of each section with its own mask, and with the masks of the sections before and after
         self.contrasts: dict[str, list[float]] = {"own": [], "before": [], "after": []}
         self.last: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -35,10 +35,10 @@ class LabelChecks:
         Args:
             image: (H, W) uint8.
             mask: (H, W) uint8 of 0 and 1.
-            where: place of the mask, for messages.
+            where: path of the mask, for messages.
 
         Raises:
-            UserError: its mask does not overlap the one before.
+            UserError: the mask does not overlap with the previous one.
         """
         image, mask = _sampled(image), _sampled(mask) > 0
         self._note("own", image, mask)
@@ -49,8 +49,9 @@ class LabelChecks:
             overlap = dice(last_mask, mask)
             if overlap < self.least_overlap:
                 raise UserError(
-                    f"{where}: overlaps the masks of the section before by {overlap:.2f} (Dice), "
-                    f"expected {self.least_overlap} at least; shifted, damaged or out of order?"
+                    f"{where}: the mask overlaps with that of the previous section by "
+                    f"{overlap:.2f} (Dice), expected at least {self.least_overlap}; is it shifted, "
+                    "damaged or out of order?"
                 )
             self.overlaps.append(overlap)
         self.last = image, mask
@@ -58,25 +59,25 @@ class LabelChecks:
     def finish(self) -> None:
         """Check the volume as a whole; raises UserError."""
         if not self.contrasts["own"]:
-            raise UserError(f"{self.path}: found no mitochondria in any mask, expected some")
+            raise UserError(f"{self.path}: there are no mitochondria in the masks")
         own = self._mean("own")
         if own < LEAST_CONTRAST:
             raise UserError(
                 f"{self.path}: mitochondria are hardly darker than their surroundings (contrast "
-                f"{own:.2f}, expected {LEAST_CONTRAST} at least); masks of other sections, or "
-                "shifted?"
+                f"{own:.2f}, expected at least {LEAST_CONTRAST}); are the masks shifted, or those "
+                "of other sections?"
             )
         for side in ("before", "after"):
             if self._mean(side) > MARGIN * own:
                 raise UserError(
                     f"{self.path}: sections fit the masks of the sections {side} them better than "
-                    f"their own (contrast {self._mean(side):.2f} against {own:.2f}); numbered from "
-                    "another one?"
+                    f"their own (contrast {self._mean(side):.2f} against {own:.2f}); are the "
+                    "sections numbered differently?"
                 )
 
     def __str__(self) -> str:
         return (
-            f"overlap of neighbouring masks {min(self.overlaps, default=1):.2f} at least, "
+            f"overlap of neighbouring masks at least {min(self.overlaps, default=1):.2f}, "
             f"contrast {self._mean('own'):.2f}"
         )
 
@@ -89,7 +90,7 @@ class LabelChecks:
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
-    """Dice overlap of two boolean masks; 1 where both are empty."""
+    """Dice overlap of two boolean masks; 1 if both are empty."""
     total = np.count_nonzero(one) + np.count_nonzero(other)
     return 2 * np.count_nonzero(one & other) / total if total else 1.0
 

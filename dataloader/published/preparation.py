@@ -1,4 +1,4 @@
-"""Builds the data tree's volumes from the official files."""
+"""Build the volumes of the data tree from the official files."""
 
 import hashlib
 import shutil
@@ -34,15 +34,15 @@ BLOCK = 1 << 22  # bytes
 
 
 class Preparation:
-    """Builds the volumes of a data set that the tree does not have yet.
+    """Builds the missing volumes of a data set.
 
-    A volume is written whole or not at all; one that was interrupted is begun again.
+    A volume is written completely or not at all. After an interruption it is built from the start.
 
     Args:
         data: the data set.
-        root: of the data tree; made where it is missing.
+        root: of the data tree; created if missing.
         given: zip archives, unpacked folders and files to read from.
-        download: fetch what is not given into ``downloads/`` below the root.
+        download: download what is not given into ``downloads/`` below the root.
         say: receives the lines for the user.
     """
 
@@ -58,16 +58,16 @@ class Preparation:
         self.say, self.folder, self.downloads = say, root / data.folder, root / DOWNLOADS
 
     def run(self) -> None:
-        """Build what is not there.
+        """Build the missing volumes.
 
         Raises:
-            UserError: files are missing, damaged or not what they should be; the network or the
-                disc fails; another process is at work. The tree has nothing of the volume then.
+            UserError: files are missing, damaged or unexpected; the network or the disc fails; or
+                another process uses the folder. Nothing of the volume is left in the tree then.
             Interrupted: by Ctrl-C.
         """
         try:
             with warnings.catch_warnings(), writing_to(self.folder):
-                warnings.simplefilter("ignore")  # of Pillow, before the error that we report
+                warnings.simplefilter("ignore")  # Pillow warns before an error that we report
                 lacking = [volume for volume in self.data.volumes if not self._is_there(volume)]
                 if lacking:
                     sections = self._find(lacking)
@@ -76,10 +76,8 @@ class Preparation:
                         for volume, (images, masks) in zip(lacking, sections, strict=True):
                             self._build(volume, images, masks)
         except KeyboardInterrupt:
-            message = "interrupted; the same command begins the unfinished volume again"
+            message = "interrupted; the same command builds the unfinished volume from the start"
             raise Interrupted(message, signal.SIGINT) from None
-
-    # what there is
 
     def _places(self, volume: PublishedVolume) -> list[Path]:
         return [self.root / volume.images, self.root / volume.masks]
@@ -90,18 +88,18 @@ class Preparation:
             if shape not in (None, volume.shape):
                 raise UserError(
                     f"{shown(place)}: found {_sized(shape)}, expected {_sized(volume.shape)}; "
-                    "move it away, so that it can be made"
+                    "move it away so that it can be built"
                 )
         if None in shapes:
             return False
-        self.say(f"{shown(self.root / volume.images)}: there already, with its masks")
+        self.say(f"{shown(self.root / volume.images)}: exists already, with its masks")
         self._write_list(volume)
         return True
 
     def _find(
         self, volumes: list[PublishedVolume]
     ) -> list[tuple[PublishedSections, PublishedSections]]:
-        """Images and masks of each volume, from what is given and downloaded."""
+        """Images and masks of each volume, from the given and the downloaded files."""
         sources = self._sources()
         if self.download:
             self._fetch(_missing(volumes, sources))
@@ -115,39 +113,39 @@ class Preparation:
         return find_sources(self.given, self.downloads, official)
 
     def _complain(self, missing: list[OfficialFile], sources: list[Source]) -> None:
-        """Say what is missing and where it is to be had; raises UserError."""
+        """Raise UserError with the missing files and their addresses."""
         title, hint = self.data.title, self.data.mistaken_for and f" ({self.data.mistaken_for})"
         names = ", ".join(file.name for file in missing)
         if not self.given:
-            self.say(f"{title} is made from")
+            self.say(f"{title} is built from")
             for file in self.data.files:
-                self.say(f"  {file.name}{'' if file in missing else ' (there)'}\n    {file.url}")
-            raise UserError(
-                f"{title}: nothing to make it from; give these with --from, or --download"
-            )
+                self.say(f"  {file.name}{'' if file in missing else ' (found)'}\n    {file.url}")
+            raise UserError(f"{title}: files are missing; give them with --from, or use --download")
         every = [wanted for volume in self.data.volumes for wanted in volume.wanted]
         for source in sources:
             if source.archive and not any(matching(wanted, source) for wanted in every):
                 raise UserError(
-                    f"{shown(source.archive)}: holds nothing of {title}; expected {names}{hint}"
+                    f"{shown(source.archive)}: contains no files of {title}; expected {names}{hint}"
                 )
         places = ", ".join(f"{file.name} ({file.url})" for file in missing)
-        raise UserError(f"{title}: missing {places}; give --from FILES, or --download{hint}")
+        raise UserError(
+            f"{title}: missing {places}; give them with --from, or use --download{hint}"
+        )
 
     def _fetch(self, missing: list[OfficialFile]) -> None:
-        """Download the files; raises UserError with a command line for those that are large."""
+        """Download the files; raises UserError with a curl command for a large one."""
         self.downloads.mkdir(parents=True, exist_ok=True)
         for file in sorted(missing, key=lambda file: file.large):
             if file.large:
                 raise UserError(
-                    f"{file.name}: too large to be downloaded here; give this line until it has "
-                    f"all of it, then the same command again: {curl_command(file, self.downloads)}"
+                    f"{file.name}: too large for --download; repeat this line until the file is "
+                    f"complete, then run this command again: {curl_command(file, self.downloads)}"
                 )
             self.say(f"downloading {file.url}")
             fetch(file, self.downloads)
 
     def _check_digests(self, sections: list[tuple[PublishedSections, PublishedSections]]) -> None:
-        """Compare each archive and stack with the published SHA-256; raises UserError."""
+        """Verify the SHA-256 of each archive and stack; raises UserError if it differs."""
         files = {found.single_file: found.wanted.file for pair in sections for found in pair}
         for path, official in files.items():
             if path is not None:
@@ -158,15 +156,14 @@ class Preparation:
         known = official.sha256 if path.suffix == Path(official.name).suffix else None
         if known not in (None, digest):
             raise UserError(
-                f"{shown(path)}: SHA-256 {digest[:12]}..., expected {known[:12]}...; damaged, "
-                "delete it and get it anew; if the publishers changed it, unpack it and give the "
-                "folder with --from"
+                f"{shown(path)}: found SHA-256 {digest[:12]}..., expected {known[:12]}...; if the "
+                "file is damaged, delete it and download it again; if the publishers changed it, "
+                "unpack it and give the folder with --from"
             )
-        if known is None and official.bytes not in (None, size):
-            warn(f"{path.name} has {size:,} bytes, the official file {official.bytes:,}")
-        self.say(f"{path.name}: SHA-256 {digest}, {'as' if known else 'none'} published")
-
-    # building
+        if known is None and official.size not in (None, size):
+            warn(f"{path.name} has {size:,} bytes, the official file {official.size:,}")
+        published = "as published" if known else "no published value to compare with"
+        self.say(f"{path.name}: SHA-256 {digest}, {published}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -180,7 +177,7 @@ class Preparation:
     def _build(
         self, volume: PublishedVolume, images: PublishedSections, masks: PublishedSections
     ) -> None:
-        """Write what is not there of a volume."""
+        """Write the missing images or masks of a volume."""
         sections, places = volume.shape[0], self._places(volume)
         checks = LabelChecks(places[0], self.data.least_overlap)
         lacking = [_shape(place) is None for place in places]
@@ -205,7 +202,7 @@ class Preparation:
         self._write_list(volume)
 
     def _write_list(self, volume: PublishedVolume) -> None:
-        """Name all sections in the list that the published configs want, if it is not there."""
+        """Write the list of all sections that the published configs name, if it is missing."""
         if volume.list_file is None or (self.root / volume.list_file).exists():
             return
         place = self.root / volume.list_file
@@ -219,19 +216,21 @@ class Preparation:
     def _demand_space(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            sizes = f"{free / 1e9:.1f} GB free, up to {needed / 1e9:.1f} GB needed"
-            raise UserError(f"{shown(self.folder)}: {sizes}")
+            raise UserError(
+                f"{shown(self.folder)}: {free / 1e9:.1f} GB free, up to {needed / 1e9:.1f} GB "
+                "needed"
+            )
 
 
 def _missing(volumes: list[PublishedVolume], sources: list[Source]) -> list[OfficialFile]:
-    """The official files of volumes of which the sources have nothing."""
+    """The official files of which the sources have nothing."""
     wanted = [wanted for volume in volumes for wanted in volume.wanted]
     lacking = [w.file for w in wanted if not any(matching(w, source) for source in sources)]
     return list(dict.fromkeys(lacking))
 
 
 def _writer(place: Path, shape: tuple[int, int, int], discrete: bool) -> VolumeWriter:
-    """Of the kind that the place says: an HDF5 file by its suffix, or a folder of PNG sections."""
+    """The writer for a path: HDF5 by its suffix, else a folder of PNG sections."""
     digits = len(str(shape[0] - 1))
     names = [f"{index:0{digits}d}.png" for index in range(shape[0])]
     kind = "hdf5" if place.suffix in HDF5_SUFFIXES else "folder"
@@ -241,10 +240,10 @@ def _writer(place: Path, shape: tuple[int, int, int], discrete: bool) -> VolumeW
 
 
 def _shape(place: Path) -> tuple[int, int, int] | None:
-    """(sections, height, width) of a volume; None where there is none, or an empty folder.
+    """(sections, height, width) of a volume; None if it is missing or an empty folder.
 
     Raises:
-        UserError: there is something else.
+        UserError: there is something that is not a volume.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return None

@@ -1,4 +1,4 @@
-"""The sections in a published data set's official files, read and checked one by one."""
+"""Read and check the sections in the official files of a published data set."""
 
 import re
 import zipfile
@@ -16,7 +16,7 @@ from dataloader.published.sources import ImageFile, Source
 from utils.errors import UserError
 
 STACK = -1
-MODES = {  # of Pillow, and what they hold
+MODES = {  # Pillow modes, for messages
     "1": "1-bit",
     "L": "8-bit",
     "I;16": "16-bit",
@@ -30,16 +30,16 @@ ALLOWED["mask"] = ALLOWED["instances"] = ["1-bit", "8-bit", "16-bit", "32-bit"]
 
 
 class PublishedSections:
-    """The wanted sections of an official file, read as needed.
+    """Sections of an official file, read as needed.
 
     Args:
-        wanted: which they are.
+        wanted: which sections.
         shape: (sections, height, width).
-        source: that has them.
-        files: by the sections' numbers; the only file of a stack by ``STACK``.
+        source: where they are.
+        files: by section number; the only file of a stack by ``STACK``.
 
     Raises:
-        UserError: some are missing, or there are more than there should be.
+        UserError: sections are missing, or there are too many.
     """
 
     def __init__(
@@ -60,23 +60,23 @@ class PublishedSections:
         if lacking:
             found = len(self.numbers) - len(lacking)
             raise UserError(
-                f"{some}: one of {found} sections, expected {len(self.numbers)} "
+                f"{some}: found {found} sections, expected {len(self.numbers)} "
                 f"({self.numbers[0]} to {self.numbers[-1]}); section {lacking[0]} is missing"
             )
         if max(self.files) >= self.wanted.total:
             raise UserError(
-                f"{some}: one of sections up to number {max(self.files)}, expected "
-                f"{self.wanted.total} (0 to {self.wanted.total - 1}); a padded or another version, "
-                "which the labels do not fit"
+                f"{some}: found sections up to number {max(self.files)}, expected "
+                f"{self.wanted.total} (0 to {self.wanted.total - 1}); this is a padded or another "
+                "version, which the labels do not fit"
             )
 
     @property
     def single_file(self) -> Path | None:
-        """The archive or stack that holds all sections; None: each has a file of its own."""
+        """The archive or stack with all sections; None if each section is a file."""
         return self.source.archive or self.files.get(STACK)
 
     def where(self, index: int) -> str:
-        """A section's place, for messages."""
+        """Path of a section, for messages."""
         number = self.numbers[index]
         return (
             f"{self.files[STACK]}, page {number}"
@@ -85,13 +85,13 @@ class PublishedSections:
         )
 
     def read(self, index: int) -> np.ndarray:
-        """A section (H, W) uint8: an image as it is, a mask as 0 and 1.
+        """A section (H, W) uint8: an image unchanged, a mask as 0 and 1.
 
         Args:
-            index: counts from 0 at the first wanted.
+            index: counted from 0 at the first section to use.
 
         Raises:
-            UserError: damaged, or of another size or kind than it should be.
+            UserError: the section is damaged, or has an unexpected size or kind.
         """
         where, number = self.where(index), self.numbers[index]
         try:
@@ -104,12 +104,12 @@ class PublishedSections:
             section = np.array(image)
         except UserError:
             raise
-        except Exception as error:  # Pillow and zipfile raise many kinds for a broken file
+        except Exception as error:  # Pillow and zipfile raise many types for a broken file
             reason = (str(error) or type(error).__name__).splitlines()[0][:120]
             if isinstance(error, UnidentifiedImageError):
                 reason = "neither PNG nor TIFF"
             raise UserError(
-                f"{where}: not a readable image ({reason}); damaged? Get it anew"
+                f"{where}: not a readable image ({reason}); if it is damaged, download it again"
             ) from None
         return section if self.wanted.kind == "image" else self._mask(section, where)
 
@@ -122,7 +122,7 @@ class PublishedSections:
         return stack
 
     def _check(self, image: Image.Image, where: str) -> None:
-        """Compare with what is expected, before anything is decoded."""
+        """Check size and kind before the image is decoded; raises UserError."""
         check_grey(where, image)
         height, width = self.shape[1:]
         if image.size != (width, height):
@@ -134,7 +134,7 @@ class PublishedSections:
             raise UserError(f"{where}: found {found} grey, expected {' or '.join(allowed)}")
 
     def _mask(self, section: np.ndarray, where: str) -> np.ndarray:
-        """0 and 1; of instance numbers those above 0 are foreground, as -1 means empty."""
+        """A mask of 0 and 1. Instance numbers above 0 are foreground; -1 is background."""
         grey = self.wanted.kind == "mask" and section.dtype == np.uint8
         highest = section.max()
         if grey and 1 < highest < 128:
@@ -146,10 +146,10 @@ class PublishedSections:
 
 
 def matching(wanted: SectionFiles, source: Source) -> dict[int, ImageFile]:
-    """The files of a source that are wanted, by the sections' numbers; of a stack by ``STACK``.
+    """The matching files of a source by section number; a stack by ``STACK``.
 
     Raises:
-        UserError: it has a section twice.
+        UserError: the source has a section twice.
     """
     pattern = re.compile(rf"(?:^|/){wanted.pattern}$", re.IGNORECASE)
     files: dict[int, ImageFile] = {}
@@ -158,7 +158,9 @@ def matching(wanted: SectionFiles, source: Source) -> dict[int, ImageFile]:
         if found := pattern.search(name):
             number = int(found[1]) if pattern.groups else STACK
             if number in files:
-                raise UserError(f"{files[number]}: the same as {file}; expected one of them")
+                raise UserError(
+                    f"{files[number]}: the same section as {file}; expected one of them"
+                )
             files[number] = file
     return files
 
@@ -166,10 +168,10 @@ def matching(wanted: SectionFiles, source: Source) -> dict[int, ImageFile]:
 def find_sections(
     wanted: SectionFiles, shape: tuple[int, int, int], sources: Iterable[Source]
 ) -> PublishedSections | None:
-    """The wanted sections in the first source that has any of them; None: in none.
+    """The sections in the first source that has any of them; None if no source has.
 
     Raises:
-        UserError: that source lacks some, or has one twice.
+        UserError: that source lacks some of them, or has one twice.
     """
     for source in sources:
         if files := matching(wanted, source):
@@ -178,10 +180,10 @@ def find_sections(
 
 
 def _open(file: ImageFile) -> Image.Image:
-    """An image of which only the header is decoded."""
+    """Open an image without decoding its pixels."""
     content = file.read_bytes()
     image = Image.open(BytesIO(content), formats=("PNG", "TIFF"))
     if image.format == "PNG":
-        image.verify()  # decoding alone overlooks wrong checksums; the image is spent then
+        image.verify()  # decoding ignores wrong checksums; verify() closes the image
         image = Image.open(BytesIO(content))
     return image

@@ -1,4 +1,4 @@
-"""What the user has of the official files: images on the disc and in zip archives."""
+"""Find the official files that the user has: images on disc and in zip archives."""
 
 import zipfile
 import zlib
@@ -14,11 +14,11 @@ BROKEN = (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.err
 
 
 class Source(NamedTuple):
-    """Image files that are looked through together.
+    """Image files that are searched together.
 
     Attributes:
-        archive: the zip archive that holds them; None: they lie on the disc.
-        files: nothing is unpacked, they are read from there.
+        archive: the zip archive that holds them; None: files on disc.
+        files: read from the archive without unpacking it.
     """
 
     archive: Path | None
@@ -26,15 +26,15 @@ class Source(NamedTuple):
 
 
 def find_sources(given: Iterable[Path], downloads: Path, official: Container[str]) -> list[Source]:
-    """The loose images, then the archives.
+    """One source for all image files, then one for each archive.
 
     Args:
-        given: files, and folders that are searched for images and official files.
-        downloads: folder of official files.
-        official: their names.
+        given: files, and folders to search for images and official files.
+        downloads: folder of downloaded official files.
+        official: names of official files.
 
     Raises:
-        UserError: something given does not exist, or is neither an image nor a zip archive.
+        UserError: a given path does not exist, or is neither an image nor a zip archive.
     """
     found: list[Path] = []
     for path in given:
@@ -56,8 +56,8 @@ def _open_archive(path: Path) -> Source:
         archive = zipfile.ZipFile(path)
     except BROKEN as error:
         raise UserError(
-            f"{path}: not a readable zip archive ({error}); is it whole? Get it anew, or unpack it "
-            "and give the folder with --from"
+            f"{path}: not a readable zip archive ({error}); download it again, or unpack it and "
+            "give the folder with --from"
         ) from None
     return Source(path, [zipfile.Path(archive, name) for name in archive.namelist()])
 

@@ -109,7 +109,7 @@ def write_report(
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What was run, as names and values."""
-    volume, blank = summary["volume"], summary.get("blank")
+    volume, blank, seconds = summary["volume"], summary.get("blank"), summary["seconds"]
     size = volume["voxel_size_nm"]
     return [
         ("volume", f"{volume['path']} ({volume['kind']})"),
@@ -123,8 +123,9 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("config", summary["config"]),
         ("command", shlex.join(summary["command"])),
         ("date", summary["date"]),
-        ("prediction", f"{summary['seconds']:g} s, {summary['pairs']} pairs of sections, on "
-                       f"{summary['device']} in {summary['precision']}"),
+        ("prediction", (f"{seconds:g} s" if seconds is not None else "done earlier")
+                       + f", {summary['pairs']} pairs of sections, on {summary['device']} in "
+                       f"{summary['precision']}"),
         ("software", f"revision {summary['revision']}, torch {summary['torch']}"),
     ]  # fmt: skip
 

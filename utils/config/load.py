@@ -1,4 +1,4 @@
-"""A config from its YAML file, with overrides; what is wrong in it is answered in one line."""
+"""Load a config from YAML with overrides. Errors are reported in one line."""
 
 import difflib
 import reprlib
@@ -21,15 +21,15 @@ class LoadedConfig(NamedTuple):
 
 
 def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConfig:
-    """Read a config and lay overrides over it.
+    """Read a config and apply overrides.
 
     Args:
-        name: ``vnc2lucchi1`` for that file in ``config_dir``, or a path to a YAML file.
-        overrides: ``SECTION.key=value`` each, the value in YAML.
-        config_dir: the shipped configs.
+        name: name of a file in ``config_dir``, such as ``vnc2lucchi1``, or the path of a YAML file.
+        overrides: ``SECTION.key=value``, with the value in YAML.
+        config_dir: folder of the shipped configs.
 
     Raises:
-        UserError: no such file, unknown key, wrong type or impossible value.
+        UserError: the file is missing, or it has an unknown key, a wrong type or an invalid value.
     """
     path = _find_config(name, config_dir)
     values = _read_yaml(path)
@@ -52,7 +52,7 @@ def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConf
 
 
 def flat(values: dict) -> dict[str, Any]:
-    """Values by "SECTION.key"; a value without a section by its own name."""
+    """Values by "SECTION.key", and values outside a section by their name."""
     found = {}
     for section, content in values.items():
         if isinstance(content, dict):
@@ -103,7 +103,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
-    """Key and problem of the first thing wrong."""
+    """Key and description of the first error."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if isinstance(part, str)]
     key, kind = ".".join(place), first["type"]
@@ -111,7 +111,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return key, f"unknown key{_nearest(key, _all_keys())}"
     if kind == "missing":
         return key, "missing; expected a value"
-    if kind == "value_error":  # raised above as "field: what was found, what was expected"
+    if kind == "value_error":  # raised in the schema as "field: problem"
         field, _, problem = str(first["ctx"]["error"]).partition(": ")
         place = place if place[-1:] == [field] else [*place, field]
         return ".".join(place), problem
@@ -129,7 +129,7 @@ def _all_keys() -> list[str]:
 
 
 def _nearest(name: str, valid: list[str]) -> str:
-    """A hint at the nearest valid name: by its own spelling first, then in whatever section."""
+    """A hint that names the most similar valid name; empty if there is none."""
     by_lower = {key.lower(): key for key in valid}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; the nearest is {by_lower[near[0]]}" if near else ""

@@ -1,18 +1,18 @@
-"""Keys and values of earlier configs that are gone or renamed, and the answer to each."""
+"""Removed and renamed keys and values of configs, and the error message for each."""
 
 from typing import Any, NamedTuple
 
 from utils.errors import UserError
 
-WHY = "brought nothing: docs/results.md"
+WHY = "brought no improvement: docs/results/removed_options.md"
 
 
 class Removed(NamedTuple):
-    """A key that is gone.
+    """A removed key.
 
     Attributes:
         last: the last revision that had it.
-        off: its value that changed nothing.
+        off: the value that turned it off.
     """
 
     last: str
@@ -50,19 +50,19 @@ RENAMED = {
 
 
 def refuse_removed(values: dict[str, Any], source: str) -> None:
-    """Answer what is gone in one line; raises UserError.
+    """Raise UserError for removed and renamed keys and values.
 
     Args:
         values: by "SECTION.key".
-        source: the file or the option that holds them.
+        source: the file or the option that contains them.
     """
     for key, value in values.items():
         if key in RENAMED:
-            raise UserError(f"{source}: {key}: is called {RENAMED[key]} now; rename it")
+            raise UserError(f"{source}: {key}: renamed to {RENAMED[key]}; rename it in the config")
         last = REMOVED_VALUES.get((key, value)) if isinstance(value, str) else None
         if last:
             raise UserError(
-                f"{source}: {key}: {value} is gone since the revision after {last} (it {WHY}); "
+                f"{source}: {key}: the value {value} was removed after revision {last} (it {WHY}); "
                 "remove it"
             )
     gone = [key for key in values if key in REMOVED]
@@ -70,6 +70,6 @@ def refuse_removed(values: dict[str, Any], source: str) -> None:
         last = REMOVED[gone[0]].last
         one = len(gone) == 1
         raise UserError(
-            f"{source}: {', '.join(gone)}: gone since the revision after {last} "
+            f"{source}: {', '.join(gone)}: removed after revision {last} "
             f"({'it' if one else 'they'} {WHY}); remove {'it' if one else 'them'}"
         )

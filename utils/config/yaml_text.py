@@ -1,69 +1,48 @@
-"""YAML as configs need it: no key with two values, no depth that a config cannot have."""
+"""Reads YAML that gives no key two values."""
 
+import reprlib
 from typing import Any
 
 import yaml
 
 from utils.errors import warn
 
-DEEPEST = 8  # levels; a config has three
-LONGEST = 1_000_000  # characters
-ALIASES = 20  # each may repeat all that stands before it
+LONGEST = 1_000_000  # characters; PyYAML takes half a minute
+MOST_ALIASES = 20  # each may double the size of the content
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader takes the last of two equal keys, and follows aliases for ever."""
+    """PyYAML's safe loader, which silently takes the last of two equal keys, with checks."""
 
-    depth = aliases = 0
-    source = ""  # where the text comes from, for warnings
+    aliases = 0
+    source = ""  # prefix of warnings
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
-        self.depth, self.aliases = self.depth + 1, self.aliases + alias
-        if self.depth > DEEPEST:
-            raise _problem(f"nested deeper than {DEEPEST} levels", mark)
-        if self.aliases > ALIASES:
-            raise _problem(f"more than {ALIASES} aliases", mark)
+        mark = self.peek_event().start_mark
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > MOST_ALIASES:
+            raise _problem(f"more than {MOST_ALIASES} aliases", mark)
         node = super().compose_node(parent, index)
         if node.end_mark is None:
-            raise _problem("an alias of what it stands in", mark)
-        self.depth -= 1
+            raise _problem("an alias inside of its own anchor", mark)
         return node
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:  # of dates, of endless numbers
-            raise _problem(str(error).partition("; use sys.")[0], node.start_mark) from None
-
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
-        seen: dict[str, yaml.Node] = {}
+        first: dict[str, yaml.Node] = {}
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                self._check_repeated(key, seen[key.value], value)
-            elif isinstance(key, yaml.ScalarNode):
-                seen[key.value] = value
+            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, value) is not value:
+                self._check_repeated(key, first[key.value], value)
         return super().construct_mapping(node, deep)
 
-    def _check_repeated(self, key: yaml.ScalarNode, first: yaml.Node, second: yaml.Node) -> None:
-        """Warn of a key given twice with one value; raise at two values."""
-        # repr tells 1 from true and from 1.0, which Python takes as equal
-        values = [repr(self.construct_object(node, deep=True)) for node in (first, second)]
-        mark = key.start_mark
-        if values[0] != values[1]:
-            raise _problem(
-                f"the key {key.value} is given twice, as {_short(values[0])} and as "
-                f"{_short(values[1])}",
-                mark,
-            )
-        warn(
-            f"{self.source}line {mark.line + 1}: the key {key.value} is given twice, both times "
-            f"as {_short(values[0])}"
-        )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    def _check_repeated(self, key: yaml.ScalarNode, *nodes: yaml.Node) -> None:
+        """Warn if a key has the same value twice, as in the published files; else raise."""
+        first, second = (self.construct_object(node, deep=True) for node in nodes)
+        twice = f"the key {key.value} is given twice"
+        if repr(first) != repr(second):  # 1 == 1.0 == True in Python
+            values = f"as {reprlib.repr(first)} and as {reprlib.repr(second)}"
+            raise _problem(f"{twice}, {values}", key.start_mark)
+        line = key.start_mark.line + 1
+        warn(f"{self.source}line {line}: {twice}, both times as {reprlib.repr(first)}")
 
 
 def _problem(text: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
@@ -71,14 +50,14 @@ def _problem(text: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(text: str, source: str = "") -> Any:
-    """The value of a YAML text; a key that is given twice with the same value is warned of.
+    """Parse a YAML text; warns of a key that is given twice with the same value.
 
     Args:
         text: the YAML.
-        source: the file it comes from, for warnings.
+        source: name of the file, for warnings.
 
     Raises:
-        ValueError: what is wrong, with the line where it is known; one line.
+        ValueError: the text is not valid; one line, with the line number if it is known.
     """
     if len(text) > LONGEST:
         raise ValueError(f"found {len(text)} characters, expected a config of a few thousand")
@@ -87,10 +66,11 @@ def read_yaml(text: str, source: str = "") -> Any:
         loader.source = source and f"{source}: "
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f"line {mark.line + 1}: " if mark else ""
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
         raise ValueError(f"{line}not valid YAML: {error.problem}{hint}") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"not valid YAML: {reason}") from None
+    except RecursionError:
+        raise ValueError("not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError) as error:
+        # PyYAML raises these at values that do not fit their tag or are out of range
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())[:160]}") from None

@@ -1,4 +1,4 @@
-"""The device to compute on, the precision to compute in, and compilation for it."""
+"""Device, precision and compilation."""
 
 import ctypes
 import os
@@ -13,15 +13,15 @@ from utils.errors import UserError, warn
 from utils.runtime.rank import local_rank
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-AUTO = "DAISC_AUTO_PRECISION"  # environment variable: what ``auto`` chooses, whatever the device
+AUTO = "DAISC_AUTO_PRECISION"  # environment variable that overrides the choice of ``auto``
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def choose_device(name: str, if_cuda: bool = True) -> torch.device:
-    """The device by its name; ``auto`` takes a GPU where there is one and ``if_cuda`` allows.
+    """The device with a name; ``auto`` is a GPU if there is one and ``if_cuda`` is set.
 
     Raises:
-        UserError: the device asked for is not there.
+        UserError: this machine does not have the device.
     """
     present = {
         "cuda": torch.cuda.is_available(),
@@ -31,7 +31,7 @@ def choose_device(name: str, if_cuda: bool = True) -> torch.device:
     if name == "auto":
         name = next(kind for kind in present if present[kind] and (if_cuda or kind == "cpu"))
     if not present[name]:
-        raise UserError(f"--device {name}: this machine has none; use --device cpu or auto")
+        raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
     if name == "cpu":
         keep_freed_memory()
     if name == "cuda":
@@ -41,10 +41,10 @@ def choose_device(name: str, if_cuda: bool = True) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in the process instead of handing it back (glibc; elsewhere nothing).
+    """Keep freed memory in the process instead of returning it to the system (glibc only).
 
-    Each step frees and takes the same gigabytes; faulting the pages in again and again costs a
-    tenth of the time, and half of it on a busy virtual machine.
+    Each step frees and allocates the same gigabytes. Page faults would cost a tenth of the time,
+    and half of it on a busy virtual machine.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -55,16 +55,16 @@ def keep_freed_memory() -> None:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The precision by its name.
+    """The precision with a name.
 
     Args:
-        name: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on GPUs and CPUs that have matrix
+        name: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on GPUs and CPUs that have matrix
             units for it (NVIDIA from Ampere on, Intel with AMX), else float32. The environment
-            variable ``DAISC_AUTO_PRECISION`` decides for ``auto`` where it is set.
-        device: to compute on.
+            variable ``DAISC_AUTO_PRECISION`` overrides ``auto``.
+        device: the device to compute on.
 
     Raises:
-        UserError: the environment variable holds another word.
+        UserError: the environment variable has another value.
     """
     if name == "auto":
         name = os.environ.get(AUTO) or ("bfloat16" if _multiplies_bfloat16(device) else "float32")
@@ -80,18 +80,18 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager:
-    """Where this is bfloat16: convolutions in it, weights and sums in float32."""
+    """Autocast for bfloat16, with weights and sums in float32; nothing for float32."""
     if precision == torch.bfloat16:
         return torch.autocast(device.type, precision)
     return nullcontext()
 
 
 def in_precision(network: Callable, precision: torch.dtype) -> Callable:
-    """A network that computes in a precision and returns float32 at least.
+    """Wrap a network to compute in a precision and to return at least float32.
 
     Args:
-        network: takes a tensor, returns one or a named tuple of them.
-        precision: bfloat16; or float32, which leaves the network's own as it is.
+        network: maps a tensor to a tensor or to a named tuple of tensors.
+        precision: bfloat16, or float32, which leaves the precision of the network unchanged.
     """
 
     def run(maps: Tensor) -> Any:
@@ -105,22 +105,22 @@ def in_precision(network: Callable, precision: torch.dtype) -> Callable:
 
 
 def widened(maps: Tensor | None) -> Tensor | None:
-    """bfloat16 as float32; what is wider, or None, as it is."""
+    """Convert bfloat16 to float32; anything else is returned unchanged."""
     return maps.float() if maps is not None and maps.dtype == torch.bfloat16 else maps
 
 
 def compiled(network: nn.Module) -> Callable:
-    """The network compiled; itself, with a warning, where compilation does not work.
+    """The compiled network; with a warning, the network itself if compilation does not work.
 
-    It is tried on next to nothing first: a missing C++ compiler or Triton shows at once.
+    A tiny function is compiled first, which fails at once without a C++ compiler or Triton.
     """
     device = next(network.parameters()).device
     try:
         torch.compile(_trial)(torch.ones(2, device=device))
-    except Exception as error:  # the compilers' errors have no base of their own
+    except Exception as error:  # compiler errors have no common base class
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        warn(f"TRAIN.compile: not compiled, slower ({reason})")
+        warn(f"TRAIN.compile: compilation does not work, so the run is slower ({reason})")
         return network
     return torch.compile(network)
 

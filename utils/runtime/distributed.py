@@ -1,6 +1,6 @@
-"""Several processes at one job, as ``torchrun`` starts them; one alone is a group of one.
+"""Several processes of one run, as started by ``torchrun``. A single process is a group of one.
 
-Tensors on a GPU travel by NCCL, those on the CPU by gloo.
+Tensors on GPUs are reduced by NCCL, those on CPUs by gloo.
 """
 
 import os
@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-PATIENCE = timedelta(hours=2)  # the first process validates meanwhile
-PEER_LOST = "another process of the run has ended; its own message says why"
+TIMEOUT = timedelta(hours=2)  # others wait while the first process validates
+PEER_LOST = "another process of the run has ended; see its own message"
 
 
 class PeerLost(Exception):
-    """Another process is gone, so that no joint step can be made any more."""
+    """Another process has ended, so collective operations are no longer possible."""
 
 
 class Group:
@@ -34,55 +34,58 @@ class Group:
 
     @classmethod
     def join(cls) -> "Group":
-        """The group that ``torchrun`` made; without it, a group of one.
+        """Join the group started by ``torchrun``; without it, a group of one.
 
-        Processes but the first print nothing.
+        Only the first process prints.
         """
         if "RANK" not in os.environ or not dist.is_available():
             return cls()
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            dist.init_process_group(backend, timeout=TIMEOUT)
         group = cls(dist.get_rank(), dist.get_world_size())
         if not group.is_main:
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until exit
         return group
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def share(self, items: Sequence) -> Sequence:
-        """This process's part of a sequence: runs as equal as can be."""
+        """This process's contiguous part of a sequence; parts differ by at most one item."""
         count = len(items)
         return items[count * self.rank // self.size : count * (self.rank + 1) // self.size]
 
     def average_gradients(self, networks: Iterable[nn.Module]) -> None:
-        """Give all processes the mean of their gradients; raises ``PeerLost``."""
+        """Average the gradients over the processes, in place; raises ``PeerLost``."""
         if self.size == 1:
             return
         for network in networks:
             self._average([p.grad for p in network.parameters() if p.grad is not None])
 
     def average(self, report: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The means of scalars over the processes; raises ``PeerLost``."""
+        """Means of scalars over the processes; raises ``PeerLost``."""
         if self.size == 1:
             return report
         values = torch.stack([value.float() for value in report.values()])
         self._average([values])
         return dict(zip(report, values, strict=True))
 
-    def any(self, truth: bool) -> bool:
-        """Whether it is true of any process; the GPU is not waited for. Raises ``PeerLost``."""
+    def any_process(self, condition: bool) -> bool:
+        """Whether a condition holds in any process, without waiting for GPUs.
+
+        Raises ``PeerLost``.
+        """
         if self.size == 1:
-            return truth
-        flag = torch.tensor([float(truth)])
+            return condition
+        flag = torch.tensor([float(condition)])
         self._reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
     def agree(self, number: int) -> int:
-        """The first process's number, for all of them; raises ``PeerLost``."""
+        """The number of the first process, for all processes; raises ``PeerLost``."""
         if self.size == 1:
             return number
         shared = torch.tensor([number if self.is_main else 0])
@@ -90,11 +93,11 @@ class Group:
         return int(shared)
 
     def wait(self) -> None:
-        """Wait until all processes have come here; raises ``PeerLost``."""
-        self.any(False)
+        """Wait until all processes have reached this call; raises ``PeerLost``."""
+        self.any_process(False)
 
     def leave(self) -> None:
-        """End the group in good order, when all is done."""
+        """Leave the group at the end of the run."""
         if self.size > 1:
             dist.destroy_process_group()
 
@@ -109,5 +112,5 @@ class Group:
     def _reduce(tensor: Tensor, operation: dist.ReduceOp) -> None:
         try:
             dist.all_reduce(tensor, operation)
-        except RuntimeError as error:  # gloo and NCCL say it in many ways
+        except RuntimeError as error:  # gloo and NCCL have many messages for it
             raise PeerLost(PEER_LOST) from error

@@ -1,4 +1,4 @@
-"""Which GPU a job gets, of several that run side by side."""
+"""Distribute GPUs among parallel jobs."""
 
 import os
 import threading
@@ -11,18 +11,18 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class GpuPool:
-    """Hands out this process's GPUs, each time the one with the fewest jobs."""
+    """Assigns the GPUs visible to this process to jobs, each time the one with the fewest jobs."""
 
     def __init__(self) -> None:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        chosen = os.environ.get(VISIBLE)  # numbers or UUIDs; a job's own are counted anew
+        chosen = os.environ.get(VISIBLE)  # numbers or UUIDs
         names = chosen.split(",") if chosen else [str(number) for number in range(count)]
         self._jobs = dict.fromkeys(names[:count], 0)
         self._lock = threading.Lock()
 
     @contextmanager
     def taken(self) -> Iterator[dict[str, str]]:
-        """The environment variable of a job that sees one GPU alone; empty without GPUs."""
+        """Environment variables that show a job a single GPU; empty without GPUs."""
         if not self._jobs:
             yield {}
             return

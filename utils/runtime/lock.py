@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Lock a folder for one process."""
 
 import errno
 import os
@@ -14,18 +14,18 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def lock_folder(folder: Path, instead: str = "--run-name NAME") -> BaseFileLock:
-    """Keep other processes out of a folder until the lock returned is released.
+    """Lock a folder until the returned lock is released.
 
-    Neither a killed process nor the workers that it leaves behind hold it. Where the file system
-    has no locks there is a warning, and the lock returned holds nobody out.
+    The lock ends with the process, even if it is killed and its workers live on. If the file system
+    does not support locks, a warning is printed and other processes are not kept out.
 
     Args:
-        folder: to be used by this process alone.
-        instead: the option that takes another one.
+        folder: the folder.
+        instead: the option that selects another folder, for the message.
 
     Raises:
-        UserError: another process is at work there.
-        OSError: no right to write.
+        UserError: another process has locked the folder.
+        OSError: the folder is not writable.
     """
     path = folder / LOCK
     lock = FileLock(path, timeout=0, fallback_to_soft=False)
@@ -35,10 +35,10 @@ def lock_folder(folder: Path, instead: str = "--run-name NAME") -> BaseFileLock:
     except Timeout:
         holder = path.read_text(encoding="utf-8").strip()
         raise UserError(
-            f"{folder}: in use by another run ({holder}); wait for it, end it, or give {instead}"
+            f"{folder}: in use by another run ({holder}); wait for it, end it, or use {instead}"
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warn(f"{path}: no locks here ({error}); start no second run")
+        warn(f"{path}: the file system has no locks ({error}); do not start a second run")
     return lock

@@ -1,4 +1,4 @@
-"""What a command took of the machine."""
+"""Used and available memory."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-CONTROL_GROUPS = {  # limit, use and statistics of memory, by the controller's name
+CONTROL_GROUPS = {  # folder, and files of limit and usage, by the name of the controller
     "": ("", "memory.max", "memory.current"),  # version 2
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
@@ -20,27 +20,27 @@ except ImportError:  # Windows
 
 
 def peak_memory(device: "torch.device") -> str:
-    """The most memory this process held so far, as ``peak memory: 1.2 GB, GPU 3.4 GB``."""
+    """Peak memory of this process, as text: ``peak memory: 1.2 GB, GPU 3.4 GB``."""
     peak = _peak_resident()
-    parts = ["not known here" if peak is None else f"{peak / 1e9:.1f} GB"]
+    parts = ["unknown" if peak is None else f"{peak / 1e9:.1f} GB"]
     if device.type == "cuda":
-        import torch  # not for those that only ask for the memory that is free
+        import torch  # not needed for available_memory
 
         parts.append(f"GPU {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
     return "peak memory: " + ", ".join(parts)
 
 
 def available_memory() -> int | None:
-    """Bytes this process may still take: of the machine, its container and its limits.
+    """Bytes available to this process, within the limits of machine, container and process.
 
-    None where the system does not tell.
+    None if unknown.
     """
     free = []
     status = Path("/proc/meminfo")
     if status.exists():
         found = re.search(r"MemAvailable:\s*(\d+) kB", status.read_text(encoding="utf-8"))
         free += [int(found[1]) * 1024] if found else []
-    free += _free_in_control_groups()
+    free += free_in_control_groups()
     if resource is not None:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         pages = Path("/proc/self/statm")
@@ -49,10 +49,10 @@ def available_memory() -> int | None:
     return max(0, min(free)) if free else None
 
 
-def _free_in_control_groups(
+def free_in_control_groups(
     own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
-    """What the limits of this process's control groups and of those above leave, bytes each."""
+    """Bytes left by the limit of each control group of this process and of those above."""
     free = []
     for line in own.read_text(encoding="utf-8").splitlines() if own.is_file() else ():
         _, controllers, place = line.split(":", 2)
@@ -71,9 +71,9 @@ def _free_in_control_groups(
 
 
 def _peak_resident() -> int | None:
-    """Bytes; None where the system does not tell."""
+    """Bytes; None if unknown."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count the process that started this one
+    if status.exists():  # getrusage includes the parent process
         found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
         if found:
             return int(found[1]) * 1024

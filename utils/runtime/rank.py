@@ -1,13 +1,13 @@
-"""This process's number among those that ``torchrun`` starts; light, for those without torch."""
+"""The rank of this process under ``torchrun``, without importing torch."""
 
 import os
 
 
 def local_rank() -> int:
-    """This process's number on its machine, which is that of its GPU."""
+    """Rank on this machine, which is the number of the GPU to use."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def rank() -> int:
-    """This process's number in the run, before the group is joined as well."""
+    """Rank in the run; known before the group is joined."""
     return int(os.environ.get("RANK", 0))

@@ -1,4 +1,4 @@
-"""Ctrl-C and a cluster's pre-emption end a run at its next safe place."""
+"""End a run at its next safe point after Ctrl-C or SIGTERM."""
 
 import signal
 import threading
@@ -11,11 +11,11 @@ class StopRequested(Exception):
 
 
 class Interrupted(Exception):
-    """A run that ended before its time, its state saved.
+    """A run was interrupted after saving its state.
 
     Args:
-        message: for the user, with how to go on.
-        signal_number: of what ended it; the exit code is 128 more, as shells have it.
+        message: tells the user how to continue.
+        signal_number: the signal. The exit code is 128 more, as in shells.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -24,15 +24,15 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """The first SIGINT or SIGTERM since it was set up, if any."""
+    """The first SIGINT or SIGTERM received, if any."""
 
     received: int | None = None
 
     def check(self, agreed: Callable[[bool], bool] = bool) -> None:
-        """Raise ``StopRequested`` if there was one.
+        """Raise ``StopRequested`` if a signal was received.
 
         Args:
-            agreed: asks other processes as well, so that all stop at the same place.
+            agreed: combines the answers of all processes, so that all stop at the same point.
         """
         if agreed(self.received is not None):
             raise StopRequested
@@ -40,7 +40,7 @@ class StopSignal:
 
 @contextmanager
 def awaited_signals() -> Iterator[StopSignal]:
-    """Note SIGINT and SIGTERM instead of dying of them; the second has its usual effect."""
+    """Record the first SIGINT or SIGTERM instead of exiting; the second has its usual effect."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may set handlers

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind, each in a thread of its own."""
+"""Prefetch results and write in the background, each in one thread."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], limit: int = 2
 ) -> Iterator[Result]:
-    """``map(function, items)``, up to ``limit`` results made before they are asked for."""
+    """``map(function, items)`` with up to ``limit`` results computed ahead."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque()
         for item in items:
@@ -26,10 +26,10 @@ def prefetch(
 
 @contextmanager
 def write_behind(function: Callable[..., None], limit: int = 2) -> Iterator[Callable[..., None]]:
-    """A function that returns before it has worked; all is done when the context ends.
+    """Run calls of a function in the background; the context ends when all are done.
 
-    Holds the arguments of at most ``limit`` calls; what a call raises, a later one raises, or the
-    context's end.
+    At most ``limit`` calls are queued. An exception is raised by a later call or at the end of the
+    context.
     """
     with ThreadPoolExecutor(1) as pool:
         waiting = deque()

@@ -1,0 +1,231 @@
+"""Predict a volume into ``preds.hdf``, and write the masks and probabilities derived from it."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from dataloader.volume import resample
+from prediction.derived import Derived
+from prediction.fingerprint import differing, prediction_fingerprint
+from prediction.inference import Inference
+from prediction.orthoplane import SlicingAxis, join
+from prediction.outputs import remove_earlier, single_predictions
+from prediction.store import PredictionStore, finished_fingerprint
+from prediction.volume import predict_on_grid
+from utils.errors import UserError, writing_to
+from utils.files import part_of
+from utils.progress import progress
+from utils.runtime.distributed import Group, PeerLost
+from utils.runtime.lock import lock_folder
+from utils.runtime.signals import Interrupted, StopRequested, StopSignal, awaited_signals
+from utils.runtime.threads import write_behind
+
+SectionUser = Callable[[int, np.ndarray], None]  # index and probability (H, W)
+
+
+def predict(inference: Inference, again: bool = False) -> Derived:
+    """Write the probabilities to ``preds.hdf`` (``main``, float32), masks and probabilities.
+
+    A section's predictions from several pairs are averaged, as published. Predictions of the same
+    volume by the same weights with the same settings are kept: a finished ``preds.hdf`` as it is,
+    and the sections of an earlier start that was interrupted.
+
+    Args:
+        inference: model, volume and folder.
+        again: predict even if ``preds.hdf`` is finished.
+
+    Returns:
+        What was derived from the sections; empty in all processes but the main one.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; the same command continues.
+    """
+    group, derived = inference.group, Derived()
+    with writing_to(inference.out), ExitStack() as stack:
+        inference.out.mkdir(parents=True, exist_ok=True)
+        stop = stack.enter_context(awaited_signals())
+        try:
+            if group.is_main:
+                stack.callback(lock_folder(inference.out, instead="--out FOLDER").release)
+            finished = not again and _is_finished(inference)
+            finished = bool(group.agree(int(finished)))
+            if group.is_main:
+                _remove_earlier(inference, finished)
+                derived.open(inference, stack)
+            if finished:
+                derived.reused = True
+                _derive(inference, derived, stop)
+            elif inference.averages:
+                _predict_averaged(inference, derived, stop)
+            else:
+                _predict_sections(inference, derived, stop)
+        except StopRequested:
+            raise Interrupted("interrupted; the same command goes on", stop.received) from None
+        except PeerLost as error:
+            raise UserError(f"{error}; the same command goes on") from None
+    return derived
+
+
+def _is_finished(inference: Inference) -> bool:
+    """Whether ``preds.hdf`` is what this inference would predict; says so, or what differs."""
+    if not inference.group.is_main or not inference.predictions.exists():
+        return False
+    earlier, name = finished_fingerprint(inference.predictions), inference.predictions.name
+    if earlier is None:
+        return False
+    if changed := differing(earlier, _whole_fingerprint(inference)):
+        if not part_of(inference.predictions).exists():
+            inference.say(f"{name} does not count ({', '.join(changed)} changed): predicting anew")
+        return False
+    inference.say(
+        f"{name} is of this volume, by these weights and settings: not predicted again "
+        "(--repredict does)"
+    )
+    return True
+
+
+def _remove_earlier(inference: Inference, finished: bool) -> None:
+    """Remove other results, and keep what the predictions continue from."""
+    kept = [inference.predictions] if finished else [part_of(inference.predictions)]
+    if inference.averages and not finished:
+        singles = [single_predictions(inference.out, axis.name) for axis in inference.axes]
+        kept += [part_of(path) for path in singles]
+    remove_earlier(inference.out, kept)
+
+
+def _derive(inference: Inference, derived: Derived, stop: StopSignal) -> None:
+    """Derive what follows from finished predictions."""
+    if inference.group.is_main:
+        for index in range(len(inference.raw)):
+            derived.add(index, inference.probability(index))
+            stop.check()
+
+
+def _predict_sections(inference: Inference, derived: Derived, stop: StopSignal) -> None:
+    """Predict the volume's own sections, without averaging over others."""
+    store = PredictionStore(
+        inference.predictions,
+        inference.raw.shape,
+        inference.voxel_size,
+        _whole_fingerprint(inference),
+        inference.group,
+    )
+    _fill(inference, store, inference.axes[0], derived, stop)
+    if inference.group.is_main:
+        store.finish()
+
+
+def _predict_averaged(inference: Inference, derived: Derived, stop: StopSignal) -> None:
+    """Predict along each axis on the working grid, then average on the volume's own."""
+    stores = []
+    for axis in inference.axes:
+        path, made_from = (
+            single_predictions(inference.out, axis.name),
+            _fingerprint(inference, axis),
+        )
+        stores.append(PredictionStore(path, axis.volume.shape, None, made_from, inference.group))
+        _fill(inference, stores[-1], axis, None, stop)
+    if not inference.group.is_main:
+        return
+    shape = inference.raw.shape
+    averaged = PredictionStore(
+        inference.predictions, shape, inference.voxel_size, _whole_fingerprint(inference), Group()
+    )
+    reads = [store.read for store in stores]
+    for index, probability in join(inference.axes, reads, inference.out, stop.check):
+        probability = np.clip(resample(probability, shape[1:]), 0, 1)
+        probability = _without_blank(inference, index, probability)
+        averaged.write(index, probability)
+        derived.add(index, probability)
+    averaged.finish()
+    for store in stores:
+        store.discard()
+
+
+def _fill(
+    inference: Inference,
+    store: PredictionStore,
+    axis: SlicingAxis,
+    derived: Derived | None,
+    stop: StopSignal,
+) -> None:
+    """Predict this process's share of the sections that a store lacks.
+
+    ``derived`` is None where the sections are yet to be averaged with others.
+    """
+    group, use = inference.group, derived.add if derived and inference.group.is_main else _nothing
+    done = store.done()
+    group.wait()  # or sections that another process has just written would count as done
+    _say_done(inference, store, axis, len(done))
+    for index in sorted(done):
+        use(index, store.read(index))
+    order = dict.fromkeys(index for pair in axis.pairs for index in pair)
+    own = group.share([index for index in order if index not in done])
+
+    def keep(index: int, probability: np.ndarray) -> None:
+        if derived is not None:
+            probability = _without_blank(inference, index, probability)
+        store.write(index, probability)
+        use(index, probability)
+
+    task = axis.task(inference.config.TEST.batch_size)
+    shape = store.shape[1:]
+    sections = predict_on_grid(inference.predictor, task, shape, sections=set(own))
+    with write_behind(keep) as write:
+        for index, probability in progress(sections, len(own), _unit(inference, axis)):
+            write(index, probability)
+            stop.check()
+    group.wait()
+    for index in sorted(set(order) - done - set(own)):  # of the other processes
+        use(index, store.read(index))
+
+
+def _say_done(inference: Inference, store: PredictionStore, axis: SlicingAxis, done: int) -> None:
+    unit = _unit(inference, axis)
+    if store.changed:
+        inference.say(
+            f"{unit}s that an unfinished start predicted do not count "
+            f"({', '.join(store.changed)} changed): predicting anew"
+        )
+    if done:
+        inference.say(f"{done} of {len(axis.volume)} {unit}s are predicted already")
+
+
+def _unit(inference: Inference, axis: SlicingAxis) -> str:
+    return "section" if len(inference.axes) == 1 else f"{axis.name} section"
+
+
+def _without_blank(inference: Inference, index: int, probability: np.ndarray) -> np.ndarray:
+    """A section's probability, 0 where the section is blank."""
+    blank = inference.volume.own_blank(index)
+    return probability if blank is None else np.where(blank, np.float32(0), probability)
+
+
+def _fingerprint(inference: Inference, axis: SlicingAxis) -> dict[str, Any]:
+    """What the predictions along an axis depend on."""
+    test, size = inference.config.TEST, inference.voxel_size
+    return prediction_fingerprint(
+        axis,
+        inference.network,
+        test.batch_size,
+        flips=test.flips,
+        voxel_size=size and [float(step) for step in size],
+    )
+
+
+def _whole_fingerprint(inference: Inference) -> dict[str, Any]:
+    """What ``preds.hdf`` depends on."""
+    if not inference.averages:
+        return _fingerprint(inference, inference.axes[0])
+    parts = [(axis, _fingerprint(inference, axis)) for axis in inference.axes]
+    return {
+        f"{axis.name} {name}": value
+        for axis, part in parts
+        for name, value in (part | {"count": axis.count}).items()
+    }
+
+
+def _nothing(*_: object) -> None:
+    """What is derived from sections that are yet to be averaged, or by other processes."""

@@ -1,0 +1,184 @@
+"""Writes a config for a user's volumes, and pictures to check them by."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from dataloader.formats.opening import open_volume
+from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.pairs import check_same_shape
+from dataloader.volume import MaskVolume, Volume, resample
+from prediction.pictures import contours, side_by_side, stacked
+from training.propose_config import FULL, SMALL, Proposal, VolumeFacts, propose
+from utils.config.load import load_config
+from utils.errors import UserError, warn, writing_to
+from utils.files import write_picture
+from utils.paths import CONFIG_DIR, shown
+
+THUMBNAILS, THUMBNAIL = 4, 256  # number for each volume; side, pixels
+COMMENT_COLUMN = 36
+MANY_VALUES = 0.3  # fraction of the 256 grey values that images exceed and labels do not
+ANISOTROPIC = 15  # spacing over pixel size at which neighbouring sections may have little in common
+SIZES = (
+    "pixel_size_source",
+    "section_spacing_source",
+    "pixel_size_target",
+    "section_spacing_target",
+)
+
+
+class Answers(NamedTuple):
+    """The options of the command; sizes in nm."""
+
+    source: list[str]
+    target: str
+    target_labels: str | None
+    output: Path
+    pixel_size_source: float | None
+    section_spacing_source: float | None
+    pixel_size_target: float | None
+    section_spacing_target: float | None
+    size: Literal["auto", "full", "small"]
+    plus: bool
+    overwrite: bool
+
+
+def new_config(answers: Answers) -> None:
+    """Inspect the volumes, print what they are, write the config and a sheet of thumbnails.
+
+    Raises:
+        UserError: a volume is unreadable or invalid, or the config exists already.
+    """
+    output = answers.output.with_suffix(answers.output.suffix or ".yaml")
+    _check_answers(answers, output)
+    source = _inspect(
+        "source", *answers.source, answers.pixel_size_source, answers.section_spacing_source
+    )
+    target = _inspect(
+        "target",
+        answers.target,
+        answers.target_labels,
+        answers.pixel_size_target,
+        answers.section_spacing_target,
+    )
+    small = answers.size == "small" or (answers.size == "auto" and not torch.cuda.is_available())
+    config = propose(source, target, SMALL if small else FULL, answers.plus)
+    heading = f"Written by new_config.py, for {'CPU cores' if small else 'a GPU'}."
+    sheet = output.with_name(f"{output.stem}.png")
+    with writing_to(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(sheet, stacked([_thumbnails(volume) for volume in (source, target)]))
+        output.write_text(_yaml(output.stem, config, heading), encoding="utf-8")
+    load_config(str(output), [], CONFIG_DIR)  # raises UserError if it is not valid
+    print(f"thumbnails: {shown(sheet)} (source above, target below; labels in red)")
+    print(f"config: {shown(output)}")
+    print(f"try it: python scripts/main.py -c {shown(output)} --check")
+
+
+def _check_answers(answers: Answers, output: Path) -> None:
+    if output.exists() and not answers.overwrite:
+        raise UserError(f"{output}: exists already; --overwrite replaces it")
+    for name in SIZES:
+        value = getattr(answers, name)
+        if value is not None and not 0 < value < float("inf"):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: found {value}, expected nanometres above 0")
+
+
+def _inspect(
+    role: str, raw: str, labels: str | None, pixel: float | None, spacing: float | None
+) -> VolumeFacts:
+    """Open a volume, print what it is, warn of likely mistakes.
+
+    Args:
+        role: ``source`` or ``target``.
+        raw, labels: paths.
+        pixel, spacing: nm; None: as the file says.
+    """
+    images = open_volume(Path(raw).resolve(), keep=False, fill=True)
+    found = inspect_images(images)
+    own = images.voxel_size
+    sides = (pixel, pixel) if pixel else (own.y, own.x) if own and own.in_plane else None
+    pixel = pixel or (own.in_plane if own else None)
+    spacing = spacing or (own.z if own else None)
+    masks = _open_labels(images, raw, labels)
+    facts = VolumeFacts(images, masks, found, pixel, sides, spacing)
+    for line in _description(role, facts):
+        print(line)
+    warnings = found.warnings()
+    if spacing and pixel and spacing > ANISOTROPIC * pixel:
+        warnings.append(
+            f"sections are {spacing / pixel:.0f} pixels apart: neighbours may have little in common"
+        )
+    if masks:
+        compared = inspect_labels(images, masks)
+        print(f"  labels: {shown(masks.path)}, {compared.fraction:.1%} mitochondria")
+        warnings += compared.warnings()
+    for line in warnings:
+        warn(f"{shown(images.path)}: {line}")
+    return facts
+
+
+def _open_labels(images: Volume, raw: str, labels: str | None) -> MaskVolume | None:
+    if labels is None:
+        return None
+    volume = open_volume(Path(labels).resolve(), keep=False)
+    check_same_shape(images, volume)
+    if _values(volume) > MANY_VALUES > _values(images):
+        raise UserError(f"{raw} and {labels}: look swapped; give RAW first, then LABELS")
+    return MaskVolume(volume)
+
+
+def _values(volume: Volume) -> float:
+    """Fraction of 256 grey values that occur in the middle section."""
+    return len(np.unique(volume.section(len(volume) // 2))) / 256
+
+
+def _description(role: str, facts: VolumeFacts) -> list[str]:
+    images, sides = facts.images, facts.sides
+    sections, height, width = images.shape
+    grey = f"{facts.found.low:g} to {facts.found.high:g}"
+    shape = "" if facts.square else f" (of {sides[0]:g} x {sides[1]:g} nm)"
+    return [
+        f"{role}: {shown(images.path)} ({images.kind})",
+        f"  {sections} sections of {height} x {width}, {images.section(0).dtype}, grey {grey}",
+        f"  pixel: {_nm(facts.pixel)}{shape}; spacing of sections: {_nm(facts.spacing)}",
+    ]
+
+
+def _nm(size: float | None) -> str:
+    return f"{size:g} nm" if size else "unknown (see the options)"
+
+
+def _yaml(name: str, config: Proposal, heading: str) -> str:
+    """A config with a comment after every value."""
+    lines = [f"# {heading}", f"NAME: {_scalar(name)}"]
+    for section, keys in config.items():
+        lines += ["", f"{section}:"]
+        for key, (value, comment) in keys.items():
+            lines.append(f"  {key}: {_scalar(value)}".ljust(COMMENT_COLUMN) + f"  # {comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: object) -> str:
+    """A value as YAML on one line, quoted if necessary."""
+    text = yaml.safe_dump(value, width=10_000, allow_unicode=True, default_flow_style=True)
+    return text.splitlines()[0]
+
+
+def _thumbnails(volume: VolumeFacts) -> np.ndarray:
+    """A row of evenly spaced sections with the contours of the labels."""
+    indices = np.linspace(0, len(volume.images) - 1, THUMBNAILS).round().astype(int)
+    panels = []
+    for index in map(int, indices):
+        image = resample(volume.images.scaled(index), (THUMBNAIL, THUMBNAIL))
+        mask = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
+        label = None
+        if volume.labels is not None:
+            soft = (volume.labels.section(index) == 1).astype(np.float32)
+            label = (resample(soft, (THUMBNAIL, THUMBNAIL)) >= 0.5).astype(np.uint8)
+        panels.append(contours(image, mask, label, thickness=1))
+    return side_by_side(panels)
