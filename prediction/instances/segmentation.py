@@ -46,7 +46,8 @@ class InstanceSettings:
     Attributes:
         part: part components at narrow necks.
         neck: a component is parted where a neck's radius is less than this share of the radius of
-            the smaller of the bodies it joins; radii are distances to the background.
+            the smaller of the bodies it joins; radii are distances to the background. Chosen on the
+            labels of Lucchi/training (docs/performance.md).
         min_volume_um3: smaller components are removed, and none is parted into smaller ones. The
             smallest mitochondria measured in nerve tissue, those of axons, have some 0.003 um^3
             (10^-2.5, V1 of the mouse) and 0.05 on average (PMC10357692, table 4); a third of the
@@ -59,7 +60,7 @@ class InstanceSettings:
     """
 
     part: bool = True
-    neck: float = 0.5
+    neck: float = 0.3
     min_volume_um3: float = 0.001
     min_voxels: int = 500
     measured: bool = True

@@ -157,7 +157,7 @@ def test_small_is_measured_in_volume_where_it_can_be(voxel_size, chosen, smalles
 
 @pytest.mark.parametrize("voxel_size", [VoxelSize(12, 12, 12), MITOEM])
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize(("neck", "count"), [(90, 2), (150, 1)])
+@pytest.mark.parametrize(("neck", "count"), [(60, 2), (90, 1)])
 def test_only_narrow_necks_part(voxel_size, axis, neck, count) -> None:
     probability = dumbbell(voxel_size, 240, neck, axis)
     with find(probability, voxel_size) as instances:
@@ -188,7 +188,7 @@ def test_a_step_between_sections_is_no_neck() -> None:
 
 def test_the_volume_does_not_end_mitochondria() -> None:
     """Few sections are parted like the plane, however thin the stack."""
-    section = dumbbell(MITOEM, 240, 90, axis=1)[9]
+    section = dumbbell(MITOEM, 240, 60, axis=1)[9]
     with find(np.stack([section] * 2), MITOEM) as instances:
         assert len(instances.table) == 2
     with find(np.ones((2, 30, 30), np.float32), MITOEM) as instances:
@@ -196,7 +196,7 @@ def test_the_volume_does_not_end_mitochondria() -> None:
 
 
 def test_no_part_is_too_small() -> None:
-    probability = dumbbell(MITOEM, 240, 90)
+    probability = dumbbell(MITOEM, 240, 60)
     voxels = int(probability.sum())
     unit = math.prod(spacing(MITOEM))
     for share, count in ((0.45, 2), (0.55, 1)):
@@ -231,7 +231,7 @@ def test_parts_are_those_of_the_h_maxima(shape, seed, neck) -> None:
 
 
 def test_what_is_too_large_stays_whole_and_is_said() -> None:
-    probability = dumbbell(MITOEM, 240, 90)
+    probability = dumbbell(MITOEM, 240, 60)
     with find(probability, MITOEM, largest_parted=1000) as instances:
         assert len(instances.table) == 1
         assert "too large to be parted" in instances.notes
@@ -240,7 +240,7 @@ def test_what_is_too_large_stays_whole_and_is_said() -> None:
 
 def test_parting_one_leaves_its_neighbours_alone() -> None:
     """Two dumbbells, a ball of one at the other's neck: their boxes overlap."""
-    bell = dumbbell(MITOEM, 240, 90, axis=1)
+    bell = dumbbell(MITOEM, 240, 60, axis=1)
     depth, height, width = bell.shape
     down, right = 300 // 8, 420 // 8
     assert right < width - 4
@@ -389,7 +389,7 @@ def test_objects_that_are_thin_in_places_only_are_smoothed_all_the_same() -> Non
 
 
 def test_the_table_is_written_whole_with_its_units(tmp_path: Path) -> None:
-    probability = dumbbell(MITOEM, 240, 90)
+    probability = dumbbell(MITOEM, 240, 60)
     path = tmp_path / "objects.csv"
     with find(probability, MITOEM) as instances:
         write_table(path, instances.table, MITOEM)
