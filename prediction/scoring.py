@@ -1,14 +1,16 @@
 """Scores of a finished prediction, of its pixels and of its objects."""
 
 import math
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dataloader.volume import Volume
 from prediction.derived import Derived
 from prediction.inference import Inference
-from prediction.instances.scores import InstanceScorer
-from prediction.instances.segmentation import Instances
+from prediction.instances.scores import MIN_COMPONENT, InstanceScorer
+from prediction.instances.segmentation import Instances, mask_components
 from prediction.instances.table import write_table
 from prediction.measures import MEASURES
 from prediction.metrics import (
@@ -99,7 +101,7 @@ class Objects(NamedTuple):
 
     Attributes:
         path: their volume.
-        scores: by name; None where no labels number them.
+        scores: by name; None where there is no labelled object.
     """
 
     path: Any
@@ -108,35 +110,45 @@ class Objects(NamedTuple):
 
 def find_objects(inference: Inference) -> Objects:
     """Write the mitochondria as objects and ``objects.csv`` with their measures; score them."""
-    labels, scorer = _numbered_labels(inference), InstanceScorer()
-    size = inference.voxel_size
-    with (
-        writing_to(inference.out),
-        Instances(
-            inference.probability, inference.raw.shape, size, scratch=inference.out
-        ) as instances,
-    ):
+    size, out = inference.voxel_size, inference.out
+    with writing_to(out), ExitStack() as stack:
+        instances = stack.enter_context(
+            Instances(inference.probability, inference.raw.shape, size, scratch=out)
+        )
+        labels, scorer = _labelled_objects(inference, stack)
         dtype = np.uint16 if len(instances.table) < 2**16 else np.uint32
         with inference.writer(INSTANCES, dtype) as writer:
             for index, section in instances.sections():
                 writer.write(index, section.astype(dtype))
                 if labels is not None:
                     scorer.add(section, labels.section(index), inference.label(index) == IGNORE)
-        write_table(inference.out / OBJECTS, instances.table, size)
+        write_table(out / OBJECTS, instances.table, size)
     inference.say(instances.notes)
     inference.say(
-        f"objects: {shown(inference.out / OBJECTS)}, {shown(writer.path)}"
+        f"objects: {shown(out / OBJECTS)}, {shown(writer.path)}"
         + ("" if size else "; voxel size unknown, so all is in voxels")
     )
-    if labels is None:
-        inference.say("instances: not scored, no labels that number them")
+    if not scorer.has_labelled:
+        missing = "labels" if labels is None else "labelled object"
+        inference.say(f"instances: not scored, no {missing}")
         return Objects(writer.path, None)
     scores = scorer.result([row.mean_probability for row in instances.table])
     inference.say(f"{scores} (3-D IoU of 0.5 and 0.75); {scorer.notes}")
     return Objects(writer.path, scores._asdict())
 
 
-def _numbered_labels(inference: Inference) -> Any:
-    """The labels, if they number the mitochondria; None for masks."""
+def _labelled_objects(
+    inference: Inference, stack: ExitStack
+) -> tuple[Volume | Instances | None, InstanceScorer]:
+    """Labels that number the objects, or the components of binary ones; None without labels."""
     labels = inference.labels
-    return None if labels is None or labels.meaning.kind == "mask" else labels.volume
+    if labels is None or labels.meaning.kind == "instances":
+        return labels and labels.volume, InstanceScorer()
+    inference.say(
+        "binary labels: objects are scored against their 6-connected components of at least "
+        f"{MIN_COMPONENT} voxels"
+    )
+    components = mask_components(
+        lambda index: inference.label(index) == 1, inference.raw.shape, inference.out
+    )
+    return stack.enter_context(components), InstanceScorer(MIN_COMPONENT)

@@ -1,4 +1,4 @@
-"""Scores of mitochondria as objects, against labels that number them."""
+"""Scores of predicted objects against labelled ones."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,47 +9,58 @@ import numpy as np
 from prediction.instances.table import runs
 
 RECALLS = np.arange(101)  # per cent
+MIN_COMPONENT = 1000  # voxels; smaller components of binary labels need not be found
 
 
 class InstanceScores(NamedTuple):
-    """Average precision at an IoU of 0.5 and of 0.75, in [0, 1]."""
+    """Average precision, F1 and panoptic quality (PQ) at a 3-D IoU of 0.5 and 0.75, in [0, 1].
+
+    With TP matches among P predicted and L labelled objects, F1 is ``2 TP / (P + L)`` and PQ is
+    twice the sum of the matches' IoUs over ``P + L`` (Kirillov et al., CVPR 2019).
+    """
 
     AP50: float
     AP75: float
+    F1_50: float
+    F1_75: float
+    PQ50: float
+    PQ75: float
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value:.4f}" for name, value in self._asdict().items())
 
 
-THRESHOLDS = InstanceScores(AP50=0.5, AP75=0.75)
+THRESHOLDS = (0.5, 0.75)
 
 
 class InstanceScorer:
-    """Average precision of instances by their 3-D IoU, from sections added one by one.
+    """Scores objects by their 3-D IoU, from sections added one by one.
 
-    The definition is that of AP-75, with which the MitoEM challenge began (Wei et al., MitoEM
-    dataset, MICCAI 2020; github.com/ygCoconut/mAP_3Dvolume): COCO's evaluation with volumes in
-    place of areas, a single class, no limit of size or number.
+    Average precision is AP-75 of the MitoEM challenge (Wei et al., MICCAI 2020;
+    github.com/ygCoconut/mAP_3Dvolume): COCO's evaluation on volumes, with one class.
 
-    - Predictions are ranked by confidence, here the mean probability over the instance; equal ones
-      by their numbers.
-    - In this order, each takes the labelled instance of the greatest IoU among those not yet
-      taken; it is a true positive if that IoU reaches the threshold, else a false one. (The
+    - Predicted objects are ranked by confidence, the mean probability over the object; ties are
+      ranked by number.
+    - In this order, each takes the labelled object of the greatest IoU among those not yet taken.
+      It is a true positive if that IoU reaches the threshold, else a false positive. (The
       challenge's code does not mark labels as taken. Above an IoU of 0.5 this is the same.)
-    - Precision at a recall is the greatest precision at this recall or any higher one; 0 where the
-      recall is not reached.
-    - Average precision is its mean over the recalls 0, 0.01, ..., 1.
+    - The precision at a recall is the greatest precision at this recall or a higher one; 0 where
+      the recall is not reached.
+    - Average precision is the mean over the recalls 0, 0.01, ..., 1.
 
-    The challenge now ranks by the accuracy at an IoU of 0.75; ``notes`` has the counts.
+    F1 and PQ use the same matches.
 
-    Only the voxels that each pair of a predicted and a labelled instance shares are kept.
+    Args:
+        smallest: labelled objects of fewer voxels need not be found. A predicted object that
+            matches none of the others, and of which such objects cover half or more, is left out.
 
     Attributes:
         notes: after ``result``, counts for the user.
     """
 
-    def __init__(self) -> None:
-        self.predicted: Counter[int] = Counter()  # voxels, by number; as all of these
+    def __init__(self, smallest: int = 1) -> None:
+        self.smallest = smallest
+        self.predicted: Counter[int] = Counter()  # number -> voxels
         self.labelled: Counter[int] = Counter()
         self.shared: Counter[tuple[int, int]] = Counter()
         self.notes = ""
@@ -57,9 +68,9 @@ class InstanceScorer:
     def add(
         self, predicted: np.ndarray, labelled: np.ndarray, ignored: np.ndarray | None = None
     ) -> None:
-        """Add a section: numbers of instances (H, W), 0 is background.
+        """Add a section: numbers of objects (H, W), 0 is background.
 
-        Pixels ``ignored`` (H, W), bool, are of no instance.
+        Pixels ``ignored`` (H, W), bool, belong to no object.
         """
         if ignored is not None:
             predicted, labelled = (np.where(ignored, 0, n) for n in (predicted, labelled))
@@ -86,41 +97,64 @@ class InstanceScorer:
         """Scores of all sections added.
 
         Args:
-            confidences: of the predicted instances 1, 2, ...
+            confidences: of the predicted objects 1, 2, ...
 
         Raises:
-            ValueError: nothing is labelled; average precision is not defined then.
+            ValueError: there is no labelled object of at least ``smallest`` voxels.
         """
-        if not self.labelled:
+        wanted = self._wanted()
+        if not wanted:
             raise ValueError("no labelled instance")
-        hits = [self._hits(confidences, threshold) for threshold in THRESHOLDS]
-        found = ", ".join(
-            f"{np.count_nonzero(hit)} at IoU {threshold}"
-            for hit, threshold in zip(hits, THRESHOLDS, strict=True)
-        )
+        excused = self._excused(wanted)
+        precisions, f1, quality, found = [], [], [], []
+        for threshold in THRESHOLDS:
+            matches = self._matches(confidences, threshold, wanted)
+            ious = np.array([iou for a, iou in matches if iou or a not in excused])
+            hits = ious > 0
+            objects = len(ious) + len(wanted)
+            precisions.append(interpolated_precision(hits, len(wanted)))
+            f1.append(2 * int(hits.sum()) / objects)
+            quality.append(2 * float(ious.sum()) / objects)
+            found.append(f"{hits.sum()} at IoU {threshold}")
         self.notes = (
-            f"instances: {len(self.predicted)} predicted, {len(self.labelled)} labelled; "
-            f"matched: {found}"
+            f"instances: {len(self.predicted)} predicted, {len(wanted)} labelled; "
+            f"matched: {', '.join(found)}"
         )
-        return InstanceScores(*(interpolated_precision(hit, len(self.labelled)) for hit in hits))
+        return InstanceScores(*precisions, *f1, *quality)
 
-    def _hits(self, confidences: Sequence[float], threshold: float) -> np.ndarray:
-        """Whether each prediction is a true positive, in the order of confidence."""
+    @property
+    def has_labelled(self) -> bool:
+        """Whether there is a labelled object of at least ``smallest`` voxels."""
+        return bool(self._wanted())
+
+    def _wanted(self) -> set[int]:
+        """The labelled objects that should be found."""
+        return {b for b, voxels in self.labelled.items() if voxels >= self.smallest}
+
+    def _excused(self, wanted: set[int]) -> set[int]:
+        """Predicted objects of which labelled ones that are too small cover half or more."""
+        covered: Counter[int] = Counter()
+        for (a, b), shared in self.shared.items():
+            if b not in wanted:
+                covered[a] += shared
+        return {a for a, shared in covered.items() if 2 * shared >= self.predicted[a]}
+
+    def _matches(
+        self, confidences: Sequence[float], threshold: float, wanted: set[int]
+    ) -> list[tuple[int, float]]:
+        """Each predicted object and the IoU of its match (0: none), in the order of confidence."""
         near: dict[int, list[tuple[float, int]]] = {}
         for (a, b), shared in self.shared.items():
             iou = shared / (self.predicted[a] + self.labelled[b] - shared)
-            if iou >= threshold:
+            if iou >= threshold and b in wanted:
                 near.setdefault(a, []).append((-iou, b))
-        ranked = sorted(self.predicted, key=lambda a: (-confidences[a - 1], a))
-        taken = set()
-        hits = np.zeros(len(ranked), bool)
-        for rank, a in enumerate(ranked):
-            for _, b in sorted(near.get(a, [])):
-                if b not in taken:
-                    taken.add(b)
-                    hits[rank] = True
-                    break
-        return hits
+        taken, matches = set(), []
+        for a in sorted(self.predicted, key=lambda a: (-confidences[a - 1], a)):
+            free = [(-iou, b) for iou, b in sorted(near.get(a, [])) if b not in taken]
+            iou, b = free[0] if free else (0.0, None)
+            taken.add(b)
+            matches.append((a, iou))
+        return matches
 
 
 def interpolated_precision(hits: np.ndarray, positives: int) -> float:

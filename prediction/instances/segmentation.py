@@ -13,6 +13,7 @@ meet in an edge or corner alone are rather two neighbours.
 
 import math
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,21 +46,24 @@ class InstanceSettings:
     Attributes:
         part: part components at narrow necks.
         neck: a component is parted where a neck's radius is less than this share of the radius of
-            the smaller of the bodies it joins; radii are distances to the background.
+            the smaller of the bodies it joins; radii are distances to the background. Chosen on the
+            labels of Lucchi/training (docs/performance.md).
         min_volume_um3: smaller components are removed, and none is parted into smaller ones. The
             smallest mitochondria measured in nerve tissue, those of axons, have some 0.003 um^3
             (10^-2.5, V1 of the mouse) and 0.05 on average (PMC10357692, table 4); a third of the
             smallest leaves room for those cut by the border.
         min_voxels: the same where the voxel size is not known; 0.001 um^3 at 30 x 8 x 8 nm.
+        measured: measure the objects; else ``table`` is empty.
         slab_voxels: labelled at a time, by whole sections; 12 bytes of memory each.
         largest_parted: voxels of the bounding box of the largest component that is parted; the
             memory it takes is some 90 bytes each.
     """
 
     part: bool = True
-    neck: float = 0.5
+    neck: float = 0.3
     min_volume_um3: float = 0.001
     min_voxels: int = 500
+    measured: bool = True
     slab_voxels: int = 2**26
     largest_parted: int = 2**24
 
@@ -125,9 +129,13 @@ class Instances:
                 self._part(components)
             count = int(self._of_label.max())
             self._numbers = np.zeros(count + 1, np.uint32)
-            self.table: list[Mitochondrion] = measure(
-                self._numbering(), count, probability, self.crop, shape, voxel_size
-            )
+            self.table: list[Mitochondrion] = []
+            if self.settings.measured:
+                self.table = measure(
+                    self._numbering(), count, probability, self.crop, shape, voxel_size
+                )
+            else:
+                deque(self._numbering(), maxlen=0)  # numbers them
         except BaseException:
             self.close()
             raise
@@ -257,6 +265,20 @@ class Instances:
             self._numbers[new] = np.arange(known + 1, known + 1 + len(new))
             known += len(new)
             yield index, self._numbers[instances]
+
+
+def mask_components(
+    mask: Callable[[int], np.ndarray], shape: tuple[int, int, int], scratch: Path | None = None
+) -> Instances:
+    """The 6-connected components of a binary mask, of any size, as objects without a table.
+
+    Args:
+        mask: (H, W) bool or 0 and 1, by section.
+        shape: (sections, H, W).
+        scratch: as for ``Instances``.
+    """
+    settings = InstanceSettings(part=False, min_voxels=1, measured=False)
+    return Instances(mask, shape, settings=settings, scratch=scratch)
 
 
 def label_slab(

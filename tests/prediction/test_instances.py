@@ -16,7 +16,13 @@ from skimage.morphology import local_maxima, reconstruction
 
 from dataloader.formats.voxel_size import VoxelSize
 from prediction.instances.scores import InstanceScorer, InstanceScores
-from prediction.instances.segmentation import FACES, Instances, InstanceSettings, part
+from prediction.instances.segmentation import (
+    FACES,
+    Instances,
+    InstanceSettings,
+    mask_components,
+    part,
+)
 from prediction.instances.table import (
     Mitochondrion,
     columns,
@@ -151,7 +157,7 @@ def test_small_is_measured_in_volume_where_it_can_be(voxel_size, chosen, smalles
 
 @pytest.mark.parametrize("voxel_size", [VoxelSize(12, 12, 12), MITOEM])
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize(("neck", "count"), [(90, 2), (150, 1)])
+@pytest.mark.parametrize(("neck", "count"), [(60, 2), (90, 1)])
 def test_only_narrow_necks_part(voxel_size, axis, neck, count) -> None:
     probability = dumbbell(voxel_size, 240, neck, axis)
     with find(probability, voxel_size) as instances:
@@ -182,7 +188,7 @@ def test_a_step_between_sections_is_no_neck() -> None:
 
 def test_the_volume_does_not_end_mitochondria() -> None:
     """Few sections are parted like the plane, however thin the stack."""
-    section = dumbbell(MITOEM, 240, 90, axis=1)[9]
+    section = dumbbell(MITOEM, 240, 60, axis=1)[9]
     with find(np.stack([section] * 2), MITOEM) as instances:
         assert len(instances.table) == 2
     with find(np.ones((2, 30, 30), np.float32), MITOEM) as instances:
@@ -190,7 +196,7 @@ def test_the_volume_does_not_end_mitochondria() -> None:
 
 
 def test_no_part_is_too_small() -> None:
-    probability = dumbbell(MITOEM, 240, 90)
+    probability = dumbbell(MITOEM, 240, 60)
     voxels = int(probability.sum())
     unit = math.prod(spacing(MITOEM))
     for share, count in ((0.45, 2), (0.55, 1)):
@@ -225,7 +231,7 @@ def test_parts_are_those_of_the_h_maxima(shape, seed, neck) -> None:
 
 
 def test_what_is_too_large_stays_whole_and_is_said() -> None:
-    probability = dumbbell(MITOEM, 240, 90)
+    probability = dumbbell(MITOEM, 240, 60)
     with find(probability, MITOEM, largest_parted=1000) as instances:
         assert len(instances.table) == 1
         assert "too large to be parted" in instances.notes
@@ -234,7 +240,7 @@ def test_what_is_too_large_stays_whole_and_is_said() -> None:
 
 def test_parting_one_leaves_its_neighbours_alone() -> None:
     """Two dumbbells, a ball of one at the other's neck: their boxes overlap."""
-    bell = dumbbell(MITOEM, 240, 90, axis=1)
+    bell = dumbbell(MITOEM, 240, 60, axis=1)
     depth, height, width = bell.shape
     down, right = 300 // 8, 420 // 8
     assert right < width - 4
@@ -383,7 +389,7 @@ def test_objects_that_are_thin_in_places_only_are_smoothed_all_the_same() -> Non
 
 
 def test_the_table_is_written_whole_with_its_units(tmp_path: Path) -> None:
-    probability = dumbbell(MITOEM, 240, 90)
+    probability = dumbbell(MITOEM, 240, 60)
     path = tmp_path / "objects.csv"
     with find(probability, MITOEM) as instances:
         write_table(path, instances.table, MITOEM)
@@ -462,15 +468,16 @@ def boxes(*corners: tuple[int, int]) -> np.ndarray:
 
 def test_scores_by_hand() -> None:
     labels = boxes((0, 10), (20, 30))
-    assert scored(labels, labels, [0.9, 0.8]) == (1, 1)
+    assert scored(labels, labels, [0.9, 0.8]) == (1,) * 6
     # 6 of 10 voxels: IoU 0.6; the other is not found: recall 0.5, 51 of 101 recalls reached
     scores = scored(boxes((0, 6)), labels, [0.9])
-    assert scores == (pytest.approx(51 / 101), 0)
+    # one match of 1 predicted and 2 labelled: F1 = 2 / 3, PQ = 2 * 0.6 / 3
+    assert scores == pytest.approx((51 / 101, 0, 2 / 3, 0, 0.4, 0))
     # a false one ranked first halves the precision; ranked last it changes nothing
     predicted = boxes((40, 50), (0, 10))
     assert scored(predicted, labels, [0.9, 0.8])[0] == pytest.approx(0.5 * 51 / 101)
     assert scored(predicted, labels, [0.8, 0.9])[0] == pytest.approx(51 / 101)
-    assert scored(boxes(), labels, []) == (0, 0)
+    assert scored(boxes(), labels, []) == (0,) * 6
 
 
 def test_a_label_is_found_once() -> None:
@@ -490,7 +497,31 @@ def test_scores_need_labels() -> None:
 
 
 def test_scores_print() -> None:
-    assert str(InstanceScores(0.75, 0.5)) == "AP50=0.7500, AP75=0.5000"
+    assert str(InstanceScores(0.75, 0.5, 0.9, 0.8, 0.7, 0.6)) == (
+        "AP50=0.7500, AP75=0.5000, F1_50=0.9000, F1_75=0.8000, PQ50=0.7000, PQ75=0.6000"
+    )
+
+
+def test_small_labels_are_neither_demanded_nor_punished() -> None:
+    labels = boxes((0, 20), (40, 44), (60, 63), (80, 84))  # 40, 8, 6 and 8 voxels
+    predicted = boxes((0, 20), (40, 47), (59, 70))  # 8 of 14 and 6 of 22 voxels are on small ones
+    scorer = InstanceScorer(smallest=10)
+    for one, other in zip(predicted, labels, strict=True):
+        scorer.add(one, other)
+    _, _, f1, _, quality, _ = scorer.result([0.9, 0.9, 0.9])
+    assert f1 == quality == pytest.approx(2 / 3)  # one match; the third is a false positive
+    scorer.smallest = 1  # the second matches, 8 of 14 voxels
+    _, _, f1, _, quality, _ = scorer.result([0.9, 0.9, 0.9])
+    assert f1 == pytest.approx(2 * 2 / 7)
+    assert quality == pytest.approx(2 * (1 + 8 / 14) / 7)
+
+
+def test_components_of_a_mask() -> None:
+    mask = np.random.default_rng(0).random((5, 12, 12)) < 0.3
+    with mask_components(mask.__getitem__, mask.shape) as components:
+        found = np.stack([section for _, section in components.sections()])
+        assert components.table == []
+    np.testing.assert_array_equal(found, by_first_voxel(ndimage.label(mask, FACES)[0]))
 
 
 # pictures

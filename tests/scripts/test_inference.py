@@ -111,6 +111,23 @@ def test_tables_and_summary_of_an_inference(trained: Project) -> None:
     np.testing.assert_allclose(grey / 255, probability[2], atol=0.5 / 255 + 1e-6)
 
 
+def test_objects_are_scored_against_components_of_binary_labels(
+    command, data, trained, tmp_path
+) -> None:
+    (tmp_path / "models").symlink_to(trained.out / "models")
+    project = Project(command, data, tmp_path)
+    with h5py.File(tmp_path / "block.h5", "w") as file:  # one component of at least 1,000 voxels
+        file["main"] = np.zeros(SHAPE, np.uint8)
+        file["main"][:, 2:34, 2:34] = 255
+        file["main"][0, 40:42, 40:42] = 255
+    write_config(project.config, DATA={"data_dir_val_label": str(tmp_path / "block.h5")})
+    output = project.run("inference", "--instances")
+    assert "binary labels: objects are scored against their 6-connected components" in output
+    assert ", 1 labelled; matched:" in output
+    scores = json.loads((tmp_path / "inference/tiny/summary.json").read_text())["instance_scores"]
+    assert 0 <= scores["PQ50"] <= scores["F1_50"] <= 1
+
+
 def test_objects_in_another_format(command, data, trained, tmp_path) -> None:
     (tmp_path / "models").symlink_to(trained.out / "models")
     project = Project(command, data, tmp_path)
@@ -134,7 +151,8 @@ def test_objects_in_another_format(command, data, trained, tmp_path) -> None:
     assert re.search(r"AP50=\d\.\d{4}, AP75=", output)
     assert re.search(SCORES_LINE, output)  # the same labels are masks as well
     scores = json.loads((folder / "summary.json").read_text())["instance_scores"]
-    assert set(scores) == {"AP50", "AP75"}
+    assert set(scores) == {"AP50", "AP75", "F1_50", "F1_75", "PQ50", "PQ75"}
+    assert "binary labels" not in output
     probability = open_volume(folder / "probability.ome.zarr")
     np.testing.assert_array_equal(probability.section(1), project.predictions()[1])
 

@@ -212,7 +212,7 @@ def test_objects_are_scored_without_ignored_voxels() -> None:
     plain.add(predicted, labelled)
     scorer.add(predicted, labelled, ignored)
     assert plain.result([0.6, 0.9]).AP75 == 0
-    assert scorer.result([0.6, 0.9]) == (1, 1)
+    assert scorer.result([0.6, 0.9]) == (1,) * 6
     assert scorer.notes.startswith("instances: 1 predicted, 1 labelled")
 
 
