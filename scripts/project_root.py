@@ -1,6 +1,13 @@
-"""Makes the packages importable from any working directory; each command imports it first."""
+"""Makes the packages importable from wherever a command is started; imported first by each."""
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# Threads of PyTorch (GNU OpenMP) spin while they wait for each other. If another program holds one
+# of their cores, the others spin for nothing, and an iteration takes up to nine times as long
+# (docs/performance.md). Set before PyTorch is imported, which reads it once.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
