@@ -116,10 +116,10 @@ class InstanceScorer:
             f1.append(2 * int(hits.sum()) / objects)
             quality.append(2 * float(ious.sum()) / objects)
             found.append(f"{hits.sum()} at IoU {threshold}")
-        self.notes = (
-            f"instances: {len(self.predicted)} predicted, {len(wanted)} labelled; "
-            f"matched: {', '.join(found)}"
-        )
+        predicted = f"{len(ious)} predicted"  # at the last threshold
+        if left_out := len(self.predicted) - len(ious):
+            predicted += f" (and {left_out} on labels of under {self.smallest} voxels)"
+        self.notes = f"instances: {predicted}, {len(wanted)} labelled; matched: {', '.join(found)}"
         return InstanceScores(*precisions, *f1, *quality)
 
     @property

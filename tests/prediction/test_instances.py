@@ -504,12 +504,13 @@ def test_scores_print() -> None:
 
 def test_small_labels_are_neither_demanded_nor_punished() -> None:
     labels = boxes((0, 20), (40, 44), (60, 63), (80, 84))  # 40, 8, 6 and 8 voxels
-    predicted = boxes((0, 20), (40, 47), (59, 70))  # 8 of 14 and 6 of 22 voxels are on small ones
+    predicted = boxes((0, 20), (40, 47), (59, 68))  # 8 of 14 and 6 of 18 voxels are on small ones
     scorer = InstanceScorer(smallest=10)
     for one, other in zip(predicted, labels, strict=True):
         scorer.add(one, other)
     _, _, f1, _, quality, _ = scorer.result([0.9, 0.9, 0.9])
     assert f1 == quality == pytest.approx(2 / 3)  # one match; the third is a false positive
+    assert scorer.notes.startswith("instances: 2 predicted (and 1 on labels of under 10 voxels), 1")
     scorer.smallest = 1  # the second matches, 8 of 14 voxels
     _, _, f1, _, quality, _ = scorer.result([0.9, 0.9, 0.9])
     assert f1 == pytest.approx(2 * 2 / 7)
