@@ -1,14 +1,14 @@
-"""Mitochondria as objects: from a probability volume on disc to numbered instances.
+"""Mitochondria as objects: from a probability volume on disk to numbered instances.
 
-Voxels of probability >= 0.5 that hang together by their faces are one component; small ones are
-removed; those with a narrow neck are parted there. Nothing but a slab of sections or one component
-is in memory at a time: components are labelled slab by slab and joined over the borders of slabs,
-the labels lie in a scratch file, and each component is parted within its bounding box. The result
+A component is a set of voxels of probability >= 0.5 that are connected by their faces. Small
+components are removed, and those with a narrow neck are split there. Only a slab of sections or one
+component is in memory at a time: components are labelled slab by slab and joined across slabs, the
+labels are kept in a scratch file, and each component is split within its bounding box. The result
 does not depend on the slabs.
 
-Faces (6-connectivity), not edges or corners: a mitochondrion is a hundred nanometres thick at
-least, that is many voxels in a section, so consecutive sections of one always overlap; voxels that
-meet in an edge or corner alone are rather two neighbours.
+Faces (6-connectivity) rather than edges or corners: a mitochondrion is at least a hundred
+nanometres thick, which is many voxels in a section, so its consecutive sections overlap. Voxels
+that meet only in an edge or a corner more likely belong to two neighbours.
 """
 
 import math
@@ -44,19 +44,19 @@ class InstanceSettings:
     """What counts as one mitochondrion.
 
     Attributes:
-        part: part components at narrow necks.
-        neck: a component is parted where a neck's radius is less than this share of the radius of
-            the smaller of the bodies it joins; radii are distances to the background. Chosen on the
-            labels of Lucchi/training (docs/performance.md).
-        min_volume_um3: smaller components are removed, and none is parted into smaller ones. The
-            smallest mitochondria measured in nerve tissue, those of axons, have some 0.003 um^3
-            (10^-2.5, V1 of the mouse) and 0.05 on average (PMC10357692, table 4); a third of the
-            smallest leaves room for those cut by the border.
-        min_voxels: the same where the voxel size is not known; 0.001 um^3 at 30 x 8 x 8 nm.
-        measured: measure the objects; else ``table`` is empty.
-        slab_voxels: labelled at a time, by whole sections; 12 bytes of memory each.
-        largest_parted: voxels of the bounding box of the largest component that is parted; the
-            memory it takes is some 90 bytes each.
+        part: split components at narrow necks.
+        neck: a component is split where the radius of a neck is less than this fraction of the
+            radius of the smaller body that it joins; radii are distances to the background. Chosen
+            on the labels of Lucchi/training (docs/performance.md).
+        min_volume_um3: smaller components are removed, and no component is split into smaller ones.
+            The smallest mitochondria measured in nerve tissue, those of axons, have about 0.003
+            um^3 (10^-2.5, V1 of the mouse), with a mean of 0.05 (PMC10357692, table 4). A third of
+            the smallest allows for those cut by the border.
+        min_voxels: the same where the voxel size is unknown; 0.001 um^3 at 30 x 8 x 8 nm.
+        measured: measure the objects; otherwise ``table`` is empty.
+        slab_voxels: labelled at a time, in whole sections; 12 bytes of memory each.
+        largest_parted: largest bounding box, in voxels, of a component that is split; about 90
+            bytes of memory each.
     """
 
     part: bool = True
@@ -68,10 +68,10 @@ class InstanceSettings:
     largest_parted: int = 2**24
 
     def smallest(self, voxel_size: VoxelSize | None) -> int:
-        """The least voxels of an instance."""
+        """Minimum number of voxels of an instance."""
         if voxel_size is None:
             return max(1, self.min_voxels)
-        # the quotient of an exact multiple may come out a little above it
+        # rounding may put the quotient of an exact multiple slightly above it
         return max(1, math.ceil(self.min_volume_um3 / math.prod(spacing(voxel_size)) - 1e-9))
 
 

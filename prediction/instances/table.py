@@ -20,25 +20,25 @@ BLOCK_VOXELS = 2**24  # of an object's bounding box whose surface is computed at
 
 
 class Mitochondrion(NamedTuple):
-    """One instance. Lengths in um, or in voxels where the voxel size is not known.
+    """One instance. Lengths are in um, or in voxels where the voxel size is unknown.
 
-    Places are measured from the volume's corner, so that the centre of the first voxel is at half
-    a voxel.
+    Positions are measured from the corner of the volume: the centre of the first voxel is at half a
+    voxel.
 
     Attributes:
         label: its number.
-        voxels: how many.
-        volume: voxels times the volume of one.
-        surface: area of its surface, closed at the volume's border (``surface_area``).
+        voxels: number of voxels.
+        volume: voxels times the volume of one voxel.
+        surface: surface area, closed at the border of the volume (``surface_area``).
         centroid_z, centroid_y, centroid_x: centre of its voxels.
         box_z0, box_y0, box_x0, box_z1, box_y1, box_x1: bounding box.
         first_section, last_section: indices from 0.
-        sections: in how many it is seen.
-        elongation: square root of the ratio of the largest to the middle principal moment, that is
-            of length to breadth; 1 for balls and discs. The middle one, so that what is cut flat
-            in a few sections is not long for that. A voxel counts with its own extent, so that it
-            is defined for a single one.
-        touches_border: of the volume, on any side.
+        sections: number of sections that show it.
+        elongation: square root of the ratio of the largest to the middle principal moment, which is
+            length over breadth; 1 for balls and discs. The middle moment keeps an object that is
+            flat, because it is in few sections, from counting as long. Voxels count with their own
+            extent, so that it is defined for a single voxel.
+        touches_border: whether it touches any side of the volume.
         mean_probability: over its voxels.
     """
 
@@ -64,12 +64,12 @@ class Mitochondrion(NamedTuple):
 
 
 def spacing(voxel_size: VoxelSize | None) -> tuple[float, float, float]:
-    """Sides of a voxel (z, y, x) in um; 1 where they are not known."""
+    """Sides of a voxel (z, y, x) in um; 1 where they are unknown."""
     return (1.0, 1.0, 1.0) if voxel_size is None else tuple(side / 1e3 for side in voxel_size)
 
 
 def runs(*sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of pixels in rows along which each of some sections (H, W) is constant.
+    """Runs of pixels in rows along which each of several sections (H, W) is constant.
 
     Returns:
         Flat indices of their first pixels, and their lengths.
