@@ -1,4 +1,4 @@
-"""How predictions are scored, by the names that the command line has for it."""
+"""How predictions are scored, by the values of ``-mm``."""
 
 MEASURES = {
     "map": "per section, averaged over sections",

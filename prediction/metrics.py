@@ -1,8 +1,9 @@
 """Scores of a mitochondria probability map against labels.
 
-Per section (``SectionScores``, the published tables) or pooled over the volume (``PooledScores``),
-with the threshold 0.5 (>=) for all but the average precision, which is sklearn's definition.
-Pixels whose label is 255 (``utils.ignore``) are left out, and sections without any other pixel.
+Scores are averaged over sections (``SectionScores``, as in the published tables) or pooled over
+the volume (``PooledScores``). Masks are probabilities of at least 0.5. Average precision is defined
+as in scikit-learn. Pixels with label 255 (``utils.ignore``) are left out, and so are sections
+without any other pixel.
 """
 
 import math
@@ -17,7 +18,7 @@ THRESHOLD = 0.5
 
 
 class Scores(NamedTuple):
-    """mAP, F1, MCC and IoU of the mitochondria class; all in [0, 1] but MCC in [-1, 1]."""
+    """mAP, F1, MCC and IoU of the mitochondria class; in [0, 1], MCC in [-1, 1]."""
 
     mAP: float
     F1: float
@@ -29,7 +30,7 @@ class Scores(NamedTuple):
 
 
 class DiceJaccard(NamedTuple):
-    """Dice and Jaccard of masks, in [0, 1]."""
+    """Dice and Jaccard index of masks, in [0, 1]."""
 
     dice: float
     jac: float
@@ -48,7 +49,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, mask: np.ndarray, label: np.ndarray) -> "Counts":
-        """Count two masks of 0 and 1 of one shape, but pixels whose label is ignored."""
+        """Compare two masks of 0 and 1 of the same shape, without ignored pixels."""
         mask, label = counted(mask, label)
         mask, label = mask.astype(bool), label.astype(bool)
         tp = int(np.count_nonzero(mask & label))
@@ -61,17 +62,17 @@ class Counts(NamedTuple):
 
     @property
     def nothing(self) -> bool:
-        """No pixel counts."""
+        """Whether all pixels are ignored."""
         return not any(self)
 
     @property
     def empty(self) -> bool:
-        """Nothing there and nothing predicted."""
+        """Whether neither the label nor the prediction has mitochondria."""
         return self.tp + self.fp + self.fn == 0
 
     @property
     def of_empty(self) -> float:
-        """Every score where both masks are empty: 1, or NaN where no pixel counts."""
+        """The value of every score if both masks are empty: 1, or NaN if all pixels are ignored."""
         return math.nan if self.nothing else 1.0
 
     @property
@@ -86,7 +87,10 @@ class Counts(NamedTuple):
 
     @property
     def mcc(self) -> float:
-        """Matthews correlation; see ``of_empty``; 0 where it is else undefined."""
+        """Matthews correlation; see ``of_empty``.
+
+        Otherwise, where it is undefined, 1 if all pixels are right and 0 if not.
+        """
         tp, fp, fn, tn = self
         if self.empty:
             return self.of_empty
@@ -95,27 +99,27 @@ class Counts(NamedTuple):
 
 
 def counted(values: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and labels of the pixels that are not ignored; as they are if none is, else flat."""
+    """Values and labels without ignored pixels: flat, or unchanged if none is ignored."""
     kept = label != IGNORE
     return (values, label) if kept.all() else (values[kept], label[kept])
 
 
 def average_precision(probability: np.ndarray, label: np.ndarray) -> float:
-    """Sum of (R_n - R_n-1) P_n over the distinct scores, sklearn's ``average_precision_score``.
+    """Sum of (R_n - R_n-1) P_n over the thresholds n, scikit-learn's ``average_precision_score``.
 
     Args:
-        probability: scores of any shape; equal scores count as one threshold.
-        label: 0 and 1, the same shape; 255 where pixels do not count.
+        probability: any shape; each distinct value is a threshold.
+        label: 0 and 1, the same shape; 255 is ignored.
 
     Returns:
-        A number in [0, 1]; NaN without a positive, where it is not defined.
+        A number in [0, 1]; NaN if no label is 1.
     """
     probability, label = counted(probability, label)
     scores = probability.ravel()
     positives = scores[label.ravel().astype(bool)]
     if not positives.size:
         return math.nan
-    # Recall changes at the scores of positives alone, so only these thresholds count.
+    # Recall changes only at the scores of positives, so other thresholds contribute nothing.
     thresholds, counts = np.unique(positives, return_counts=True)
     true = np.cumsum(counts[::-1])[::-1]
     predicted = scores.size - np.searchsorted(np.sort(scores), thresholds, side="left")
@@ -125,7 +129,7 @@ def average_precision(probability: np.ndarray, label: np.ndarray) -> float:
 def score(probability: np.ndarray, label: np.ndarray) -> Scores:
     """The four scores of one section or one volume.
 
-    Without mitochondria in the label the average precision is 1 if none is predicted, else 0.
+    If the label has no mitochondria, average precision is 1 if none is predicted, else 0.
     """
     counts = Counts.of(probability >= THRESHOLD, label)
     return _scores(counts, average_precision(probability, label))
@@ -138,13 +142,13 @@ def _scores(counts: Counts, precision: float) -> Scores:
 
 
 class Tally:
-    """Counts the sections scored, those with nothing to find and those where nothing was found."""
+    """Counts sections: all, those without mitochondria, and those with none predicted."""
 
     def __init__(self) -> None:
         self.sections = self.without_mitochondria = self.without_prediction = 0
 
     def count(self, counts: Counts) -> None:
-        """Take in a section, if one of its pixels counts."""
+        """Add a section, unless all its pixels are ignored."""
         if counts.nothing:
             return
         self.sections += 1
@@ -172,17 +176,17 @@ class SectionScores:
         self.tally.count(counts)
 
     def result(self) -> Scores:
-        """Mean over the sections added, but those where no pixel counts; NaN without another."""
+        """Mean over sections; those with ignored pixels only are left out. NaN if none is left."""
         kept = [scores for scores in self.scores if not math.isnan(scores.F1)]
         return Scores(*np.mean(kept or self.scores, axis=0).tolist())
 
 
 class PooledScores:
-    """Scores of all voxels at once, from histograms of the probabilities: 64 MiB for any volume.
+    """Scores pooled over all voxels, from histograms of the probabilities (64 MiB for any volume).
 
-    The bins are 2^-22 wide, the last one holds those of exactly 1, where networks saturate. All
-    voxels of a bin count as tied. ``mAP_bound`` is the most by which the average precision can be
-    wrong for that.
+    The bins are 2^-22 wide; the last one holds probabilities of exactly 1, where networks saturate.
+    Voxels in the same bin count as tied. ``mAP_bound`` bounds the error of the average precision
+    that results.
     """
 
     BINS = 2**22
@@ -211,20 +215,20 @@ class PooledScores:
 
 
 def binned_average_precision(negatives: np.ndarray, positives: np.ndarray) -> tuple[float, float]:
-    """Average precision where all scores of a bin count as tied, and a bound of its error.
+    """Average precision if all scores in a bin count as tied, and a bound on its error.
 
-    In a bin of p positives and n negatives above which there are T positives and F negatives, the
-    k-th positive has a precision of at least (T + k) / (T + k + F + n), each one below all the
-    negatives, and at most (T + p) / (T + p + F), all tied above them; if all of the bin are tied,
-    each has (T + p) / (T + p + F + n). The least sums over k to
-    p - f (digamma(T + p + f + 1) - digamma(T + f + 1)) with f = F + n. The bound is the distance
-    from the tied value to the sum of the least or of the most.
+    Take a bin of p positives and n negatives, with T positives and F negatives in the bins above.
+    Tied, each positive has precision (T + p) / (T + p + F + n). In truth, precision is lowest if
+    the positives lie below all negatives of the bin: (T + k) / (T + k + F + n) for the k-th. It is
+    highest if they are tied and above them: (T + p) / (T + p + F). The lowest ones sum over k to
+    p - f (digamma(T + p + f + 1) - digamma(T + f + 1)) with f = F + n. The bound is the larger
+    difference of the tied sum from the lowest and the highest one.
 
     Args:
-        negatives, positives: counts in bins of rising score; those of the last bin are tied.
+        negatives, positives: counts in bins of ascending score. Scores in the last bin are equal.
 
     Returns:
-        Two numbers in [0, 1]; NaN without a positive.
+        Two numbers in [0, 1]; NaN without positives.
     """
     total = positives.sum()
     if not total:
@@ -236,13 +240,13 @@ def binned_average_precision(negatives: np.ndarray, positives: np.ndarray) -> tu
     tied = p * t / (t + f)
     least = p - f * (digamma(t + f + 1.0) - digamma(t - p + f + 1.0))
     most = p * t / (t + f - n)
-    binned = used > 0  # those of the last bin are tied indeed
+    binned = used > 0  # scores in the last bin, now the first, really are equal
     below, above = (float(np.sum(distance[binned])) for distance in (tied - least, most - tied))
     return float(np.sum(tied) / total), max(below, above, 0.0) / float(total)
 
 
 class DiceScores:
-    """Dice and Jaccard of masks averaged over sections, as the validation reports them."""
+    """Dice and Jaccard of masks, averaged over sections, as in validation during training."""
 
     def __init__(self) -> None:
         self.counts: list[Counts] = []
@@ -256,7 +260,7 @@ class DiceScores:
             self.counts.append(counts)
 
     def result(self) -> DiceJaccard:
-        """Mean dice and Jaccard over the sections added; NaN where no pixel of any counts."""
+        """Mean Dice and Jaccard over sections; NaN if all pixels are ignored."""
         if not self.counts:
             return DiceJaccard(math.nan, math.nan)
         return DiceJaccard(

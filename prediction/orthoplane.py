@@ -1,4 +1,4 @@
-"""Prediction along several slicing axes, and the mean of their predictions.
+"""Predictions along several slicing axes, and their mean.
 
     q = mean over the slicing axes a of mean over |j - i| <= (n_a - 1) / 2 of p_a
 
@@ -28,7 +28,7 @@ from prediction.z_average import averaged_sections, sections_in, z_averaged
 from utils.config.schema import Config
 from utils.errors import UserError
 
-MAX_ANISOTROPY = 2.0  # section spacing over pixel size; above it slices show too little
+MAX_ANISOTROPY = 2.0  # section spacing / pixel size; above it slices show too little
 
 
 class SlicingAxis(NamedTuple):
@@ -36,11 +36,11 @@ class SlicingAxis(NamedTuple):
 
     Attributes:
         name: "xy", "xz" or "yz", the plane of the sections.
-        dim: dimension of the volume (sections, height, width) along which they follow each other.
+        dim: dimension of the volume (sections, height, width) along which they are stacked.
         volume: the sections.
-        pairs: of sections, to predict.
-        windows: to predict them in.
-        count: odd number of sections that each prediction is averaged over.
+        pairs: of sections to predict.
+        windows: of each section.
+        count: odd number of sections over which predictions are averaged.
     """
 
     name: str
@@ -64,20 +64,20 @@ class SlicingAxis(NamedTuple):
 def slicing_axes(
     config: Config, volume: Volume, role: Role, scratch: Path, limit: int | None = None
 ) -> list[SlicingAxis]:
-    """The axes along which a config has a volume predicted, that of its own sections first.
+    """The axes along which a volume is predicted, that of its own sections first.
 
     Args:
         config: ``TEST.orthoplane`` adds xz and yz for the validation volume, ``BEYOND.orthoplane``
             for the target.
         volume: at the working pixel size.
         role: of the volume.
-        scratch: folder for the orthogonal slices: unnamed files of twice the volume's bytes, from
-            the first read until the axes are garbage-collected.
-        limit: number of pairs of each axis, for a quick check; None: all.
+        scratch: folder for the orthogonal slices: unnamed files of twice the volume's size, which
+            exist from the first read until the axes are garbage-collected.
+        limit: maximum number of pairs of each axis, for a quick check; None: all.
 
     Raises:
-        UserError: how far apart sections are is unknown, or much farther than pixels; or
-            ``TEST.padded_size`` or ``DATA.target_stride`` do not fit.
+        UserError: the section spacing is unknown or much larger than the pixels; or
+            ``TEST.padded_size`` or ``DATA.target_stride`` does not fit the volume.
     """
     pairs, windows = choose_pairs(config, volume)[:limit], choose_windows(config, volume)
     axes = [SlicingAxis("xy", 0, volume, pairs, windows, averaged_sections(config, volume, role))]
@@ -102,12 +102,12 @@ def join(
     scratch: Path,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Average the predictions of all axes, on the volume's own sections.
+    """Average the predictions of all axes on the volume's own sections.
 
     Args:
         axes: from ``slicing_axes``.
-        reads: for each axis, a function from index to a section's probability (H, W) float32.
-        scratch: folder; with more than one axis it temporarily holds four bytes a voxel.
+        reads: for each axis, a function that returns a section's probability (H, W) float32.
+        scratch: folder; with more than one axis it temporarily holds four bytes for each voxel.
         check: called before each section; may raise.
 
     Yields:

@@ -12,19 +12,19 @@ from dataloader.volume import normalise
 from utils.ignore import IGNORE
 
 if TYPE_CHECKING:
-    from torch import Tensor  # of no use to commands that only write sections, and slow to import
+    from torch import Tensor  # slow to import, and only needed for type hints
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)  # RGB
 GAP = 4  # white pixels between panels
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """A section or a map (H, W) in any range -> (H, W, 3) uint8, least to largest value."""
+    """A section or map (H, W) -> (H, W, 3) uint8, minimum to maximum scaled to 0 to 255."""
     return np.repeat((normalise(image) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
 def as_stored(section: np.ndarray) -> np.ndarray:
-    """A section (H, W) -> (H, W, 3) uint8: 8-bit greys as they are, others as ``grey``."""
+    """A section (H, W) -> (H, W, 3) uint8: 8-bit sections unchanged, others as ``grey``."""
     if section.dtype == np.uint8:
         return np.repeat(section[..., None], 3, axis=2)
     return grey(section)
@@ -42,11 +42,11 @@ def contours(
     label: np.ndarray | None = None,
     thickness: int = 2,
 ) -> np.ndarray:
-    """A section with the external contours of the label in red and of the prediction in green.
+    """A section with the outer contours of the label in red and of the prediction in green.
 
     Args:
-        section: (H, W) in any range, or a picture of it, (H, W, 3) uint8.
-        prediction, label: (H, W) of 0 and 1; other values are as 0.
+        section: (H, W) in any range, or a picture (H, W, 3) uint8.
+        prediction, label: (H, W) of 0 and 1; other values count as 0.
         thickness: of the lines, pixels.
 
     Returns:
@@ -65,9 +65,9 @@ def contours(
 
 
 def instance_colour(number: int) -> tuple[int, int, int]:
-    """The RGB colour of an instance, always the same; those of neighbouring numbers are far apart.
+    """The RGB colour of an instance; successive numbers have clearly different colours.
 
-    Hues go round by the golden ratio, and lighter, darker and paler ones take turns.
+    Hues advance by the golden ratio, and full, pale and dark colours alternate.
     """
     saturation, value = ((1.0, 1.0), (0.55, 1.0), (1.0, 0.7))[number % 3]
     colour = colorsys.hsv_to_rgb(number * 0.6180339887 % 1, saturation, value)
@@ -75,7 +75,7 @@ def instance_colour(number: int) -> tuple[int, int, int]:
 
 
 def instances_picture(section: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A section, each instance in a colour of its own, its outline in the full colour.
+    """A section with each instance tinted in its colour and outlined in full colour.
 
     Args:
         section: (H, W) in any range.
@@ -100,31 +100,30 @@ def instances_picture(section: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(panels: list[np.ndarray]) -> np.ndarray:
-    """Panels (H, W, 3) of one height in a row, parted by white lines."""
+    """Panels (H, W, 3) of equal height in a row, separated by white lines."""
     gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
 
 
 def stacked(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows (H, W, 3) of one width below each other, parted by white lines."""
+    """Rows (H, W, 3) of equal width in a column, separated by white lines."""
     gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
     return np.concatenate([part for row in rows for part in (row, gap)][:-1], axis=0)
 
 
 def training_picture(pair: Tensor, truth: tuple[Tensor, Tensor, Tensor], logits) -> np.ndarray:
-    """What the network sees, should say and says of one pair.
+    """Input, label and prediction of one pair.
 
-    Three rows: current, auxiliary, residual. Columns: section (for the residual the difference
-    of the two), label or pseudo label, predicted probability.
+    Rows: current, auxiliary, residual. Columns: section (for the residual, the difference of the
+    two), label or pseudo label, predicted probability.
 
     Args:
         pair: (2, H, W) in [0, 1].
-        truth: masks of current, auxiliary and residual, (H, W) of 0 and 1 each; 255, which does
-            not count, is shown grey.
-        logits: ``PairLogits`` of this pair alone, (1, 2, H, W) each.
+        truth: masks of current, auxiliary and residual, (H, W) of 0 and 1; 255 (ignored) is grey.
+        logits: ``PairLogits`` of this pair, (1, 2, H, W) each.
 
     Returns:
-        RGB uint8.
+        RGB (height, width, 3) uint8.
     """
     current, auxiliary = pair.float().cpu().numpy()
     seen = [current, auxiliary, np.abs(current - auxiliary)]

@@ -77,11 +77,11 @@ def _is_finished(inference: Inference) -> bool:
         return False
     if changed := differing(earlier, _whole_fingerprint(inference)):
         if not part_of(inference.predictions).exists():
-            inference.say(f"{name} does not count ({', '.join(changed)} changed): predicting anew")
+            inference.say(f"{name} is not kept ({', '.join(changed)} changed): predicting anew")
         return False
     inference.say(
-        f"{name} is of this volume, by these weights and settings: not predicted again "
-        "(--repredict does)"
+        f"{name} holds this volume, predicted with these weights and settings: not predicted "
+        "again (--repredict to force it)"
     )
     return True
 
@@ -114,18 +114,16 @@ def _predict_sections(inference: Inference, derived: Derived, stop: StopSignal) 
     )
     _fill(inference, store, inference.axes[0], derived, stop)
     if inference.group.is_main:
-        store.finish()
+        store.finish(stop.check)
 
 
 def _predict_averaged(inference: Inference, derived: Derived, stop: StopSignal) -> None:
     """Predict along each axis on the working grid, then average on the volume's own."""
     stores = []
     for axis in inference.axes:
-        path, made_from = (
-            single_predictions(inference.out, axis.name),
-            _fingerprint(inference, axis),
-        )
-        stores.append(PredictionStore(path, axis.volume.shape, None, made_from, inference.group))
+        path = single_predictions(inference.out, axis.name)
+        depends_on, shape = _fingerprint(inference, axis), axis.volume.shape
+        stores.append(PredictionStore(path, shape, None, depends_on, inference.group))
         _fill(inference, stores[-1], axis, None, stop)
     if not inference.group.is_main:
         return
@@ -139,7 +137,7 @@ def _predict_averaged(inference: Inference, derived: Derived, stop: StopSignal) 
         probability = _without_blank(inference, index, probability)
         averaged.write(index, probability)
         derived.add(index, probability)
-    averaged.finish()
+    averaged.finish(stop.check)
     for store in stores:
         store.discard()
 
@@ -186,7 +184,7 @@ def _say_done(inference: Inference, store: PredictionStore, axis: SlicingAxis, d
     unit = _unit(inference, axis)
     if store.changed:
         inference.say(
-            f"{unit}s that an unfinished start predicted do not count "
+            f"{unit}s of an unfinished prediction are not kept "
             f"({', '.join(store.changed)} changed): predicting anew"
         )
     if done:
@@ -216,15 +214,13 @@ def _fingerprint(inference: Inference, axis: SlicingAxis) -> dict[str, Any]:
 
 
 def _whole_fingerprint(inference: Inference) -> dict[str, Any]:
-    """What ``preds.hdf`` depends on."""
-    if not inference.averages:
-        return _fingerprint(inference, inference.axes[0])
-    parts = [(axis, _fingerprint(inference, axis)) for axis in inference.axes]
-    return {
-        f"{axis.name} {name}": value
-        for axis, part in parts
-        for name, value in (part | {"count": axis.count}).items()
-    }
+    """What ``preds.hdf`` depends on: the first axis, the averaging, and the other axes."""
+    first, *others = inference.axes
+    orthogonal = {}
+    for axis in others:
+        depends_on = _fingerprint(inference, axis)
+        orthogonal[axis.name] = [depends_on["shape"], depends_on["windows"], axis.count]
+    return _fingerprint(inference, first) | {"z_average": first.count, "orthoplane": orthogonal}
 
 
 def _nothing(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,7 +105,7 @@ class Objects(NamedTuple):
         scores: by name; None where there is no labelled object.
     """
 
-    path: Any
+    path: Path
     scores: dict[str, Any] | None
 
 

@@ -7,6 +7,7 @@ system write side by side.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,12 @@ class PredictionStore:
         """A section (H, W) float32, whichever process wrote it."""
         return np.load(self._file(index))
 
-    def finish(self) -> None:
-        """Write all sections to the HDF5 file, and delete theirs."""
+    def finish(self, check: Callable[[], None] = lambda: None) -> None:
+        """Write all sections to the HDF5 file, and delete their own files.
+
+        Args:
+            check: called before each section; may raise, and then nothing is lost.
+        """
         sections, height, width = self.shape
         whole = self.folder / "whole.hdf"
         rows = max(1, min(height, MAX_CHUNK // (4 * width)))
@@ -84,6 +89,7 @@ class PredictionStore:
             describe(dataset, self.voxel_size)
             dataset.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
             for index in range(sections):
+                check()
                 dataset[index] = self.read(index)
         sync_file(whole)
         whole.replace(self.path)

@@ -16,7 +16,7 @@ from utils.errors import UserError
 def choose_windows(
     config: Config, volume: Volume, padded_size: tuple[int, int] | None = None
 ) -> Windows:
-    """The windows of a config: by default whole sections of a folder, tiles of an HDF5 volume.
+    """The windows that a config asks for; by default whole sections of a folder, tiles otherwise.
 
     Args:
         config: ``TEST``.
@@ -24,7 +24,8 @@ def choose_windows(
         padded_size: of whole sections; None: ``TEST.padded_size``.
 
     Raises:
-        UserError: the padded size is smaller than the sections, or a tile is none.
+        UserError: the padded size is smaller than the sections, or ``DATA.input_size_test``, the
+            default of ``TEST.tile``, is not a possible tile.
     """
     test, shape = config.TEST, volume.shape[1:]
     kind = test.windows
@@ -43,7 +44,7 @@ def choose_windows(
 def square_side(data: DataSettings, multiple: int = 1, least: int = 1) -> int:
     """``DATA.input_size_test`` as the side of a square, pixels; raises UserError if it is none.
 
-    Checked when a tiled volume is used: the published files of other volumes give the key as well.
+    Checked only when a tiled volume is used, because published configs of other volumes set it too.
     """
     height, width = data.input_size_test
     if height != width or height % multiple or height < least:

@@ -1,4 +1,4 @@
-"""How a section is cut into windows for the network, and put together again."""
+"""Windows into which a section is cut for the network."""
 
 from typing import NamedTuple
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from model.segmentor import Segmentor
 
-SECTION_MARGIN = 48  # least padding round a whole section, pixels; gives 1120 for Lucchi's 1024
-MARGIN = 48  # least padding of a whole section in all, pixels, where padding is to cost little
-TILE_SIGMA = 0.2  # of the tiles' Gaussian weight, the half side being 1
+SECTION_MARGIN = 48  # minimum padding on each side of a whole section, pixels
+MARGIN = 48  # minimum padding of an orthogonal slice, both sides together, pixels
+TILE_SIGMA = 0.2  # of the Gaussian weight of a tile, relative to half its side
 TILE_FLOOR = 1e-6  # keeps the weight above 0 in a tile's corners
 
 
 class Windows(NamedTuple):
-    """A cutting of sections of one shape.
+    """Windows of sections of one shape.
 
     Attributes:
-        padding: pixels added (top, bottom), (left, right), by reflection.
+        padding: (top, bottom), (left, right), pixels of reflection padding.
         corners: (y, x) of each window in the padded section.
         size: (height, width) of a window.
-        weight: (height, width) float32, how much each pixel of a window counts.
+        weight: (height, width) float32, of each pixel of a window in the average.
     """
 
     padding: tuple[tuple[int, int], tuple[int, int]]
@@ -28,11 +28,11 @@ class Windows(NamedTuple):
     weight: np.ndarray
 
     def pad(self, section: np.ndarray) -> np.ndarray:
-        """Reflect-pad a section (H, W), however small it is."""
+        """Reflect-pad a section (H, W); the padding may exceed its size."""
         return np.pad(section, self.padding, mode="reflect")
 
     def unpad(self, padded: np.ndarray) -> np.ndarray:
-        """Cut the padding off again."""
+        """Remove the padding."""
         (top, bottom), (left, right) = self.padding
         return padded[top : padded.shape[0] - bottom, left : padded.shape[1] - right]
 
@@ -43,7 +43,7 @@ class Windows(NamedTuple):
         return height, max(x for _, x in self.corners) + self.size[1]
 
     def total_weight(self) -> np.ndarray:
-        """Summed weight of all windows on the padded section, float32."""
+        """Sum of the weights of all windows on the padded section, float32."""
         total = np.zeros(self.padded_shape, np.float32)
         for y, x in self.corners:
             total[y : y + self.size[0], x : x + self.size[1]] += self.weight
@@ -51,12 +51,12 @@ class Windows(NamedTuple):
 
 
 def whole_section(shape: tuple[int, int], padded_size: tuple[int, int] | None = None) -> Windows:
-    """One window over the whole section, reflect-padded and centred.
+    """One window over the whole section, centred and reflect-padded.
 
     Args:
         shape: (height, width) of the sections.
-        padded_size: of the window, multiples of 16; None for a square with a margin of 48 pixels
-            or more round the longer side, as published (1120 for 768 x 1024).
+        padded_size: (height, width) of the window, multiples of 16; None: a square with at least
+            48 pixels on both sides of the longer side, as published (1120 for 768 x 1024).
 
     Raises:
         ValueError: the padded size is smaller than the section.
@@ -73,9 +73,9 @@ def whole_section(shape: tuple[int, int], padded_size: tuple[int, int] | None = 
 def tiles(shape: tuple[int, int], tile: int, step: int, pad: int) -> Windows:
     """Overlapping square tiles over a section reflect-padded by ``pad`` on all sides.
 
-    A tile's pixel counts 1e-6 + exp(-d^2 / (2 x 0.2^2)), d its distance from the tile's centre
-    with the half side as 1. Source: Huang et al., MICCAI 2022. Where the steps do not come out
-    even, the last tile of a row or column ends with the padded section.
+    A pixel has the weight 1e-6 + exp(-d^2 / (2 x 0.2^2)), where d is its distance from the tile's
+    centre relative to half the side. Source: Huang et al., MICCAI 2022. The last tile of a row or
+    column ends with the padded section, even if that takes a shorter step.
     """
     padding, starts = [], []
     for side in shape:
@@ -91,5 +91,5 @@ def tiles(shape: tuple[int, int], tile: int, step: int, pad: int) -> Windows:
 
 
 def round_up(side: int, multiple: int = Segmentor.SIZE_MULTIPLE) -> int:
-    """The next multiple, for sizes the network can read."""
+    """The smallest multiple that is at least ``side``."""
     return -(-side // multiple) * multiple

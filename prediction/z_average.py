@@ -1,11 +1,11 @@
-"""Averaging of predictions over neighbouring sections, which show the same mitochondria.
+"""Averages of predictions over neighbouring sections, which show the same mitochondria.
 
     q_i = mean of p_j,   |j - i| <= (n - 1) / 2,   n the odd number nearest to t / spacing
 
-p are the probabilities of single sections and t is the thickness. At the ends of a volume the mean
-is over fewer. The 50 nm of an ssTEM section, on which source labels are drawn, span ten sections of
-a FIB-SEM volume. Each of these is predicted separately, and their errors differ. Where sections are
-thicker than t, n is 1 and nothing changes.
+p are the probabilities of single sections, and t is the thickness ``TEST.z_average``. At the ends
+of a volume fewer sections are averaged. Source labels drawn on an ssTEM section cover 50 nm, which
+are ten sections of a FIB-SEM volume. These are predicted separately, and their errors differ. Where
+sections are thicker than t, n is 1 and nothing changes.
 """
 
 import math
@@ -20,20 +20,23 @@ from utils.errors import UserError
 
 
 def sections_in(thickness: float, spacing: float) -> int:
-    """The odd number of sections ``spacing`` apart that is nearest to a thickness, both in nm.
+    """The odd number of sections nearest to a thickness.
 
-    Of two that are as near it is the smaller, so that the mean is over no more than the thickness:
-    9 where 50 nm are 10 sections.
+    Of two that are equally near, the smaller is taken: 9 if 50 nm are 10 sections.
+
+    Args:
+        thickness: nm.
+        spacing: of the sections, nm.
     """
     sections = round(thickness / spacing, 6)  # 4.2 / 0.7 is 6.000000000000001
     return max(1, 2 * math.ceil(sections / 2) - 1)
 
 
 def averaged_sections(config: Config, volume: Volume, role: Role) -> int:
-    """How many sections ``TEST.z_average`` is; 1 without it.
+    """How many sections ``TEST.z_average`` spans; 1 without it.
 
     Raises:
-        UserError: nobody knows how far apart they are.
+        UserError: the section spacing is unknown.
     """
     thickness = config.TEST.z_average
     if thickness is None:
@@ -53,9 +56,9 @@ def z_averaged(
     """The mean of each section and its neighbours.
 
     Args:
-        read: a section's probability (H, W) float32; called once for each, in order.
-        sections: how many there are.
-        count: an odd number of sections, whose mean one is; so many are held.
+        read: returns a section's probability (H, W) float32; called once for each, in order.
+        sections: number of sections.
+        count: odd number of sections to average over; as many are held in memory.
 
     Yields:
         (index, mean (H, W) float32), in order.

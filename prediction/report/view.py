@@ -9,11 +9,12 @@ from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.volume import Volume
 from prediction.metrics import THRESHOLD
+from prediction.outputs import PREDICTIONS
 from utils.errors import UserError
 
 
 def require_napari() -> Any:
-    """The module, imported; raises UserError where it is not installed."""
+    """The imported module; raises UserError if it is not installed."""
     try:
         import napari
     except ModuleNotFoundError:
@@ -22,7 +23,7 @@ def require_napari() -> Any:
 
 
 class Lazy:
-    """A volume as an array that reads its sections when they are shown."""
+    """A volume as an array that reads sections when they are shown."""
 
     def __init__(self, volume: Volume, threshold: float | None = None) -> None:
         self.volume, self.shape, self.ndim = volume, volume.shape, 3
@@ -55,18 +56,18 @@ def add_layers(
     instances: Path | None,
     voxel_size: VoxelSize | None,
 ) -> None:
-    """Add the layers of a finished inference to a viewer, at their scale in um.
+    """Add the layers of a finished inference to a viewer, scaled to µm.
 
     Args:
         viewer: has ``add_image`` and ``add_labels``, as napari's.
         raw: the sections.
-        folder: holds ``preds.hdf``.
-        labels: masks, if there are any.
-        instances: their volume, if there is one.
-        voxel_size: None: voxels are shown as cubes.
+        folder: with ``preds.hdf``.
+        labels: masks; None without labels.
+        instances: file of the numbered mitochondria; None without them.
+        voxel_size: nm; None: voxels are shown as cubes.
     """
     scale = [step / 1000 for step in voxel_size] if voxel_size else [1.0] * 3
-    probability = open_volume(folder / "preds.hdf", keep=False)
+    probability = open_volume(folder / PREDICTIONS, keep=False)
     viewer.add_image(Lazy(raw), name="raw", scale=scale)
     viewer.add_image(
         Lazy(probability), name="probability", scale=scale, contrast_limits=(0, 1),

@@ -11,7 +11,7 @@ import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, segmentor_from
 from model.segmentor import Segmentor
-from prediction.export import PairProbabilities, largest_difference, opset, write_onnx
+from prediction.onnx import PairProbabilities, largest_difference, opset, write_onnx
 from utils.paths import ROOT
 
 NAME = "größe 1"

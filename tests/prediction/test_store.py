@@ -48,6 +48,21 @@ def test_what_was_written_is_there_at_the_next_start(
         assert file["main"].attrs["resolution"].tolist() == [40, 8, 8]
 
 
+def test_an_interrupted_finish_loses_nothing(tmp_path: Path, sections) -> None:
+    first = opened(tmp_path)
+    for index in range(5):
+        first.write(index, sections[index])
+    checks = iter([None, None])
+    with pytest.raises(StopIteration):  # at the third section
+        first.finish(lambda: next(checks))
+    assert finished_fingerprint(tmp_path / "preds.hdf") is None
+    again = opened(tmp_path)
+    assert again.done() == {0, 1, 2, 3, 4}
+    again.finish()
+    with h5py.File(tmp_path / "preds.hdf") as file:
+        np.testing.assert_array_equal(file["main"], sections)
+
+
 def test_sections_of_other_predictions_or_broken_ones_are_not_kept(
     tmp_path: Path, sections
 ) -> None:

@@ -223,6 +223,12 @@ class Refusing:
     decode = encode
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """Changes when a file is written or replaced."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 def unpredictable(inference: Inference) -> Inference:
     return replace(inference, predictor=Refusing())
 
@@ -231,9 +237,9 @@ def unpredictable(inference: Inference) -> Inference:
 def test_a_finished_prediction_is_not_made_again(place: Place, sets: tuple[str, ...]) -> None:
     found = place.predict(*sets)
     again = place.inference(*sets, output_format="ome-zarr")
-    status = again.predictions.stat()
+    before = identity(again.predictions)
     run(unpredictable(again), Wanted(pictures=True, objects=True))
-    assert again.predictions.stat() == status
+    assert identity(again.predictions) == before
     assert sum("not predicted again" in line for line in place.lines) == 1
     assert {"masks.ome.zarr", "instances.ome.zarr", "seg_img", "scores.csv"} <= left(place)
     masks = open_volume(place.root / "out/inference/tiny/masks.ome.zarr")
@@ -247,8 +253,19 @@ def test_a_finished_prediction_of_another_volume_or_model_is_made_again(place: P
     overwrite_section(place)
     place.checkpoint(2)
     found = place.predict(*FOLDER)
-    assert place.lines[0].startswith("preds.hdf does not count (weights, files changed)")
+    assert place.lines[0].startswith("preds.hdf is not kept (weights, files changed)")
     np.testing.assert_array_equal(found, place.predict(*FOLDER, out="fresh"))
+
+
+@pytest.mark.parametrize("setting", ["TEST.z_average=30", "TEST.orthoplane=true"])
+def test_a_finished_prediction_averaged_otherwise_is_made_again(place: Place, setting: str) -> None:
+    said = setting.removeprefix("TEST.").split("=")[0]
+    place.predict(*FOLDER)
+    for sets in ((*FOLDER, setting), FOLDER):  # on and off again
+        place.lines.clear()
+        found = place.predict(*sets)
+        assert place.lines[0] == f"preds.hdf is not kept ({said} changed): predicting anew"
+        np.testing.assert_array_equal(found, place.predict(*sets, out="fresh"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5"])

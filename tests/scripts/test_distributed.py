@@ -173,6 +173,9 @@ def test_two_processes_make_good_what_one_that_died_has_left(project: Project) -
     out = finished(torchrun(2, "inference", *where))
     assert "sections are predicted already" in out
     same(killed / "inference/tiny", alone)
+    out = finished(torchrun(2, "inference", *where))
+    assert (out.count("not predicted again"), out.count("Done")) == (1, 1)
+    same(killed / "inference/tiny", alone)
 
 
 def same(folder: Path, alone: Path) -> None:

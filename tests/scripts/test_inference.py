@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 
 import cv2
@@ -155,6 +156,34 @@ def test_objects_in_another_format(command, data, trained, tmp_path) -> None:
     assert "binary labels" not in output
     probability = open_volume(folder / "probability.ome.zarr")
     np.testing.assert_array_equal(probability.section(1), project.predictions()[1])
+
+
+def test_results_are_added_to_a_finished_prediction(command, data, trained, tmp_path) -> None:
+    (tmp_path / "models").symlink_to(trained.out / "models")
+    project = Project(command, data, tmp_path)
+    folder, kept = tmp_path / "inference/tiny", "not predicted again"
+    assert kept not in project.run("inference")
+
+    def identity() -> tuple[int, int]:
+        status = (folder / "preds.hdf").stat()
+        return status.st_ino, status.st_mtime_ns
+
+    before = identity()
+    output = project.run("inference", "--instances", "-sw", "--format", "tiff", "-mm", "dice")
+    assert output.count(kept) == 1
+    assert identity() == before
+    assert "dice=" in output
+    for name in ("objects.csv", "instances.ome.tif", "masks.ome.tif", "seg_img/000.png"):
+        assert (folder / name).is_file()
+    assert not (folder / "masks").exists()
+    assert kept not in project.run("inference", "--repredict")
+    repredicted = identity()
+    assert repredicted != before
+    with h5py.File(folder / "preds.hdf", "r+") as file:  # cut off in mid-file
+        size = file.id.get_filesize()
+    os.truncate(folder / "preds.hdf", size // 2)
+    assert kept not in project.run("inference")
+    np.testing.assert_array_equal(project.predictions(), trained.predictions())
 
 
 def test_view_without_napari_says_what_to_install(project: Project) -> None:
