@@ -1,12 +1,12 @@
 """Demo: adapt a network between two synthetic microscopes; compare with source-only training."""
 
 import argparse
-from pathlib import Path
 
 import project_root  # noqa: F401
 
+from utils.cli import add_out
 from utils.errors import run_command
-from utils.paths import ROOT, Workspace
+from utils.paths import Workspace
 
 
 def main() -> None:
@@ -19,13 +19,7 @@ def main() -> None:
         metavar="N",
         help="of the volumes and of both runs (default: 1)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT,
-        metavar="DIR",
-        help="folder for volumes and results (default: the project)",
-    )
+    add_out(parser, "folder for volumes and results")
     parser.add_argument(
         "--set",
         action="append",

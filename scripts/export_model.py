@@ -5,9 +5,9 @@ from pathlib import Path
 
 import project_root  # noqa: F401
 
-from utils.cli import folder_name
+from utils.cli import add_out, folder_name
 from utils.errors import run_command
-from utils.paths import ROOT, Workspace
+from utils.paths import Workspace
 
 
 def main() -> None:
@@ -26,13 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--half", action="store_true", help="write only the checkpoint, in half precision"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT,
-        metavar="DIR",
-        help="folder that holds models/ (default: the project)",
-    )
+    add_out(parser, "folder that holds models/")
     args = parser.parse_args()
     name = folder_name("-mn", args.model_name)
     # Imported late so that --help does not wait for torch.

@@ -6,8 +6,8 @@ from pathlib import Path
 import project_root  # noqa: F401
 
 from dataloader.published.catalogue import DATA_SETS
+from utils.cli import add_data
 from utils.errors import run_command
-from utils.paths import ROOT
 
 
 def main() -> None:
@@ -28,13 +28,7 @@ def main() -> None:
         action="store_true",
         help="download missing files to downloads/ in the data tree",
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=ROOT / "data",
-        metavar="DIR",
-        help="root of the data tree (default: data/)",
-    )
+    add_data(parser)
     args = parser.parse_args()
     # Imported late so that --help does not wait for the libraries.
     from dataloader.published.preparation import Preparation

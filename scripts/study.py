@@ -9,6 +9,7 @@ from pathlib import Path
 
 import project_root  # noqa: F401
 
+from utils.cli import add_data, add_out
 from utils.errors import UserError, run_command
 from utils.optional import wanted
 from utils.paths import ROOT, Workspace, shown
@@ -24,20 +25,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="STUDY",
         help="name of a study in config/studies/, or path of a YAML file",
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=ROOT / "data",
-        metavar="DIR",
-        help="root of the data tree (default: data/)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT,
-        metavar="DIR",
-        help="folder for logs/, models/ and studies/ (default: the project)",
-    )
+    add_data(parser)
+    add_out(parser, "folder for logs/, models/ and studies/")
     parser.add_argument(
         "--results",
         type=Path,

@@ -21,20 +21,8 @@ def base_parser(description: str, config_name: str | None = None) -> argparse.Ar
         help="name of a config (such as vnc2lucchi1) or path of a YAML file"
         + (f" (default: {config_name})" if config_name else ""),
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=ROOT / "data",
-        metavar="DIR",
-        help="root of the data tree (default: data/)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT,
-        metavar="DIR",
-        help="folder for logs/, models/ and inference/ (default: the project)",
-    )
+    add_data(parser)
+    add_out(parser, "folder for logs/, models/ and inference/")
     parser.add_argument(
         "--set",
         action="append",
@@ -50,6 +38,24 @@ def base_parser(description: str, config_name: str | None = None) -> argparse.Ar
         help="auto: a GPU if there is one (default: auto)",
     )
     return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data``, the root of the data tree."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=ROOT / "data",
+        metavar="DIR",
+        help="root of the data tree (default: data/)",
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add ``--out``, the folder for results; ``purpose`` is its help text."""
+    parser.add_argument(
+        "--out", type=Path, default=ROOT, metavar="DIR", help=f"{purpose} (default: the project)"
+    )
 
 
 def read_arguments(args: argparse.Namespace) -> tuple[LoadedConfig, Workspace]:

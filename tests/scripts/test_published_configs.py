@@ -9,108 +9,13 @@ import numpy as np
 import pytest
 
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
+from tests.published_yaml import published_yaml
 
 pytestmark = pytest.mark.auto_precision
 
 SECTIONS = {"VNC3": 12, "Lucchi": 12, "Mito": 3}  # more than the published stride of 10, of 1
 SIDE = 64
 
-# All keys of the published files, in their order, and what is odd in them.
-TEMPLATE = """\
-NAME: '{name}'
-
-MODEL:
-    input_nc: 1
-    output_nc: 2
-    num_classes: 2
-    input_channels: 1
-    level: 4
-
-TRAIN:
-    resume: False
-    model_name: ''
-    if_valid: True
-    cache_path: '../caches/'
-    save_path: '../models/'
-    loss_func: 'CE'
-    if_adv_weight: False
-    cross_loss_source: False
-    cross_loss_target: True
-    weight_cross: 0.1
-    consistency_weight_rampup: {ramp}
-    opt_type: 'adam'
-    lr_mode: 'fixed'
-    total_iters: 200000
-    rampup_iters: 50000
-    learning_rate: 0.0001
-    learning_rate_ms: 0.0001
-    learning_rate_mt: 0.0001
-    display_freq: 100
-    show_freq: 500
-    valid_freq: 500
-    save_freq: 500
-    power: 0.9
-    weight_adv_temporal: {weight}
-    weight_adv_spatial: {weight}
-    lamda_wd: 0.01
-    batch_size: 1
-    num_workers: 4
-    if_cuda: True
-    random_seed: 555
-
-DATA:
-    data_dir_img: {source}
-    data_dir_label: {source_label}
-    data_list: {source_list}
-    input_size: 512
-    source_stride: 1
-    data_dir_target: {target}
-    data_dir_target_label: {target_label}
-    data_list_target: {target_list}
-    input_size_target: 512
-{repeated}    target_stride: {stride}
-    data_dir_val: {val}
-    data_dir_val_label: {val_label}
-    data_list_val: {val_list}
-    input_size_test: 1024
-
-TEST:
-    pad: 48
-    model_name: ''
-"""
-
-
-def volume(key: str, path: str, list_name: str) -> dict[str, str]:
-    stem, suffix = (path[: -len(".hdf")], ".hdf") if path.endswith(".hdf") else (path, "")
-    return {
-        key: f"'../data/{path}'",
-        f"{key}_label": f"'../data/{stem}_groundtruth{suffix}'",
-        f"{key}_list": f"'../data/{list_name}'",
-    }
-
-
-VNC = volume("source", "VNC3/training", "VNC3/train.txt") | {
-    "stride": "10",
-    "weight": "0.001",
-    "ramp": "True",
-    "repeated": "    input_size_target: 512\n",
-}
-LUCCHI = {"training": "Lucchi/train.txt", "testing": "Lucchi/testing.txt"}
-PUBLISHED = {
-    f"vnc2lucchi{number}": VNC
-    | volume("target", f"Lucchi/{target}", LUCCHI[target])
-    | volume("val", f"Lucchi/{val}", LUCCHI[val])
-    for number, target, val in ((1, "training", "testing"), (2, "testing", "training"))
-} | {
-    name: {"stride": "1", "weight": weight, "ramp": ramp, "repeated": ""}
-    | volume("source", f"Mito/{source}/training.hdf", f"Mito/{source}/train.txt")
-    | volume("target", f"Mito/{target}/training.hdf", f"Mito/{target}/train.txt")
-    | volume("val", f"Mito/{target}/testing.hdf", f"Mito/{target}/test.txt")
-    for name, source, target, weight, ramp in (
-        ("mitor2h", "rat", "human", "0.01", "False"),
-        ("mitoh2r", "human", "rat", "0.001", "True"),
-    )
-}
 # What tiny volumes need; all else is as published.
 SMALL = (
     "MODEL.width=2",
@@ -154,7 +59,7 @@ def run(command, data: Path, tmp_path: Path) -> Callable:
 
     def run_command(script: str, name: str, *arguments: str, sets: tuple = SMALL):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(TEMPLATE.format(name=name, **PUBLISHED[name]))
+        path.write_text(published_yaml(name))
         places = ("-c", path, "--data", data, "--out", tmp_path, "--device", "cpu")
         overrides = [part for value in sets for part in ("--set", value)]
         finished = command(script, *places, *overrides, *arguments)

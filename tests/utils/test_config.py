@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.published_yaml import published_yaml
 from utils.config.load import load_config
 from utils.config.schema import Config
 from utils.errors import UserError
@@ -12,66 +13,6 @@ from utils.paths import CONFIG_DIR, Workspace
 
 SHIPPED = sorted(CONFIG_DIR.glob("*.yaml"))
 
-# As in the published repository: strings for numbers, paths from scripts/, keys without effect.
-PUBLISHED = """
-NAME: 'vnc2lucchi1'
-MODEL:
-    input_nc: 1
-    output_nc: 2
-    num_classes: 2
-    input_channels: [1, 2]
-    level: 4
-TRAIN:
-    resume: False
-    model_name: ''
-    if_valid: True
-    cache_path: '../caches/'
-    save_path: '../models/'
-    loss_func: 'CE'
-    if_adv_weight: False
-    cross_loss_source: False
-    cross_loss_target: True
-    weight_cross: 0.1
-    consistency_weight_rampup: True
-    opt_type: 'adam'
-    lr_mode: 'fixed'
-    total_iters: 200000
-    rampup_iters: 50000
-    learning_rate: 1e-4
-    learning_rate_ms: 1e-4
-    learning_rate_mt: 1e-4
-    display_freq: 100
-    show_freq: 500
-    valid_freq: 500
-    save_freq: 500
-    power: 0.9
-    weight_adv_temporal: 1e-3
-    weight_adv_spatial: 1e-3
-    lamda_wd: 1e-5
-    batch_size: 1
-    num_workers: 8
-    if_cuda: True
-    random_seed: 555
-DATA:
-    data_dir_img: '../data/VNC3/training'
-    data_dir_label: '../data/VNC3/training_groundtruth'
-    data_list: '../data/VNC3/train.txt'
-    input_size: {input_size}
-    source_stride: 1
-    data_dir_target: '../data/Lucchi/training'
-    data_dir_target_label: '../data/Lucchi/training_groundtruth'
-    data_list_target: '../data/Lucchi/train.txt'
-    input_size_target: {input_size}
-    input_size_target: {input_size}
-    target_stride: 10
-    data_dir_val: '../data/Lucchi/testing'
-    data_dir_val_label: '../data/Lucchi/testing_groundtruth'
-    data_list_val: '../data/Lucchi/testing.txt'
-    input_size_test: 1024
-TEST:
-    pad: 48
-    model_name: 'vnc2lucchi1'
-"""
 SMALL = {
     "NAME": "small",
     "DATA": {"data_dir_img": "a", "data_dir_label": "b", "data_dir_target": "c"},
@@ -124,7 +65,7 @@ def test_the_published_settings_are_shipped() -> None:
 
 @pytest.mark.parametrize("size", ["512", "[512, 512]", "[512]", "'512'", "'512, 512'"])
 def test_published_files_load_unchanged(load, size: str) -> None:
-    config = load(text=PUBLISHED.format(input_size=size))
+    config = load(text=published_yaml("vnc2lucchi1", size))
     train, data = config.TRAIN, config.DATA
     assert train.learning_rate == 1e-4
     assert train.weight_adv_spatial == 1e-3
@@ -136,8 +77,9 @@ def test_published_files_load_unchanged(load, size: str) -> None:
 
 
 def test_a_key_twice_with_one_value_is_warned_of(load, capsys) -> None:
-    load(text=PUBLISHED.format(input_size=512))
-    line = 1 + [i for i, t in enumerate(PUBLISHED.splitlines()) if "input_size_target" in t][1]
+    text = published_yaml("vnc2lucchi1")
+    load(text=text)
+    line = 1 + [i for i, t in enumerate(text.splitlines()) if "input_size_target" in t][1]
     assert capsys.readouterr().err == (
         f"warning: {load.path}: line {line}: the key input_size_target is given twice, both times "
         "as 512\n"
