@@ -1,6 +1,6 @@
 """What a busy core costs a training iteration, by threads and by how long they spin.
 
-    python -m benchmarks.threads            # five minutes on two cores that are otherwise idle
+    python -m benchmarks.threads            # three minutes on two cores that are otherwise idle
 
 Prints the median milliseconds of an iteration, each setting in a process of its own, first on idle
 cores and then while another process keeps one core busy. ``GOMP_SPINCOUNT`` is how often a thread
