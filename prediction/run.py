@@ -95,9 +95,9 @@ def say_start(inference: Inference) -> None:
 
 def say_predicted(inference: Inference, derived: Derived, seconds: float) -> dict[str, Any]:
     """Print how long the prediction took; returns it, and the blank share, for the summary."""
-    inference.say(f"Prediction time (s): {seconds:.2f}")
-    pairs = sum(len(axis.windows.corners) * len(axis.pairs) for axis in inference.axes)
     if not derived.reused:
+        pairs = sum(len(axis.windows.corners) * len(axis.pairs) for axis in inference.axes)
+        inference.say(f"Prediction time (s): {seconds:.2f}")
         inference.say(f"pairs of windows per second: {pairs / seconds:.2f}")
     if blank := derived.blank_share:
         inference.say(
