@@ -11,6 +11,7 @@ MASKS, PROBABILITY, INSTANCES = "masks", "probability", "instances"
 OBJECTS, SECTIONS, SUMMARY = "objects.csv", "scores.csv", "summary.json"
 SCORES, REPORT, PICTURES = "scores.txt", "report.html", "seg_img"
 FILES = (PREDICTIONS, OBJECTS, SECTIONS, SUMMARY, SCORES, REPORT)
+SCRATCH = ".instances-"  # and a number: a folder of files while objects are being found
 SECTION_FILES = (".png", ".tif")  # of masks, numbers and pictures
 
 
@@ -40,7 +41,7 @@ def remove_earlier(folder: Path, kept: Iterable[Path]) -> None:
             continue
         if path.name in (*stems, PICTURES):
             _remove_sections(path)
-        elif path.name in names:
+        elif path.name in names or path.name.startswith(SCRATCH):
             discard(path)
 
 

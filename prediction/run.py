@@ -13,7 +13,7 @@ from prediction.pictures import as_stored, contours, mask_picture
 from prediction.predict import predict
 from prediction.report.report import write_report
 from prediction.report.view import add_layers
-from prediction.scoring import find_objects, measure
+from prediction.scoring import find_objects, measure, segment
 from prediction.summary import dtype_name, write_summary
 from utils.errors import writing_to
 from utils.files import write_picture
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
 def run(inference: Inference, wanted: Wanted) -> Path | None:
     """Predict, score where there are labels, and do what else is wanted.
 
-    Of several processes, all but the main one only predict.
+    Of several processes, all but the main one only predict and find objects.
 
     Returns:
         The volume of the objects; None without them.
@@ -51,6 +51,8 @@ def run(inference: Inference, wanted: Wanted) -> Path | None:
     begin = time.perf_counter()
     derived = predict(inference, wanted.repredict)
     if not inference.group.is_main:
+        if wanted.objects:
+            segment(inference)
         return None
     results = say_predicted(inference, derived, time.perf_counter() - begin)
     results |= score(inference, wanted.measure, derived)

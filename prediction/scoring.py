@@ -24,9 +24,10 @@ from prediction.metrics import (
     SectionScores,
 )
 from prediction.outputs import INSTANCES, OBJECTS, SCORES
-from utils.errors import writing_to
+from utils.errors import UserError, writing_to
 from utils.ignore import IGNORE, ignored_share
 from utils.paths import shown
+from utils.runtime.distributed import PeerLost
 
 
 class Measured(NamedTuple):
@@ -109,13 +110,25 @@ class Objects(NamedTuple):
     scores: dict[str, Any] | None
 
 
+def segment(inference: Inference) -> Instances:
+    """The mitochondria as objects; shared by all processes, the main one has the result."""
+    try:
+        return Instances(
+            inference.probability,
+            inference.raw.shape,
+            inference.voxel_size,
+            scratch=inference.out,
+            group=inference.group,
+        )
+    except PeerLost as error:
+        raise UserError(f"{error}; the same command goes on") from None
+
+
 def find_objects(inference: Inference) -> Objects:
     """Write the mitochondria as objects and ``objects.csv`` with their measures; score them."""
     size, out = inference.voxel_size, inference.out
     with writing_to(out), ExitStack() as stack:
-        instances = stack.enter_context(
-            Instances(inference.probability, inference.raw.shape, size, scratch=out)
-        )
+        instances = stack.enter_context(segment(inference))
         labels, scorer = _labelled_objects(inference, stack)
         dtype = np.uint16 if len(instances.table) < 2**16 else np.uint32
         with inference.writer(INSTANCES, dtype) as writer:
