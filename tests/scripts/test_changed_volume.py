@@ -423,8 +423,9 @@ def test_outputs_of_the_same_prediction_stay(place: Place) -> None:
     again = json.loads((folder / "summary.json").read_text())
     for name in ("seconds", "instance_scores", "scores"):
         assert again[name] == summary[name]
-    with (folder / "objects.csv").open("a") as table:
-        print(*(777 for _ in Mitochondrion._fields), sep=",", file=table)
+    row = ",".join("777" for _ in Mitochondrion._fields)
+    header, *_ = (folder / "objects.csv").read_text().splitlines()
+    (folder / "objects.csv").write_text(f"{header}\n{row}\n")
     run(place.inference(*LABELLED), Wanted(report=True))
     assert "777" in (folder / "report.html").read_text()
 
