@@ -18,6 +18,7 @@ from prediction.summary import dtype_name, write_summary
 from utils.errors import writing_to
 from utils.files import write_picture
 from utils.paths import shown
+from utils.progress import stage
 from utils.runtime.memory import peak_memory
 
 
@@ -49,7 +50,8 @@ def run(inference: Inference, wanted: Wanted) -> Path | None:
     """
     say_start(inference)
     begin = time.perf_counter()
-    derived = predict(inference, wanted.repredict)
+    with stage("predict"):
+        derived = predict(inference, wanted.repredict)
     if not inference.group.is_main:
         return None
     results = say_predicted(inference, derived, time.perf_counter() - begin)
@@ -57,7 +59,8 @@ def run(inference: Inference, wanted: Wanted) -> Path | None:
     objects = None
     if wanted.objects:
         inference.say("Finding mitochondria...")
-        objects, scores = find_objects(inference)
+        with stage("objects"):
+            objects, scores = find_objects(inference)
         results["instance_scores"] = scores
     if wanted.pictures:
         inference.say("Show...")
@@ -65,7 +68,8 @@ def run(inference: Inference, wanted: Wanted) -> Path | None:
     write_summary(inference, derived, results)
     inference.say(peak_memory(inference.network.device))
     if wanted.report:
-        report(inference, objects)
+        with stage("report"):
+            report(inference, objects)
     return objects
 
 

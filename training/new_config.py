@@ -54,10 +54,10 @@ def new_config(answers: Answers) -> None:
     """
     output = answers.output.with_suffix(answers.output.suffix or ".yaml")
     _check_answers(answers, output)
-    source = _inspect(
+    source = inspect(
         "source", *answers.source, answers.pixel_size_source, answers.section_spacing_source
     )
-    target = _inspect(
+    target = inspect(
         "target",
         answers.target,
         answers.target_labels,
@@ -71,7 +71,7 @@ def new_config(answers: Answers) -> None:
     with writing_to(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_picture(sheet, stacked([_thumbnails(volume) for volume in (source, target)]))
-        output.write_text(_yaml(output.stem, config, heading), encoding="utf-8")
+        output.write_text(config_text(output.stem, config, heading), encoding="utf-8")
     load_config(str(output), [], CONFIG_DIR)  # raises UserError if it is not valid
     print(f"thumbnails: {shown(sheet)} (source above, target below; labels in red)")
     print(f"config: {shown(output)}")
@@ -88,15 +88,18 @@ def _check_answers(answers: Answers, output: Path) -> None:
             raise UserError(f"{option}: found {value}, expected nanometres above 0")
 
 
-def _inspect(
+def inspect(
     role: str, raw: str, labels: str | None, pixel: float | None, spacing: float | None
 ) -> VolumeFacts:
     """Open a volume, print what it is, warn of likely mistakes.
 
     Args:
-        role: ``source`` or ``target``.
+        role: ``source`` or ``target``, for the lines.
         raw, labels: paths.
         pixel, spacing: nm; None: as the file says.
+
+    Raises:
+        UserError: a volume is unreadable or invalid.
     """
     images = open_volume(Path(raw).resolve(), keep=False, fill=True)
     found = inspect_images(images)
@@ -153,13 +156,14 @@ def _nm(size: float | None) -> str:
     return f"{size:g} nm" if size else "unknown (see the options)"
 
 
-def _yaml(name: str, config: Proposal, heading: str) -> str:
-    """A config with a comment after every value."""
+def config_text(name: str, config: Proposal, heading: str) -> str:
+    """The text of a config, with a comment after every value that has one."""
     lines = [f"# {heading}", f"NAME: {_scalar(name)}"]
     for section, keys in config.items():
         lines += ["", f"{section}:"]
         for key, (value, comment) in keys.items():
-            lines.append(f"  {key}: {_scalar(value)}".ljust(COMMENT_COLUMN) + f"  # {comment}")
+            line = f"  {key}: {_scalar(value)}"
+            lines.append(f"{line.ljust(COMMENT_COLUMN)}  # {comment}" if comment else line)
     return "\n".join(lines) + "\n"
 
 

@@ -57,6 +57,15 @@ class VoxelSize(NamedTuple):
         return " x ".join("?" if side is None else f"{side:g}" for side in self) + " nm"
 
 
+def unlikeness(one: VoxelSize, other: VoxelSize) -> float:
+    """How far two voxel sizes are apart: 0 if equal, log 2 for twice the pixels or the spacing.
+
+    The sum of both; a size that is unknown in either does not count.
+    """
+    sides = zip((one.in_plane, one.z), (other.in_plane, other.z), strict=True)
+    return sum(abs(math.log(a / b)) for a, b in sides if a and b)
+
+
 def nanometres(unit: Any) -> float | None:
     r"""Nanometres per unit, in any usual spelling; None if it is not a unit of length.
 
