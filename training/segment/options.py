@@ -57,6 +57,9 @@ class Options:
         if self.quick and (self.source or self.size != "auto"):
             option = "--source" if self.source else "--size"
             raise UserError(f"{option}: has no effect with --quick, which trains no network")
+        for override in self.overrides:
+            if override.partition("=")[0].strip() == "NAME":
+                raise UserError(f"--set {override}: expected --run-name, which names the folders")
         for name in SIZES:
             value = getattr(self, name)
             option = f"--{name.replace('_', '-')}"

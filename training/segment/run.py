@@ -69,7 +69,8 @@ def results(plan: Plan) -> Iterator[str]:
     summary = json.loads((plan.folder / SUMMARY).read_text(encoding="utf-8"))
     shares = [float(row["foreground_predicted"]) for row in read_table(plan.folder / SECTIONS)]
     count, share = len(read_table(plan.folder / OBJECTS)), sum(shares) / len(shares)
-    yield f"found: {count:,} mitochondria, {share:.1%} of the volume"
+    name = "mitochondrion" if count == 1 else "mitochondria"
+    yield f"found: {count:,} {name}, {share:.1%} of the volume"
     if not count:
         yield '  see "If the result is poor" in docs/getting-started.md'
     if summary["scores"]:

@@ -21,9 +21,9 @@ def choose_source(options: Options, target: VolumeFacts) -> VolumeFacts:
         UserError: there is none, or the size of one of several is unknown.
     """
     given = [_given(*pair, options) for pair in options.source]
-    volumes = given or present_volumes(options.workspace.data)
     own = target.images.path.resolve()
-    volumes = [volume for volume in volumes if volume.images.resolve() != own]
+    present = present_volumes(options.workspace.data)
+    volumes = given or [volume for volume in present if volume.images.resolve() != own]
     if not volumes:
         raise UserError(
             f"{shown(options.workspace.data)}: found no labelled volume to learn from; fetch VNC "
