@@ -10,6 +10,7 @@ import yaml
 from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
+from dataloader.roles import SAME_SIZE
 from dataloader.volume import MaskVolume, Volume, resample
 from prediction.pictures import contours, side_by_side, stacked
 from training.propose_config import FULL, SMALL, Proposal, VolumeFacts, propose
@@ -112,6 +113,9 @@ def inspect(
     for line in _description(role, facts):
         print(line)
     warnings = found.warnings()
+    warnings += _contradictions(images, pixel, spacing)
+    if images.voxel_size_note:
+        warnings.append(images.voxel_size_note)
     if spacing and pixel and spacing > ANISOTROPIC * pixel:
         warnings.append(
             f"sections are {spacing / pixel:.0f} pixels apart: neighbours may have little in common"
@@ -148,7 +152,27 @@ def _description(role: str, facts: VolumeFacts) -> list[str]:
     return [
         f"{role}: {shown(images.path)} ({images.kind})",
         f"  {sections} sections of {height} x {width}, {images.section(0).dtype}, grey {grey}",
-        f"  pixel: {_nm(facts.pixel)}{shape}; spacing of sections: {_nm(facts.spacing)}",
+        f"  pixel: {_nm(facts.pixel)}{shape}; spacing of sections: {_nm(facts.spacing)}"
+        + _origin(images, facts.pixel, facts.spacing),
+    ]
+
+
+def _origin(images: Volume, pixel: float | None, spacing: float | None) -> str:
+    """Where sizes are from, such as " (OME metadata)"; empty if nothing is known."""
+    own = images.voxel_size
+    if own and (own.in_plane, own.z) == (pixel, spacing):
+        return f" ({images.voxel_size_from})"
+    return " (as given)" if pixel or spacing else ""
+
+
+def _contradictions(images: Volume, pixel: float | None, spacing: float | None) -> list[str]:
+    """Lines where the sizes in use are not those of the file."""
+    own = images.voxel_size
+    pairs = (("pixels", pixel, own and own.in_plane), ("spacing", spacing, own and own.z))
+    return [
+        f"{name} of {used:g} nm are given, but the {images.voxel_size_from} says {found:g} nm"
+        for name, used, found in pairs
+        if used and found and abs(used - found) > SAME_SIZE * found
     ]
 
 
