@@ -147,13 +147,16 @@ def _values(volume: Volume) -> float:
 def _description(role: str, facts: VolumeFacts) -> list[str]:
     images, sides = facts.images, facts.sides
     sections, height, width = images.shape
+    number = "1 section" if sections == 1 else f"{sections} sections"
+    kind = "image" if images.kind == "folder" and images.path.is_file() else images.kind
     grey = f"{facts.found.low:g} to {facts.found.high:g}"
     shape = "" if facts.square else f" (of {sides[0]:g} x {sides[1]:g} nm)"
+    spacing = f"; spacing of sections: {_nm(facts.spacing)}" if sections > 1 else ""
+    origin = _origin(images, facts.pixel, facts.spacing)
     return [
-        f"{role}: {shown(images.path)} ({images.kind})",
-        f"  {sections} sections of {height} x {width}, {images.section(0).dtype}, grey {grey}",
-        f"  pixel: {_nm(facts.pixel)}{shape}; spacing of sections: {_nm(facts.spacing)}"
-        + _origin(images, facts.pixel, facts.spacing),
+        f"{role}: {shown(images.path)} ({kind})",
+        f"  {number} of {height} x {width}, {images.section(0).dtype}, grey {grey}",
+        f"  pixel: {_nm(facts.pixel)}{shape}{spacing}{origin}",
     ]
 
 

@@ -204,8 +204,10 @@ def test_quick_of_a_single_picture(segment, data: Path, tmp_path: Path) -> None:
     refused = segment(picture, "--pixel-size", 8)
     assert refused.code == 2
     assert "one section cannot be adapted to" in refused.err
-    finished = segment(picture, "--pixel-size", 8, "--quick", *settings("TEST.precision=float32"))
+    finished = segment(picture, "--pixel-size", 5, "--quick", *settings("TEST.precision=float32"))
     assert finished.code == 0, finished.err
+    assert "(image)\n  1 section of 96 x 112, uint8" in finished.out
+    assert "model: vnc2lucchi2_small_plus" in finished.out
     masks = tmp_path / "inference" / f"{picture.stem}-quick" / "masks"
     assert cv2.imread(str(masks / picture.name), cv2.IMREAD_GRAYSCALE).shape == SHAPE[1:]
 

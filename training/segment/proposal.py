@@ -50,6 +50,8 @@ def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:
         "section_spacing_target": (target.spacing, "nm, between sections"),
     }
     test = proposal.setdefault("TEST", {})
+    if not target.spacing:
+        test["z_average"] = (None, "no spacing, no neighbours to average over")
     test["model_name"] = (model.name, "the shipped model")
     shape = target.shape_at(model.config.DATA.pixel_size_working)
     padded = None if target.images.tiled else [round_up(side + MARGIN) for side in shape]
