@@ -35,11 +35,13 @@ class Request(NamedTuple):
         checkpoint: file in that folder.
         output_format: of masks, probabilities and instances, a key of ``WRITERS``; None: that of
             the volume.
+        folder: in ``inference/``, for the results; None: that of the model's name.
     """
 
     model: str
     checkpoint: str = MODEL
     output_format: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def open_inference(
     labels = open_labels(workspace, data, "val", working=False, keep=False)
     if labels is not None:
         check_same_shape(volume.original, labels)
-    out = workspace.inference(request.model)
+    out = workspace.inference(request.folder or request.model)
     return Inference(
         config=config,
         workspace=workspace,

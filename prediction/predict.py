@@ -174,8 +174,9 @@ def _fill(
     task = axis.task(inference.config.TEST.batch_size)
     shape = store.shape[1:]
     sections = predict_on_grid(inference.predictor, task, shape, sections=set(own))
+    count = len(done) + len(own)
     with write_behind(keep) as write:
-        for index, probability in progress(sections, len(own), _unit(inference, axis)):
+        for index, probability in progress(sections, count, _unit(inference, axis), len(done)):
             write(index, probability)
             stop.check()
     group.wait()

@@ -18,6 +18,7 @@ from prediction.summary import dtype_name, write_summary
 from utils.errors import writing_to
 from utils.files import write_picture
 from utils.paths import shown
+from utils.progress import stage
 from utils.runtime.memory import peak_memory
 
 
@@ -49,7 +50,8 @@ def run(inference: Inference, wanted: Wanted) -> Path | None:
     """
     say_start(inference)
     begin = time.perf_counter()
-    derived = predict(inference, wanted.repredict)
+    with stage("predict"):
+        derived = predict(inference, wanted.repredict)
     if not inference.group.is_main:
         if wanted.objects:
             segment(inference)
@@ -58,7 +60,8 @@ def run(inference: Inference, wanted: Wanted) -> Path | None:
     results |= score(inference, wanted.measure, derived)
     if wanted.objects:
         inference.say("Finding mitochondria...")
-        results["instance_scores"] = find_objects(inference)
+        with stage("objects"):
+            results["instance_scores"] = find_objects(inference)
     if wanted.pictures:
         inference.say("Show...")
         draw(inference)
@@ -67,7 +70,8 @@ def run(inference: Inference, wanted: Wanted) -> Path | None:
     found = (inference.out / OBJECTS).is_file()
     objects = volume(inference.out, INSTANCES, inference.output_format) if found else None
     if wanted.report:
-        report(inference, objects)
+        with stage("report"):
+            report(inference, objects)
     return objects
 
 

@@ -27,7 +27,7 @@ def write_summary(inference: Inference, derived: Derived, results: dict[str, Any
     """
     raw, checkpoint = inference.raw, inference.checkpoint
     summary = {
-        "name": inference.model,
+        "name": inference.out.name,
         "config": inference.config.NAME,
         "command": sys.argv,
         "date": datetime.now().isoformat(timespec="seconds"),

@@ -10,6 +10,7 @@ import yaml
 from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
+from dataloader.roles import SAME_SIZE
 from dataloader.volume import MaskVolume, Volume, evenly_spaced, resample
 from prediction.pictures import contours, side_by_side, stacked
 from training.propose_config import FULL, SMALL, Proposal, SeveralSources, VolumeFacts, propose
@@ -56,7 +57,7 @@ def new_config(answers: Answers) -> None:
     _check_answers(answers, output)
     unknown = [None] * len(answers.source)
     sources = [
-        _inspect("source", *paths, pixel, spacing)
+        inspect("source", *paths, pixel, spacing)
         for paths, pixel, spacing in zip(
             answers.source,
             answers.pixel_size_source or unknown,
@@ -64,7 +65,7 @@ def new_config(answers: Answers) -> None:
             strict=True,
         )
     ]
-    target = _inspect(
+    target = inspect(
         "target",
         answers.target,
         answers.target_labels,
@@ -78,7 +79,7 @@ def new_config(answers: Answers) -> None:
     with writing_to(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_picture(sheet, stacked([_thumbnails(volume) for volume in (*sources, target)]))
-        output.write_text(_yaml(output.stem, config, heading), encoding="utf-8")
+        output.write_text(config_text(output.stem, config, heading), encoding="utf-8")
     load_config(str(output), [], CONFIG_DIR)  # raises UserError if it is not valid
     print(f"thumbnails: {shown(sheet)} (source above, target below; labels in red)")
     print(f"config: {shown(output)}")
@@ -101,15 +102,18 @@ def _check_answers(answers: Answers, output: Path) -> None:
             )
 
 
-def _inspect(
+def inspect(
     role: str, raw: str, labels: str | None, pixel: float | None, spacing: float | None
 ) -> VolumeFacts:
     """Open a volume, print what it is, warn of likely mistakes.
 
     Args:
-        role: ``source`` or ``target``.
+        role: ``source`` or ``target``, for the lines.
         raw, labels: paths.
         pixel, spacing: nm; None: as the file says.
+
+    Raises:
+        UserError: a volume is unreadable or invalid.
     """
     images = open_volume(Path(raw).resolve(), keep=False, fill=True)
     found = inspect_images(images)
@@ -122,6 +126,9 @@ def _inspect(
     for line in _description(role, facts):
         print(line)
     warnings = found.warnings()
+    warnings += _contradictions(images, pixel, spacing)
+    if images.voxel_size_note:
+        warnings.append(images.voxel_size_note)
     if spacing and pixel and spacing > ANISOTROPIC * pixel:
         warnings.append(
             f"sections are {spacing / pixel:.0f} pixels apart: neighbours may have little in common"
@@ -153,12 +160,35 @@ def _values(volume: Volume) -> float:
 def _description(role: str, facts: VolumeFacts) -> list[str]:
     images, sides = facts.images, facts.sides
     sections, height, width = images.shape
+    number = "1 section" if sections == 1 else f"{sections} sections"
+    kind = "image" if images.kind == "folder" and images.path.is_file() else images.kind
     grey = f"{facts.found.low:g} to {facts.found.high:g}"
     shape = "" if facts.square else f" (of {sides[0]:g} x {sides[1]:g} nm)"
+    spacing = f"; spacing of sections: {_nm(facts.spacing)}" if sections > 1 else ""
+    origin = _origin(images, facts.pixel, facts.spacing)
     return [
-        f"{role}: {shown(images.path)} ({images.kind})",
-        f"  {sections} sections of {height} x {width}, {images.section(0).dtype}, grey {grey}",
-        f"  pixel: {_nm(facts.pixel)}{shape}; spacing of sections: {_nm(facts.spacing)}",
+        f"{role}: {shown(images.path)} ({kind})",
+        f"  {number} of {height} x {width}, {images.section(0).dtype}, grey {grey}",
+        f"  pixel: {_nm(facts.pixel)}{shape}{spacing}{origin}",
+    ]
+
+
+def _origin(images: Volume, pixel: float | None, spacing: float | None) -> str:
+    """Where sizes are from, such as " (OME metadata)"; empty if nothing is known."""
+    own = images.voxel_size
+    if own and (own.in_plane, own.z) == (pixel, spacing):
+        return f" ({images.voxel_size_from})"
+    return " (as given)" if pixel or spacing else ""
+
+
+def _contradictions(images: Volume, pixel: float | None, spacing: float | None) -> list[str]:
+    """Lines where the sizes in use are not those of the file."""
+    own = images.voxel_size
+    pairs = (("pixels", pixel, own and own.in_plane), ("spacing", spacing, own and own.z))
+    return [
+        f"{name} of {used:g} nm are given, but the {images.voxel_size_from} says {found:g} nm"
+        for name, used, found in pairs
+        if used and found and abs(used - found) > SAME_SIZE * found
     ]
 
 
@@ -166,8 +196,8 @@ def _nm(size: float | None) -> str:
     return f"{size:g} nm" if size else "unknown (see the options)"
 
 
-def _yaml(name: str, config: Proposal, heading: str) -> str:
-    """A config with a comment after every value."""
+def config_text(name: str, config: Proposal, heading: str) -> str:
+    """The text of a config, with a comment after every value that has one."""
     lines = [f"# {heading}", f"NAME: {_scalar(name)}"]
     for section, keys in config.items():
         lines += ["", f"{section}:"]
@@ -184,7 +214,8 @@ def _yaml(name: str, config: Proposal, heading: str) -> str:
 
 def _line(key: str, item: tuple[object, str]) -> str:
     value, comment = item
-    return f"{key}: {_scalar(value)}".ljust(COMMENT_COLUMN - 2) + f"  # {comment}"
+    line = f"{key}: {_scalar(value)}"
+    return f"{line.ljust(COMMENT_COLUMN - 2)}  # {comment}" if comment else line
 
 
 def _scalar(value: object) -> str:

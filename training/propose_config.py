@@ -26,6 +26,11 @@ class RunSize(NamedTuple):
     rate: float
     workers: int
 
+    @property
+    def small(self) -> bool:
+        """Whether it is for CPU cores."""
+        return self.width < FULL.width
+
 
 FULL = RunSize(width=64, crop=512, iterations=200_000, batch=1, rate=1e-4, workers=2)
 SMALL = RunSize(width=16, crop=192, iterations=1500, batch=2, rate=1e-3, workers=0)
@@ -83,7 +88,7 @@ def propose(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, plus
     Raises:
         UserError: the sections are too small.
     """
-    working = choose_working_size([*sources, target], size is SMALL)
+    working = choose_working_size([*sources, target], size.small)
     shapes = [volume.shape_at(working) for volume in (*sources, target)]
     crop = min(size.crop, *(side // 16 * 16 for shape in shapes for side in shape))
     if crop < SMALLEST_CROP:
@@ -111,13 +116,16 @@ def propose(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, plus
 
 
 def _training(size: RunSize, plus: bool) -> Keys:
-    total, small = size.iterations, size is SMALL
+    total, small = size.iterations, size.small
     falls = "(1 - iteration / total_iters)^0.9"
     frequencies = {
         "display_freq": (50 if small else 100, "iterations between lines in loss.txt"),
-        "show_freq": (total // 10 if small else 500, "iterations between pictures in TensorBoard"),
-        "valid_freq": (total // 2 if small else 500, "iterations between validations"),
-        "save_freq": (total // 10 if small else 500, "iterations between checkpoints"),
+        "show_freq": (
+            max(1, total // 10) if small else 500,
+            "iterations between pictures in TensorBoard",
+        ),
+        "valid_freq": (max(1, total // 2) if small else 500, "iterations between validations"),
+        "save_freq": (max(1, total // 10) if small else 500, "iterations between checkpoints"),
         "num_workers": (size.workers, "processes that load pairs, for each domain"),
     }
     length = {

@@ -204,7 +204,7 @@ class Trainer:
         masks = labels.open(iteration)
         found = labels.check(iteration, masks, self.monitor.source_foreground)
         if log and iteration >= self.start:  # else it is in the log already
-            log.info(str(found))
+            (log.info if found.sound else log.warning)(str(found))
         return labels.pairs(self.target, masks) if found.sound else None
 
     def check_finite(
@@ -252,7 +252,7 @@ class Trainer:
         log.target(iteration, measures._asdict())
         warning = self.monitor.check(iteration, measures)
         if warning:
-            log.info(f"warning at {iteration}: {warning}")
+            log.warning(f"warning at {iteration}: {warning}")
 
     def save_if_due(self, log: RunLog, iteration: int) -> None:
         """Save every ``save_freq`` iterations and after the last."""

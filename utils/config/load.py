@@ -36,7 +36,7 @@ def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConf
     refuse_removed(flat(values), str(path))
     origin = {}
     for override in overrides:
-        key, value = _parse_override(override)
+        key, value = parse_override(override)
         origin[key] = f"--set {override}"
         refuse_removed(flat({key: value}), origin[key])
         section, _, field = key.partition(".")
@@ -92,7 +92,8 @@ def _read_yaml(path: Path) -> dict:
     return {key: {} if value is None and key != "NAME" else value for key, value in values.items()}
 
 
-def _parse_override(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of ``SECTION.key=value``; raises UserError."""
     key, equals, value = override.partition("=")
     if not equals:
         raise UserError(f"--set {override}: expected SECTION.key=value, as TRAIN.total_iters=20")

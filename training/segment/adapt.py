@@ -1,0 +1,71 @@
+"""The stage of ``segment.py`` that trains the network."""
+
+import torch
+
+from dataloader.roles import IMAGES, LABELS, open_images, open_labels
+from model.checkpoint import PREVIOUS_STATE, TRAINING_STATE
+from training.description import describe
+from training.log import RunLog
+from training.setup import settle
+from training.state import Earlier, earlier_run
+from training.trainer import Trainer
+from utils.config.schema import Config
+from utils.errors import UserError
+from utils.faults import RESUME, faults_in_one_line
+from utils.paths import Workspace
+from utils.runtime.distributed import Group
+from utils.runtime.signals import Interrupted
+
+CONTINUES = "the same command goes on"
+
+
+def find_earlier(workspace: Workspace, config: Config, run: str) -> Earlier | None:
+    """The run of that name, compared with what it would be trained with now; None without one.
+
+    Raises:
+        UserError: its state is damaged, or a volume is missing.
+    """
+    folder = workspace.models(config.TRAIN.save_path, run)
+    if not any((folder / name).is_file() for name in (TRAINING_STATE, PREVIOUS_STATE)):
+        return None
+    settled = settle(_resuming(config, True), workspace, run, Group())
+    volumes = {
+        IMAGES["source"]: open_images(workspace, config.DATA, "source", keep=False),
+        LABELS["source"]: open_labels(workspace, config.DATA, "source", keep=False),
+        IMAGES["target"]: open_images(workspace, config.DATA, "target", keep=False),
+    }
+    fingerprints = {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}
+    return earlier_run(folder, settled, fingerprints)
+
+
+def train(
+    config: Config, workspace: Workspace, run: str, device: torch.device, resume: bool
+) -> None:
+    """Train a network, or go on with it; without ``resume`` an earlier run is deleted.
+
+    Raises:
+        UserError: a volume is invalid, or the machine fails.
+        Interrupted: by SIGINT or SIGTERM, after the state has been saved.
+    """
+    trainer = Trainer(_resuming(config, resume), workspace, run, device)
+    try:
+        trainer.folder.create(trainer.config, overwrite=not resume, keep=resume)
+        with faults_in_one_line(trainer.folder.logs, config.TRAIN.num_workers):
+            log = RunLog(trainer.folder, trainer.config, trainer.start, quiet=True)
+            try:
+                for line in describe(trainer):
+                    log.info(line)
+                trainer.run(log)
+            finally:
+                log.close()
+    except UserError as error:
+        raise UserError(str(error).replace(RESUME, CONTINUES)) from None
+    except Interrupted as error:
+        where = str(error).partition(";")[0]
+        raise Interrupted(f"{where}; {CONTINUES}", error.code - 128) from None
+    finally:
+        trainer.folder.release()
+
+
+def _resuming(config: Config, resume: bool) -> Config:
+    return config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update={"resume": resume})})
