@@ -167,7 +167,7 @@ def test_two_processes_make_good_what_one_that_died_has_left(project: Project) -
     arguments = project.arguments(*PREDICTION)
     alone = predicted_alone(project, arguments)
     arguments += ["--set", f"TRAIN.save_path={project.models.parent}"]
-    for number in range(20, 40):  # openings of files, until one comes after the first section
+    for number in range(36, 80):  # openings of files, until one comes after the first section
         killed = project.root / f"killed{number}"
         killed.mkdir()
         where = [*arguments, "--out", str(killed)]
