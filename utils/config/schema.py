@@ -326,6 +326,9 @@ class TestSettings(Settings):
     # average the predictions of xy, xz and yz slices (prediction/orthoplane.py); for nearly
     # isotropic voxels
     orthoplane: bool = False
+    # probability from which a pixel is mitochondria, in masks, objects, pictures and the labels of
+    # a round; expected_f1: chosen without labels (prediction/threshold.py). Scores: also at 0.5
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["expected_f1"] = 0.5
     flips: bool = False  # average over the eight flips and rotations of a window; 8 times the work
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint to use; -mn overrides
