@@ -97,13 +97,14 @@ def voxel_size(data: DataSettings, volume: Volume) -> VoxelSize | None:
 def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
     """The settings with the working pixel size of a training run.
 
-    If the config gives none, and the pixel sizes of source and target are known and differ, it is
-    the coarser of the two, so that neither is upsampled.
+    If the config gives none, and the pixel sizes of sources and target are known and differ, it is
+    the coarsest, so that no volume is upsampled.
     """
     if data.pixel_size_working is not None:
         return data
-    sizes = [_square(_own_sides(workspace, data, role)) for role in ("source", "target")]
-    if None in sizes or _same(*sizes):
+    sizes = [_square(_own_sides(workspace, each, "source")) for each in data.each_source]
+    sizes.append(_square(_own_sides(workspace, data, "target")))
+    if None in sizes or _same(min(sizes), max(sizes)):
         return data
     return data.model_copy(update={"pixel_size_working": max(sizes)})
 

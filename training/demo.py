@@ -27,9 +27,13 @@ from utils.paths import CONFIG_DIR, Workspace, shown
 from utils.runtime.device import choose_device
 
 SHAPE = (16, 256, 256)  # sections, height, width of each volume
-# Without the adversarial and consistency losses, training is supervised by the source alone.
+# Plain supervised training on the source.
 SOURCE_ONLY = [
-    f"TRAIN.{key}=0" for key in ("weight_cross", "weight_adv_spatial", "weight_adv_temporal")
+    "TRAIN.weight_cross=0",
+    "TRAIN.weight_adv_spatial=0",
+    "TRAIN.weight_adv_temporal=0",
+    "BEYOND.domain_randomisation=false",
+    "BEYOND.head_prior=0",
 ]
 RUNS = {"source-only": ("demo-source-only", SOURCE_ONLY), "adapted": ("demo-adapted", [])}
 

@@ -13,7 +13,7 @@ from dataloader.pairs import check_same_shape
 from dataloader.roles import SAME_SIZE
 from dataloader.volume import MaskVolume, Volume, resample
 from prediction.pictures import contours, side_by_side, stacked
-from training.propose_config import FULL, SMALL, Proposal, VolumeFacts, propose
+from training.propose_config import FULL, SMALL, Proposal, SeveralSources, VolumeFacts, propose
 from utils.config.load import load_config
 from utils.errors import UserError, warn, writing_to
 from utils.files import write_picture
@@ -32,14 +32,14 @@ SIZES = (
 
 
 class Answers(NamedTuple):
-    """The options of the command; sizes in nm."""
+    """The options of the command; sizes in nm, those of sources in the order of the sources."""
 
-    source: list[str]
+    source: list[list[str]]  # RAW and LABELS of each
     target: str
     target_labels: str | None
     output: Path
-    pixel_size_source: float | None
-    section_spacing_source: float | None
+    pixel_size_source: list[float] | None
+    section_spacing_source: list[float] | None
     pixel_size_target: float | None
     section_spacing_target: float | None
     size: Literal["auto", "full", "small"]
@@ -55,9 +55,16 @@ def new_config(answers: Answers) -> None:
     """
     output = answers.output.with_suffix(answers.output.suffix or ".yaml")
     _check_answers(answers, output)
-    source = inspect(
-        "source", *answers.source, answers.pixel_size_source, answers.section_spacing_source
-    )
+    unknown = [None] * len(answers.source)
+    sources = [
+        inspect("source", *paths, pixel, spacing)
+        for paths, pixel, spacing in zip(
+            answers.source,
+            answers.pixel_size_source or unknown,
+            answers.section_spacing_source or unknown,
+            strict=True,
+        )
+    ]
     target = inspect(
         "target",
         answers.target,
@@ -66,12 +73,12 @@ def new_config(answers: Answers) -> None:
         answers.section_spacing_target,
     )
     small = answers.size == "small" or (answers.size == "auto" and not torch.cuda.is_available())
-    config = propose(source, target, SMALL if small else FULL, answers.plus)
+    config = propose(sources, target, SMALL if small else FULL, answers.plus)
     heading = f"Written by new_config.py, for {'CPU cores' if small else 'a GPU'}."
     sheet = output.with_name(f"{output.stem}.png")
     with writing_to(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(sheet, stacked([_thumbnails(volume) for volume in (source, target)]))
+        write_picture(sheet, stacked([_thumbnails(volume) for volume in (*sources, target)]))
         output.write_text(config_text(output.stem, config, heading), encoding="utf-8")
     load_config(str(output), [], CONFIG_DIR)  # raises UserError if it is not valid
     print(f"thumbnails: {shown(sheet)} (source above, target below; labels in red)")
@@ -83,10 +90,16 @@ def _check_answers(answers: Answers, output: Path) -> None:
     if output.exists() and not answers.overwrite:
         raise UserError(f"{output}: exists already; --overwrite replaces it")
     for name in SIZES:
-        value = getattr(answers, name)
-        if value is not None and not 0 < value < float("inf"):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option}: found {value}, expected nanometres above 0")
+        option, given = f"--{name.replace('_', '-')}", getattr(answers, name)
+        values = given if isinstance(given, list) else [given]
+        for value in values:
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{option}: found {value}, expected nanometres above 0")
+        if isinstance(given, list) and len(given) != len(answers.source):
+            raise UserError(
+                f"{option}: given {len(given)} times, expected once for each of the "
+                f"{len(answers.source)} sources, or never"
+            )
 
 
 def inspect(
@@ -189,9 +202,20 @@ def config_text(name: str, config: Proposal, heading: str) -> str:
     for section, keys in config.items():
         lines += ["", f"{section}:"]
         for key, (value, comment) in keys.items():
-            line = f"  {key}: {_scalar(value)}"
-            lines.append(f"{line.ljust(COMMENT_COLUMN)}  # {comment}" if comment else line)
+            if isinstance(value, SeveralSources):
+                lines.append(f"  {key}:".ljust(COMMENT_COLUMN) + f"  # {comment}")
+                for entry in value.entries:
+                    first, *others = (_line(*item) for item in entry.items())
+                    lines += [f"    - {first}", *(f"      {line}" for line in others)]
+            else:
+                lines.append(f"  {_line(key, (value, comment))}")
     return "\n".join(lines) + "\n"
+
+
+def _line(key: str, item: tuple[object, str]) -> str:
+    value, comment = item
+    line = f"{key}: {_scalar(value)}"
+    return f"{line.ljust(COMMENT_COLUMN - 2)}  # {comment}" if comment else line
 
 
 def _scalar(value: object) -> str:

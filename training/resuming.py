@@ -31,6 +31,7 @@ FIXED = {
     "TRAIN.batch_size",
     "TRAIN.opt_type",
     "DATA.input_size",
+    "DATA.sources",
     "DATA.source_stride",
     "DATA.target_stride",
     "DATA.pixel_size_source",

@@ -1,5 +1,6 @@
 """Builds the parts of a run: networks and their steps, pairs of both domains, validation."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from dataloader.histogram_matching import match_histograms
 from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
 from dataloader.pairs import Appearance, PairDataset, Sampling, check_crop_fits, check_same_shape
 from dataloader.roles import at_common_size, open_images, open_labels
+from dataloader.volume import Volume
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from training.learner import Learner, Networks
@@ -122,10 +124,30 @@ def join(
     return Learning(learner, networks, precision, steps)
 
 
+def open_source(workspace: Workspace, config: Config, crop: int) -> PairDataset:
+    """The labelled pairs of the source, evenly from all volumes of ``DATA.sources``.
+
+    Args:
+        workspace: has the data root.
+        config: of the run.
+        crop: side of the training crops, pixels.
+
+    Raises:
+        UserError: a volume is missing or invalid.
+    """
+    first, *others = (
+        open_pairs(workspace, config.model_copy(update={"DATA": data}), "source", crop)
+        for data in config.DATA.each_source
+    )
+    for number, pairs in enumerate(others, start=1):
+        pairs.sampling = pairs.sampling._replace(seed=(*pairs.sampling.seed, number))
+    return first.labelled(first.labels, tuple(others))
+
+
 def open_pairs(
     workspace: Workspace, config: Config, domain: Literal["source", "target"], crop: int
 ) -> PairDataset:
-    """Open the training pairs of a domain; warn of common problems of the volumes.
+    """Open the training pairs of one volume; warn of common problems of the volume.
 
     Args:
         workspace: has the data root.
@@ -153,7 +175,7 @@ def open_pairs(
 
 
 def source_appearance(config: Config, source: PairDataset, target: PairDataset) -> Appearance:
-    """What makes the source look like the target: ``BEYOND`` options, or nothing."""
+    """What makes a source volume look like the target: ``BEYOND`` options, or nothing."""
     volumes = source.images, target.images
     transfer = match_histograms(*volumes) if config.BEYOND.histogram_matching else None
     return Appearance(config.BEYOND.domain_randomisation, transfer)
@@ -178,14 +200,20 @@ def open_validation(
 
 
 def fingerprints(
-    source: PairDataset, target: PairDataset, validation: Validation | None
+    sources: Iterable[tuple[Volume, Volume]], target: Volume, validation: Validation | None = None
 ) -> dict[str, str]:
-    """The fingerprints of the files of all volumes, by the keys of the config."""
-    volumes = {
-        "data_dir_img": source.images,
-        "data_dir_label": source.labels,
-        "data_dir_target": target.images,
-    }
+    """The fingerprints of the files of all volumes, by the keys of the config.
+
+    Args:
+        sources: images and labels of each.
+        target: its images.
+        validation: of the run, if it has one.
+    """
+    volumes = {"data_dir_target": target}
+    for number, (images, labels) in enumerate(sources):
+        entry = f"sources[{number}]." if number else ""
+        volumes[f"{entry}data_dir_img"] = images
+        volumes[f"{entry}data_dir_label"] = labels
     if validation:
         volumes |= {"data_dir_val": validation.volume, "data_dir_val_label": validation.labels}
     return {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}

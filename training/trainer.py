@@ -5,6 +5,7 @@ training/setup.py builds the parts of a run; training/state.py saves and resumes
 
 import signal
 from collections.abc import Iterator
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from dataloader.pairs import PairDataset
 from prediction.predictor import NetworkPredictor
 from training.checkpoints import Checkpoints
 from training.log import RunLog
-from training.monitor import TargetMonitor
+from training.monitor import TargetMonitor, foreground
 from training.nonfinite import NonFiniteMonitor
 from training.preview import preview
 from training.rounds import Phase, TargetLabels, phases
@@ -24,6 +25,7 @@ from training.setup import (
     build_learning,
     fingerprints,
     open_pairs,
+    open_source,
     open_validation,
     settle,
     source_appearance,
@@ -90,26 +92,23 @@ class Trainer:
         self.learner, self.networks, self.precision, self.steps = build_learning(
             config, device, self.group
         )
-        self.source, self.target = (
-            open_pairs(workspace, config, domain, self.crop) for domain in ("source", "target")
-        )
-        self.source.appearance = source_appearance(config, self.source, self.target)
+        self.source = open_source(workspace, config, self.crop)
+        self.target = open_pairs(workspace, config, "target", self.crop)
+        for pairs in self.source.members:
+            pairs.appearance = source_appearance(config, pairs, self.target)
         limit = CHECK_PAIRS if check else None
         self.validation = open_validation(workspace, config, limit)
         self.nonfinite = NonFiniteMonitor(
             config.TRAIN.on_nan, config.TRAIN.batch_size, self.folder.logs
         )
-        self.monitor = TargetMonitor(
-            self.target,
-            self.source.labels,
-            config.TRAIN.total_iters,
-            source_images=self.source.images,
-        )
+        expected = fmean(foreground(pairs.labels, pairs.images) for pairs in self.source.members)
+        self.monitor = TargetMonitor(self.target, expected, config.TRAIN.total_iters)
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
             self.target_labels = TargetLabels(config, self.target.images, self.folder.models, limit)
         self.checkpoints = Checkpoints(self.folder.models, self.learner, config)
-        self.fingerprints = fingerprints(self.source, self.target, self.validation)
+        sources = [(pairs.images, pairs.labels) for pairs in self.source.members]
+        self.fingerprints = fingerprints(sources, self.target.images, self.validation)
         self.start = 0
         self.unvalidated = False  # True while the validation of the last iteration is unfinished
         self.log_state: dict = {}

@@ -240,24 +240,38 @@ def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: 
     assert open_volume(folder / "masks").shape == crop.shape
 
 
-def test_the_nearest_of_several_sources_is_used(segment, data: Path, tmp_path: Path) -> None:
-    for name, size in (("coarse", 16), ("fine", 7)):
-        images, labels = make_volume(3, SHAPE, SOURCE_MICROSCOPE)
-        metadata = {"axes": "ZYX", "spacing": 5.0 * size, "unit": "nm"}
-        for end, volume in (("", images), ("_labels", labels)):
-            tifffile.imwrite(tmp_path / f"{name}{end}.tif", volume, imagej=True,
-                             resolution=(1 / size, 1 / size), metadata=metadata)  # fmt: skip
-    pairs = [
-        ("--source", tmp_path / f"{name}.tif", tmp_path / f"{name}_labels.tif")
-        for name in ("coarse", "fine")
+def test_the_nearest_published_source_is_used(segment, data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("VNC3/training", "Lucchi/training"):
+        for end in ("", "_groundtruth"):
+            shutil.copytree(data / f"VNC3/training{end}", root / f"{name}{end}")
+    for number, (spacing, nearest) in enumerate(((5, "Lucchi"), (45, "VNC3"))):
+        options = ("--pixel-size", 5, "--section-spacing", spacing, "--data", root)
+        finished = segment(data / "stack", *options, "--run-name", f"run{number}", "--set", "A.b=1")
+        assert finished.code == 2  # after the source is chosen
+        (line,) = [line for line in finished.out.splitlines() if line.startswith("source: ")]
+        assert f"{nearest}/training (folder)" in line
+
+
+def test_all_sources_that_are_given_are_used(segment, data: Path, tmp_path: Path) -> None:
+    pair = (data / "VNC3/training", data / "VNC3/training_groundtruth")
+    for name in ("one", "two"):
+        for path, end in zip(pair, ("", "_labels"), strict=True):
+            shutil.copytree(path, tmp_path / f"{name}{end}")
+    sources = [
+        ("--source", tmp_path / name, tmp_path / f"{name}_labels") for name in ("one", "two")
     ]
-    options = [option for pair in pairs for option in pair]
+    sizes = [("--pixel-size-source", 7, "--section-spacing-source", 80)] * 2
+    options = [option for each in (*sources, *sizes) for option in each]
     finished = segment(data / "stack", *SIZES, *options, *settings(*SMALL, "TRAIN.total_iters=5"))
     assert finished.code == 0, finished.err
-    assert "the nearest in voxel size of 2 labelled volumes" in finished.out
     config = yaml.safe_load((tmp_path / "inference/stack/config.yaml").read_text())
-    assert config["DATA"]["data_dir_img"] == str(tmp_path / "fine.tif")
-    assert config["DATA"]["pixel_size_source"] == 7
+    assert [Path(entry["data_dir_img"]).name for entry in config["DATA"]["sources"]] == [
+        "one",
+        "two",
+    ]
+    again = segment(data / "stack", *SIZES, *options, *settings(*SMALL, "TRAIN.total_iters=5"))
+    assert "adapt: kept from an earlier call" in again.out
 
 
 @pytest.mark.parametrize(
@@ -278,7 +292,7 @@ def test_the_nearest_of_several_sources_is_used(segment, data: Path, tmp_path: P
             "--run-name a/b: found 'a/b', expected the name of a folder",
         ),
         ((*SIZES, "--source", "stack_groundtruth", "nothing"), "--pixel-size-source NM"),
-        ((*SIZES, "--pixel-size-source", 4), "found without a single --source"),
+        ((*SIZES, "--pixel-size-source", 4), "given 1 times, expected once for each --source (0)"),
         ((*SIZES, "--labels", "nothing"), "nothing: not found"),
     ],
 )

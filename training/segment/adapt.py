@@ -2,11 +2,11 @@
 
 import torch
 
-from dataloader.roles import IMAGES, LABELS, open_images, open_labels
+from dataloader.roles import open_images, open_labels
 from model.checkpoint import PREVIOUS_STATE, TRAINING_STATE
 from training.description import describe
 from training.log import RunLog
-from training.setup import settle
+from training.setup import fingerprints, settle
 from training.state import Earlier, earlier_run
 from training.trainer import Trainer
 from utils.config.schema import Config
@@ -29,13 +29,13 @@ def find_earlier(workspace: Workspace, config: Config, run: str) -> Earlier | No
     if not any((folder / name).is_file() for name in (TRAINING_STATE, PREVIOUS_STATE)):
         return None
     settled = settle(_resuming(config, True), workspace, run, Group())
-    volumes = {
-        IMAGES["source"]: open_images(workspace, config.DATA, "source", keep=False),
-        LABELS["source"]: open_labels(workspace, config.DATA, "source", keep=False),
-        IMAGES["target"]: open_images(workspace, config.DATA, "target", keep=False),
-    }
-    fingerprints = {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}
-    return earlier_run(folder, settled, fingerprints)
+    sources = [
+        (open_images(workspace, data, "source", keep=False),
+         open_labels(workspace, data, "source", keep=False))
+        for data in config.DATA.each_source
+    ]  # fmt: skip
+    target = open_images(workspace, config.DATA, "target", keep=False)
+    return earlier_run(folder, settled, fingerprints(sources, target))
 
 
 def train(

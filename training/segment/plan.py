@@ -23,7 +23,7 @@ from training.segment.record import (
     write_record,
 )
 from training.segment.sample import choose_sample, write_sample
-from training.segment.sources import choose_source
+from training.segment.sources import choose_sources
 from utils.cli import folder_name
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
@@ -118,7 +118,8 @@ def open_plan(options: Options, device: torch.device, began: float) -> Plan:
         config, notes, speed = load_recorded(record), record.notes, None
         state = "as you edited it" if record.edited else "of an earlier call"
         if not options.quick:
-            print(f"source: {shown(options.workspace.data_path(config.DATA.data_dir_img))}")
+            for data in config.DATA.each_source:
+                print(f"source: {shown(options.workspace.data_path(data.data_dir_img))}")
     else:
         work = _propose(options, target, Place(folder, device, began))
         config = write_record(folder, name, work.proposal, options.asked(), work.notes)
@@ -218,22 +219,24 @@ def _keeps(record: Record, options: Options) -> bool:
 def _propose(options: Options, target: VolumeFacts, place: Place) -> Work:
     if options.quick:
         return Work(*propose_quick(target))
-    source = choose_source(options, target)
+    sources = choose_sources(options, target)
     full = options.size == "full" or (options.size == "auto" and place.device.type != "cpu")
     size = FULL if full else SMALL
     if options.preview:
-        return _propose_preview(source, target, size, place)
-    return Work(propose_adaptation(source, target, size), [])
+        return _propose_preview(sources, target, size, place)
+    return Work(propose_adaptation(sources, target, size), [])
 
 
-def _propose_preview(source: VolumeFacts, target: VolumeFacts, size: RunSize, place: Place) -> Work:
-    sample, speed = choose_sample(source, target, size, place.device, place.began)
+def _propose_preview(
+    sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, place: Place
+) -> Work:
+    sample, speed = choose_sample(sources, target, size, place.device, place.began)
     with writing_to(place.folder):
         place.folder.mkdir(parents=True, exist_ok=True)
         images, *labels = write_sample(target, sample.shape, place.folder)
     labels = str(labels[0]) if labels else None
     part = inspect("crop", str(images), labels, target.pixel, target.spacing)
-    proposal = propose_adaptation(source, part, size._replace(iterations=sample.iterations))
+    proposal = propose_adaptation(sources, part, size._replace(iterations=sample.iterations))
     proposal["TRAIN"]["compile"] = (False, "does not pay in so short a run")
     notes = [str(sample), f"  the whole volume takes {about(sample.seconds)}"]
     return Work(proposal, notes, speed)

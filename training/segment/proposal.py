@@ -1,29 +1,45 @@
 """The config of ``segment.py``: to adapt to a volume, or to predict it with a shipped model."""
 
+from typing import Any
+
 import yaml
 
 from dataloader.formats.voxel_size import VoxelSize
 from prediction.shipped import MODELS, ShippedModel, nearest_model
 from prediction.windows import MARGIN, round_up
-from training.propose_config import Proposal, RunSize, VolumeFacts, propose
+from training.propose_config import (
+    Keys,
+    Proposal,
+    RunSize,
+    SeveralSources,
+    VolumeFacts,
+    propose,
+)
 from utils.config.schema import Config
 from utils.paths import CONFIG_DIR
 
 
-def propose_adaptation(source: VolumeFacts, target: VolumeFacts, size: RunSize) -> Proposal:
+def propose_adaptation(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
     """The recipe that goes beyond the paper. Labels of the target only score the result."""
-    proposal = propose(source, target, size, plus=True)
+    proposal = propose(sources, target, size, plus=True)
     proposal["TRAIN"]["if_valid"] = (False, "labels of the target only score the result")
     return proposal
 
 
 def config_of(proposal: Proposal, name: str) -> Config:
     """The config of a proposal."""
-    values = {
-        section: {key: value for key, (value, _) in keys.items()}
-        for section, keys in proposal.items()
-    }
+    values = {section: _values(keys) for section, keys in proposal.items()}
     return Config.model_validate({"NAME": name} | values)
+
+
+def _values(keys: Keys) -> dict[str, Any]:
+    """The values of keys, without their comments."""
+    return {
+        key: [_values(entry) for entry in value.entries]
+        if isinstance(value, SeveralSources)
+        else value
+        for key, (value, _) in keys.items()
+    }
 
 
 def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:

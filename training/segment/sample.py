@@ -51,23 +51,27 @@ class Sample(NamedTuple):
 
 
 def choose_sample(
-    source: VolumeFacts, target: VolumeFacts, size: RunSize, device: torch.device, began: float
+    sources: list[VolumeFacts],
+    target: VolumeFacts,
+    size: RunSize,
+    device: torch.device,
+    began: float,
 ) -> tuple[Sample, Speed]:
     """The largest crop, and the most iterations, that fit into five minutes on this machine.
 
     Args:
-        source, target: the volumes.
+        sources, target: the volumes.
         size: of the network.
         device: to train on.
         began: ``time.perf_counter()`` at the start of the command.
     """
-    whole = config_of(propose_adaptation(source, target, size), "sample")
+    whole = config_of(propose_adaptation(sources, target, size), "sample")
     speed = measure_speed(whole, device)
     left = SAFETY * (BUDGET - (time.perf_counter() - began))
     scratch = Path()  # nothing is read, so nothing is written
     for shape in _shapes(target, whole):
         part = target._replace(images=CentralCrop(target.images, shape))
-        config = config_of(propose_adaptation(source, part, size), "sample")
+        config = config_of(propose_adaptation(sources, part, size), "sample")
         stages = estimate(config, _working(part.images, part, config), speed, scratch)
         seconds = sum(stage.seconds for stage in stages)
         other = seconds - config.TRAIN.total_iters * stages[0].of_item["it"]

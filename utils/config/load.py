@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from utils.config.removed import refuse_removed
-from utils.config.schema import Config, Settings
+from utils.config.schema import Config, Settings, SourceSettings
 from utils.config.yaml_text import read_yaml
 from utils.errors import UserError
 
@@ -109,7 +109,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     place = [str(part) for part in first["loc"] if isinstance(part, str)]
     key, kind = ".".join(place), first["type"]
     if kind == "extra_forbidden":
-        return key, f"unknown key{_nearest(key, _all_keys())}"
+        return key, f"unknown key{_nearest(key, _all_keys(key))}"
     if kind == "missing":
         return key, "missing; expected a value"
     if kind == "value_error":  # raised in the schema as "field: problem"
@@ -120,7 +120,10 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     return key, f"found {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _all_keys() -> list[str]:
+def _all_keys(unknown: str) -> list[str]:
+    """The keys that may be meant by an unknown one."""
+    if unknown.startswith("DATA.sources."):
+        return [f"DATA.sources.{name}" for name in SourceSettings.model_fields]
     keys = []
     for section, field in Config.model_fields.items():
         keys.append(section)

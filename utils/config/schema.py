@@ -217,13 +217,25 @@ class BeyondSettings(Settings):
         return self
 
 
-class DataSettings(Settings):
-    """DATA. Paths are relative to the data root; docs/formats.md lists the formats."""
+class SourceSettings(Settings):
+    """A labelled source volume: an entry of ``DATA.sources``."""
 
     data_dir_img: Path  # source sections
     data_dir_label: Path  # their masks
     data_list: Path | None = None  # text file with the names of the sections to use, one per line
     source_stride: PositiveInt = 1  # sections from the current to the auxiliary one
+    pixel_size_source: Nanometres | None = None  # in-plane, nm; None: from the file, if it has one
+    section_spacing_source: Nanometres | None = None  # nm; None: from the file, if it has one
+
+
+class DataSettings(SourceSettings):
+    """DATA. Paths are relative to the data root; docs/formats.md lists the formats.
+
+    The source is one volume, or several in ``sources``. With ``sources``, the keys of a single
+    source have the values of the first one.
+    """
+
+    sources: tuple[SourceSettings, ...] = ()  # source pairs come from them with equal probability
     input_size: Size = (512, 512)  # crop, pixels
 
     data_dir_target: Path  # target sections, without labels
@@ -238,11 +250,9 @@ class DataSettings(Settings):
     # for HDF5 volumes, pixels: tiles in inference, and the square scored in training
     input_size_test: Size = (1024, 1024)
 
-    pixel_size_source: Nanometres | None = None  # in-plane, nm; None: from the file, if it has one
     pixel_size_target: Nanometres | None = None  # of target and validation volume
-    # sections are resampled to it; None: the coarser of the two, if both are known and differ
+    # sections are resampled to it; None: the coarsest of all, if all are known and they differ
     pixel_size_working: Nanometres | None = None
-    section_spacing_source: Nanometres | None = None  # nm; None: from the file, if it has one
     section_spacing_target: Nanometres | None = None  # of target and validation volume
 
     @model_validator(mode="after")
@@ -259,6 +269,34 @@ class DataSettings(Settings):
                 "like input_size: both domains share a batch"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_source(cls, values: Any) -> Any:
+        """Give the keys of a single source the values of the first in ``sources``."""
+        if not isinstance(values, dict) or not values.get("sources"):
+            return values
+        sources = values["sources"]
+        first = sources[0] if isinstance(sources, (list, tuple)) else None
+        first = first if isinstance(first, dict) else {}
+        filled = dict(values)
+        for key, field in SourceSettings.model_fields.items():
+            # a missing path is reported as missing in the entry
+            filled[key] = first.get(key, "missing" if field.is_required() else field.default)
+            if values.get(key, filled[key]) != filled[key]:
+                raise ValueError(
+                    f"{key}: found {values[key]} besides sources; expected it in their list only"
+                )
+        return filled
+
+    @property
+    def each_source(self) -> tuple["DataSettings", ...]:
+        """The settings with one of the sources each."""
+        if not self.sources:
+            return (self,)
+        return tuple(
+            self.model_copy(update={**dict(source), "sources": ()}) for source in self.sources
+        )
 
     @property
     def crop(self) -> int:
