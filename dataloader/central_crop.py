@@ -62,8 +62,10 @@ def write_crop(
         The file or folder.
     """
     names = [f"{Path(name).stem}.png" for name in crop.names]
-    spec = VolumeSpec(crop.shape, crop.section(0).dtype, size, names, masks)
+    dtype = crop.section(0).dtype
+    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype  # a type that every format has
+    spec = VolumeSpec(crop.shape, dtype, size, names, masks)
     with WRITERS[crop.kind](folder, stem, spec) as writer:
         for index in range(len(crop)):
-            writer.write(index, crop.section(index))
+            writer.write(index, crop.section(index).astype(dtype, copy=False))
     return writer.path

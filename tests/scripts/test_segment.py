@@ -147,6 +147,8 @@ def test_interrupted_in_every_stage_it_goes_on_to_the_same_result(data, whole, t
         assert said in output
         assert ("the same command goes on" in output.splitlines()[-1]) == bool(interrupt)
         assert "Traceback" not in output
+        if "goes on at iteration" in said:
+            assert "resume: true" in (tmp_path / "logs/stack/resolved.yaml").read_text()
     one, other = (folder / "inference/stack" for folder in (whole.out, tmp_path))
     assert content(one) == content(other)
     for name in ("objects.csv", "preds.hdf", "scores.csv"):
@@ -224,8 +226,7 @@ def test_shipped_models_are_told_apart_by_their_voxel_size() -> None:
 
 
 def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: Path) -> None:
-    images = np.arange(9 * 120 * 130, dtype=np.uint32).reshape(9, 120, 130)
-    images = ((images * 2654435761) >> 24).astype(np.uint8)  # scattered
+    images = np.random.default_rng(0).integers(0, 256, (9, 120, 130), np.uint8)
     write_sections(tmp_path / "large", images)
     labels = ("--labels", tmp_path / "large")
     finished = segment(tmp_path / "large", *SIZES, "--preview", *labels, *settings(*SMALL))

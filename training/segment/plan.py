@@ -13,7 +13,7 @@ from training.propose_config import FULL, SMALL, Proposal, RunSize, VolumeFacts
 from training.segment.adapt import find_earlier
 from training.segment.estimate import ADAPT, Speed, estimate, measure_speed
 from training.segment.options import Options
-from training.segment.proposal import propose_adaptation, propose_quick
+from training.segment.proposal import propose_adaptation, propose_preview, propose_quick
 from training.segment.record import (
     CONFIG,
     Record,
@@ -236,7 +236,6 @@ def _propose_preview(
         images, *labels = write_sample(target, sample.shape, place.folder)
     labels = str(labels[0]) if labels else None
     part = inspect("crop", str(images), labels, target.pixel, target.spacing)
-    proposal = propose_adaptation(sources, part, size._replace(iterations=sample.iterations))
-    proposal["TRAIN"]["compile"] = (False, "does not pay in so short a run")
+    proposal = propose_preview(sources, part, size._replace(iterations=sample.iterations))
     notes = [str(sample), f"  the whole volume takes {about(sample.seconds)}"]
     return Work(proposal, notes, speed)

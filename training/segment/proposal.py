@@ -26,6 +26,19 @@ def propose_adaptation(sources: list[VolumeFacts], target: VolumeFacts, size: Ru
     return proposal
 
 
+def propose_preview(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
+    """The recipe for a run that is too short for the usual one.
+
+    The labels of a network that has not learned the source yet lack most mitochondria, and
+    training on them confirms that. So it learns from the source for longer.
+    """
+    proposal = propose_adaptation(sources, target, size)
+    proposal["BEYOND"]["warmup_fraction"] = (0.8, "fraction of the run on the source alone")
+    proposal["BEYOND"]["rounds"] = (1, "times the target is labelled and trained on after that")
+    proposal["TRAIN"]["compile"] = (False, "does not pay in so short a run")
+    return proposal
+
+
 def config_of(proposal: Proposal, name: str) -> Config:
     """The config of a proposal."""
     values = {section: _values(keys) for section, keys in proposal.items()}

@@ -14,7 +14,7 @@ from dataloader.formats.voxel_size import VoxelSize
 from dataloader.volume import ResampledVolume, Volume
 from training.propose_config import RunSize, VolumeFacts
 from training.segment.estimate import Speed, estimate, measure_speed
-from training.segment.proposal import config_of, propose_adaptation
+from training.segment.proposal import config_of, propose_adaptation, propose_preview
 from utils.config.schema import Config
 from utils.files import discard
 
@@ -71,7 +71,7 @@ def choose_sample(
     scratch = Path()  # nothing is read, so nothing is written
     for shape in _shapes(target, whole):
         part = target._replace(images=CentralCrop(target.images, shape))
-        config = config_of(propose_adaptation(sources, part, size), "sample")
+        config = config_of(propose_preview(sources, part, size), "sample")
         stages = estimate(config, _working(part.images, part, config), speed, scratch)
         seconds = sum(stage.seconds for stage in stages)
         other = seconds - config.TRAIN.total_iters * stages[0].of_item["it"]
