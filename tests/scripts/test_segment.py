@@ -96,11 +96,15 @@ def test_a_folder_of_sections_is_segmented(data: Path, whole: Whole) -> None:
     with (folder / "objects.csv").open() as table:
         count = len(list(csv.DictReader(table)))
     share = np.mean([masks.section(index) > 0 for index in range(len(masks))])
-    assert lines[-4].startswith(f"found: {count} mitochond")
-    assert lines[-4].endswith(f", {share:.1%} of the volume")
+    (found,) = [line for line in lines if line.startswith("found: ")]
+    assert found.startswith(f"found: {count} mitochond")
+    assert found.endswith(f", {share:.1%} of the volume")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["volume"]["voxel_size_nm"] == [40, 8, 8]
-    assert f"F1 {100 * summary['scores']['F1']:.1f} %" in lines[-3]
+    (scores,) = [line for line in lines if line.startswith("scores: ")]
+    assert f"F1 {100 * summary['scores']['F1']:.1f} %" in scores
+    objects = summary["instance_scores"]
+    assert f"scores of the objects: F1 {100 * objects['F1_50']:.1f} %" in "".join(lines)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["TRAIN"]["total_iters"] == 10
     assert config["DATA"]["section_spacing_target"] == 40
@@ -171,11 +175,20 @@ def test_an_edited_config_is_used(command, data: Path, whole: Whole, tmp_path: P
     assert json.loads((tmp_path / "inference/stack/summary.json").read_text())["iteration"] == 6
     refused = command("segment", *options, "--pixel-size", 9)
     assert refused.code == 2
-    assert "edited, but --pixel-size differs from the call that wrote it" in refused.err
+    assert "edited, but the call that wrote it had other options (--pixel-size)" in refused.err
     config.write_text(edited.replace("total_iters: 6", "total_itres: 6"))
     wrong = command("segment", *options)
     assert wrong.code == 2
     assert "config.yaml: TRAIN.total_itres: unknown key; the nearest is" in wrong.err
+
+
+def test_a_model_that_is_gone_is_trained_again(command, data, whole, tmp_path) -> None:
+    shutil.copytree(whole.out, tmp_path, dirs_exist_ok=True)
+    model = tmp_path / "models/stack/model.ckpt"
+    model.unlink()
+    finished = command("segment", *arguments(data, tmp_path))
+    assert finished.code == 0, finished.err
+    assert filecmp.cmp(model, whole.out / "models/stack/model.ckpt", shallow=False)
 
 
 def test_quick_takes_the_shipped_model_nearest_in_voxel_size(segment, data, tmp_path) -> None:
@@ -239,6 +252,9 @@ def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: 
     assert np.array_equal([crop.section(k) for k in range(len(crop))], images[box])
     assert open_volume(folder / "crop_labels").shape == crop.shape
     assert open_volume(folder / "masks").shape == crop.shape
+    write_sections(tmp_path / "large", 255 - images)
+    changed = segment(tmp_path / "large", *SIZES, "--preview", *labels, "--set", "A.b=1")
+    assert "config: written anew (--set, the content of VOLUME changed)" in changed.out
 
 
 def test_the_nearest_published_source_is_used(segment, data: Path, tmp_path: Path) -> None:

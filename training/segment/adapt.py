@@ -3,7 +3,7 @@
 import torch
 
 from dataloader.roles import open_images, open_labels
-from model.checkpoint import PREVIOUS_STATE, TRAINING_STATE
+from model.checkpoint import MODEL, PREVIOUS_STATE, TRAINING_STATE
 from training.description import describe
 from training.log import RunLog
 from training.setup import fingerprints, settle
@@ -20,7 +20,9 @@ CONTINUES = "the same command goes on"
 
 
 def find_earlier(workspace: Workspace, config: Config, run: str) -> Earlier | None:
-    """The run of that name, compared with what it would be trained with now; None without one.
+    """The run of that name, compared with what it would be trained with now.
+
+    None if there is none, or if it is finished but its model is missing.
 
     Raises:
         UserError: its state is damaged, or a volume is missing.
@@ -35,7 +37,9 @@ def find_earlier(workspace: Workspace, config: Config, run: str) -> Earlier | No
         for data in config.DATA.each_source
     ]  # fmt: skip
     target = open_images(workspace, config.DATA, "target", keep=False)
-    return earlier_run(folder, settled, fingerprints(sources, target))
+    earlier = earlier_run(folder, settled, fingerprints(sources, target))
+    lost = earlier.finished and not (folder / MODEL).is_file()
+    return None if lost else earlier
 
 
 def train(

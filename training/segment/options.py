@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dataloader.formats.opening import find_volume
+from dataloader.volume import Volume
 from utils.errors import UserError
 from utils.paths import Workspace
 
@@ -73,11 +74,15 @@ class Options:
                 f"({len(self.source)}), or never"
             )
 
-    def asked(self) -> dict[str, Any]:
-        """All that the config follows from, as JSON values; paths are absolute."""
+    def asked(self, volume: Volume) -> dict[str, Any]:
+        """All that the config follows from, as JSON values; paths are absolute.
+
+        For a preview this includes the files of the volume, as it works on a copy.
+        """
         asked = {key: value for key, value in asdict(self).items() if key not in LATER}
         asked["volume"] = str(Path(self.volume).resolve())
         asked["labels"] = self.labels and str(Path(self.labels).resolve())
+        asked["content"] = volume.fingerprint() if self.preview else None
         asked["source"] = [[str(Path(path).resolve()) for path in pair] for pair in self.source]
         return asked
 

@@ -114,7 +114,8 @@ def open_plan(options: Options, device: torch.device, began: float) -> Plan:
     record = None if options.overwrite else read_record(folder)
     if record is None and not options.overwrite:
         _require_unused(options, name, folder)
-    if record is not None and _keeps(record, options):
+    asked = options.asked(target.images)
+    if record is not None and _keeps(record, asked):
         config, notes, speed = load_recorded(record), record.notes, None
         state = "as you edited it" if record.edited else "of an earlier call"
         if not options.quick:
@@ -122,7 +123,7 @@ def open_plan(options: Options, device: torch.device, began: float) -> Plan:
                 print(f"source: {shown(options.workspace.data_path(data.data_dir_img))}")
     else:
         work = _propose(options, target, Place(folder, device, began))
-        config = write_record(folder, name, work.proposal, options.asked(), work.notes)
+        config = write_record(folder, name, work.proposal, asked, work.notes)
         notes, speed, state = work.notes, work.speed, "edit it and run again"
     for line in notes:
         print(line)
@@ -199,20 +200,20 @@ def _require_unused(options: Options, name: str, folder: Path) -> None:
             )
 
 
-def _keeps(record: Record, options: Options) -> bool:
+def _keeps(record: Record, asked: dict[str, Any]) -> bool:
     """Whether the config of an earlier call is used.
 
     Raises:
         UserError: it was edited, but the options have changed as well.
     """
-    changed = changed_options(record.asked, options.asked())
+    changed = changed_options(record.asked, asked)
     if changed and record.edited:
         raise UserError(
-            f"{shown(record.config)}: edited, but {', '.join(changed)} differs from the call that "
-            "wrote it; give the same options, --run-name NAME for a new run, or --overwrite"
+            f"{shown(record.config)}: edited, but the call that wrote it had other options "
+            f"({', '.join(changed)}); give the same options, --run-name NAME for a new run, or --overwrite"
         )
     if changed:
-        print(f"config: written anew, as {', '.join(changed)} differs from the earlier call")
+        print(f"config: written anew ({', '.join(changed)} changed)")
     return not changed
 
 
