@@ -210,7 +210,7 @@ def _keeps(record: Record, asked: dict[str, Any]) -> bool:
     if changed and record.edited:
         raise UserError(
             f"{shown(record.config)}: edited, but the call that wrote it had other options "
-            f"({', '.join(changed)}); give the same options, --run-name NAME for a new run, or --overwrite"
+            f"({', '.join(changed)}); give those, --run-name NAME for a new run, or --overwrite"
         )
     if changed:
         print(f"config: written anew ({', '.join(changed)} changed)")
