@@ -234,9 +234,6 @@ def _propose_preview(
     sample, speed = choose_sample(sources, target, size, place.device, place.began)
     with writing_to(place.folder):
         place.folder.mkdir(parents=True, exist_ok=True)
-        images, *labels = write_sample(target, sample.shape, place.folder)
-    labels = str(labels[0]) if labels else None
-    part = inspect("crop", str(images), labels, target.pixel, target.spacing)
+        part = write_sample(target, sample.shape, place.folder)
     proposal = propose_preview(sources, part, size._replace(iterations=sample.iterations))
-    notes = [str(sample), f"  the whole volume takes {about(sample.seconds)}"]
-    return Work(proposal, notes, speed)
+    return Work(proposal, sample.notes, speed)
