@@ -97,8 +97,8 @@ class Inference:
         """Whether predictions are averaged over slicing axes or neighbouring sections."""
         return len(self.axes) > 1 or self.axes[0].count > 1
 
-    def probability(self, index: int) -> np.ndarray:
-        """A section's mitochondria probability (H, W) float32, from ``preds.hdf``."""
+    def probability(self, index: int | tuple[slice, slice, slice]) -> np.ndarray:
+        """The mitochondria probability of a section (H, W) or box, float32, from ``preds.hdf``."""
         with h5py.File(self.predictions) as file:
             return file[HDF5_DATASET][index]
 

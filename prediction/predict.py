@@ -11,7 +11,7 @@ from prediction.derived import Derived
 from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.inference import Inference
 from prediction.orthoplane import SlicingAxis, join
-from prediction.outputs import remove_earlier, single_predictions
+from prediction.outputs import remove_earlier, remove_unfinished, single_predictions
 from prediction.store import PredictionStore, finished_fingerprint
 from prediction.volume import predict_on_grid
 from utils.errors import UserError, writing_to
@@ -87,9 +87,12 @@ def _is_finished(inference: Inference) -> bool:
 
 
 def _remove_earlier(inference: Inference, finished: bool) -> None:
-    """Remove other results, and keep what the predictions continue from."""
-    kept = [inference.predictions] if finished else [part_of(inference.predictions)]
-    if inference.averages and not finished:
+    """Remove the results of another prediction, and keep what this one continues from."""
+    if finished:
+        remove_unfinished(inference.out)
+        return
+    kept = [part_of(inference.predictions)]
+    if inference.averages:
         singles = [single_predictions(inference.out, axis.name) for axis in inference.axes]
         kept += [part_of(path) for path in singles]
     remove_earlier(inference.out, kept)

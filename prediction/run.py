@@ -8,12 +8,12 @@ from dataloader.formats.opening import open_volume
 from prediction.derived import Derived
 from prediction.inference import Inference
 from prediction.metrics import THRESHOLD
-from prediction.outputs import PICTURES
+from prediction.outputs import INSTANCES, OBJECTS, PICTURES, volume
 from prediction.pictures import as_stored, contours, mask_picture
 from prediction.predict import predict
 from prediction.report.report import write_report
 from prediction.report.view import add_layers
-from prediction.scoring import find_objects, measure
+from prediction.scoring import find_objects, measure, segment
 from prediction.summary import dtype_name, write_summary
 from utils.errors import writing_to
 from utils.files import write_picture
@@ -43,30 +43,32 @@ class Wanted(NamedTuple):
 def run(inference: Inference, wanted: Wanted) -> Path | None:
     """Predict, score where there are labels, and do what else is wanted.
 
-    Of several processes, all but the main one only predict.
+    Of several processes, all but the main one only predict and find objects.
 
     Returns:
-        The volume of the objects; None without them.
+        The volume of the objects, which may be of an earlier inference; None without them.
     """
     say_start(inference)
     begin = time.perf_counter()
     with stage("predict"):
         derived = predict(inference, wanted.repredict)
     if not inference.group.is_main:
+        if wanted.objects:
+            segment(inference)
         return None
     results = say_predicted(inference, derived, time.perf_counter() - begin)
     results |= score(inference, wanted.measure, derived)
-    objects = None
     if wanted.objects:
         inference.say("Finding mitochondria...")
         with stage("objects"):
-            objects, scores = find_objects(inference)
-        results["instance_scores"] = scores
+            results["instance_scores"] = find_objects(inference)
     if wanted.pictures:
         inference.say("Show...")
         draw(inference)
     write_summary(inference, derived, results)
     inference.say(peak_memory(inference.network.device))
+    found = (inference.out / OBJECTS).is_file()
+    objects = volume(inference.out, INSTANCES, inference.output_format) if found else None
     if wanted.report:
         with stage("report"):
             report(inference, objects)
@@ -108,7 +110,7 @@ def say_predicted(inference: Inference, derived: Derived, seconds: float) -> dic
             f"blank areas: {blank:.2%} of the volume; filled from the tissue beside them, "
             "probability 0"
         )
-    return {"seconds": None if derived.reused else round(seconds, 2), "blank": blank}
+    return {"blank": blank} | ({} if derived.reused else {"seconds": round(seconds, 2)})
 
 
 def score(inference: Inference, name: str, derived: Derived) -> dict[str, Any]:

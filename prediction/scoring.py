@@ -2,7 +2,6 @@
 
 import math
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +23,10 @@ from prediction.metrics import (
     SectionScores,
 )
 from prediction.outputs import INSTANCES, OBJECTS, SCORES
-from utils.errors import writing_to
+from utils.errors import UserError, writing_to
 from utils.ignore import IGNORE, ignored_share
 from utils.paths import shown
+from utils.runtime.distributed import PeerLost
 
 
 class Measured(NamedTuple):
@@ -97,25 +97,29 @@ def _write(inference: Inference, measured: Measured) -> None:
         (inference.out / SCORES).write_text(text, encoding="utf-8")
 
 
-class Objects(NamedTuple):
-    """The mitochondria as objects.
+def segment(inference: Inference) -> Instances:
+    """The mitochondria as objects; shared by all processes, the main one has the result."""
+    try:
+        return Instances(
+            inference.probability,
+            inference.raw.shape,
+            inference.voxel_size,
+            scratch=inference.out,
+            group=inference.group,
+        )
+    except PeerLost as error:
+        raise UserError(f"{error}; the same command goes on") from None
 
-    Attributes:
-        path: their volume.
-        scores: by name; None where there is no labelled object.
+
+def find_objects(inference: Inference) -> dict[str, Any] | None:
+    """Write the mitochondria as objects and ``objects.csv`` with their measures; score them.
+
+    Returns:
+        Scores by name; None where there is no labelled object.
     """
-
-    path: Path
-    scores: dict[str, Any] | None
-
-
-def find_objects(inference: Inference) -> Objects:
-    """Write the mitochondria as objects and ``objects.csv`` with their measures; score them."""
     size, out = inference.voxel_size, inference.out
     with writing_to(out), ExitStack() as stack:
-        instances = stack.enter_context(
-            Instances(inference.probability, inference.raw.shape, size, scratch=out)
-        )
+        instances = stack.enter_context(segment(inference))
         labels, scorer = _labelled_objects(inference, stack)
         dtype = np.uint16 if len(instances.table) < 2**16 else np.uint32
         with inference.writer(INSTANCES, dtype) as writer:
@@ -132,10 +136,10 @@ def find_objects(inference: Inference) -> Objects:
     if not scorer.has_labelled:
         missing = "labels" if labels is None else "labelled object"
         inference.say(f"instances: not scored, no {missing}")
-        return Objects(writer.path, None)
+        return None
     scores = scorer.result([row.mean_probability for row in instances.table])
     inference.say(f"{scores} (3-D IoU of 0.5 and 0.75); {scorer.notes}")
-    return Objects(writer.path, scores._asdict())
+    return scores._asdict()
 
 
 def _labelled_objects(

@@ -11,7 +11,7 @@ from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
 from dataloader.roles import SAME_SIZE
-from dataloader.volume import MaskVolume, Volume, resample
+from dataloader.volume import MaskVolume, Volume, evenly_spaced, resample
 from prediction.pictures import contours, side_by_side, stacked
 from training.propose_config import FULL, SMALL, Proposal, SeveralSources, VolumeFacts, propose
 from utils.config.load import load_config
@@ -226,9 +226,8 @@ def _scalar(value: object) -> str:
 
 def _thumbnails(volume: VolumeFacts) -> np.ndarray:
     """A row of evenly spaced sections with the contours of the labels."""
-    indices = np.linspace(0, len(volume.images) - 1, THUMBNAILS).round().astype(int)
     panels = []
-    for index in map(int, indices):
+    for index in evenly_spaced(len(volume.images), THUMBNAILS):
         image = resample(volume.images.scaled(index), (THUMBNAIL, THUMBNAIL))
         mask = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
         label = None

@@ -88,6 +88,8 @@ class Trainer:
         if check and device.type == "cpu":
             self.crop = min(self.crop, CHECK_CROP_ON_CPU)
         self.folder = RunFolder(workspace, config, run)
+        # whether it goes on in the folders of the run that it resumes
+        self.continues = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
         torch.manual_seed(config.TRAIN.random_seed)
         self.learner, self.networks, self.precision, self.steps = build_learning(
             config, device, self.group

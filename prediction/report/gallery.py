@@ -5,7 +5,7 @@ import base64
 import cv2
 import numpy as np
 
-from dataloader.volume import Volume, resample
+from dataloader.volume import Volume, evenly_spaced, resample
 from prediction.metrics import THRESHOLD
 from prediction.pictures import contours, grey, instances_picture
 from prediction.report.tables import column_values
@@ -28,7 +28,7 @@ def gallery(
     """Large pictures of evenly spaced sections, by the names that the template has for them."""
     f1 = column_values(rows, "F1")
     entries = []
-    for index in spaced(len(raw), GALLERY):
+    for index in evenly_spaced(len(raw), GALLERY):
         other = index + stride if index + stride < len(raw) else index - stride
         name = raw.names[index]
         scored = index < len(f1) and np.isfinite(f1[index])
@@ -66,7 +66,7 @@ def _residual(image: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndar
 def contact_sheet(raw: Volume, prediction: Volume) -> str:
     """One picture with thumbnails of evenly spaced sections and their predicted masks."""
     panels = []
-    for index in spaced(len(raw), SHEET):
+    for index in evenly_spaced(len(raw), SHEET):
         small = fitting(raw.shape[1:], SHEET_SIDE)
         mask = _small(prediction.section(index) >= THRESHOLD, small)
         panel = contours(resample(raw.section(index), small), mask, None, 1)
@@ -84,11 +84,6 @@ def contact_sheet(raw: Volume, prediction: Volume) -> str:
         for start in range(0, len(panels), columns)
     ]
     return _jpeg(np.concatenate(lines))
-
-
-def spaced(sections: int, count: int) -> list[int]:
-    """Indices of ``count`` evenly spaced sections, or of all if there are fewer."""
-    return sorted(set(np.linspace(0, sections - 1, min(count, sections)).round().astype(int)))
 
 
 def fitting(shape: tuple[int, int], side: int) -> tuple[int, int]:

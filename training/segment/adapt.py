@@ -4,14 +4,13 @@ import torch
 
 from dataloader.roles import open_images, open_labels
 from model.checkpoint import MODEL, PREVIOUS_STATE, TRAINING_STATE
-from training.description import describe
-from training.log import RunLog
+from training.recorded import train_recorded
 from training.setup import fingerprints, settle
 from training.state import Earlier, earlier_run
 from training.trainer import Trainer
 from utils.config.schema import Config
 from utils.errors import UserError
-from utils.faults import RESUME, faults_in_one_line
+from utils.faults import RESUME
 from utils.paths import Workspace
 from utils.runtime.distributed import Group
 from utils.runtime.signals import Interrupted
@@ -53,22 +52,12 @@ def train(
     """
     trainer = Trainer(_resuming(config, resume), workspace, run, device)
     try:
-        trainer.folder.create(trainer.config, overwrite=not resume, keep=resume)
-        with faults_in_one_line(trainer.folder.logs, config.TRAIN.num_workers):
-            log = RunLog(trainer.folder, trainer.config, trainer.start, quiet=True)
-            try:
-                for line in describe(trainer):
-                    log.info(line)
-                trainer.run(log)
-            finally:
-                log.close()
+        train_recorded(trainer, overwrite=not resume, quiet=True)
     except UserError as error:
         raise UserError(str(error).replace(RESUME, CONTINUES)) from None
     except Interrupted as error:
         where = str(error).partition(";")[0]
         raise Interrupted(f"{where}; {CONTINUES}", error.code - 128) from None
-    finally:
-        trainer.folder.release()
 
 
 def _resuming(config: Config, resume: bool) -> Config:
