@@ -8,6 +8,7 @@ from dataloader.formats.base import VolumeSpec
 from dataloader.formats.registry import WRITERS
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.volume import TILED_FROM, DerivedVolume, Volume
+from utils.files import discard
 
 
 class CentralCrop(DerivedVolume):
@@ -49,7 +50,7 @@ class CentralCrop(DerivedVolume):
 def write_crop(
     crop: CentralCrop, folder: Path, stem: str, size: VoxelSize | None, masks: bool = False
 ) -> Path:
-    """Write a crop in the format of its volume, with the values of the file.
+    """Write a crop in the format of its volume, with the values of the file; replaces others.
 
     Args:
         crop: of a volume as ``open_volume`` reads it.
@@ -62,8 +63,12 @@ def write_crop(
         The file or folder.
     """
     names = [f"{Path(name).stem}.png" for name in crop.names]
-    spec = VolumeSpec(crop.shape, crop.section(0).dtype, size, names, masks)
+    dtype = crop.section(0).dtype
+    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype  # a type that every format has
+    spec = VolumeSpec(crop.shape, dtype, size, names, masks)
+    for kind in WRITERS.values():  # an earlier crop may have another format or other sections
+        discard(folder / f"{stem}{kind.suffix}")
     with WRITERS[crop.kind](folder, stem, spec) as writer:
         for index in range(len(crop)):
-            writer.write(index, crop.section(index))
+            writer.write(index, crop.section(index).astype(dtype, copy=False))
     return writer.path

@@ -25,14 +25,15 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("RAW", "LABELS"),
-        help="labelled volume to learn from; of several, the nearest in voxel size is used "
-        "(default: the published sets under the data root)",
+        help="labelled volume to learn from; may be repeated (default: of the published sets under "
+        "the data root, the one nearest in voxel size)",
     )
-    for role, whose in (("", "of VOLUME"), ("-source", "of the --source")):
+    for role, whose in (("", "of VOLUME"), ("-source", "once for each --source")):
         for name, what in (("pixel-size", "in-plane"), ("section-spacing", "between sections")):
             parser.add_argument(
                 f"--{name}{role}",
                 type=float,
+                action="append" if role else "store",
                 metavar="NM",
                 help=f"{what}, {whose} (default: read from the file)",
             )

@@ -1,5 +1,6 @@
 """Builds the parts of a run: networks and their steps, pairs of both domains, validation."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from dataloader.histogram_matching import match_histograms
 from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
 from dataloader.pairs import Appearance, PairDataset, Sampling, check_crop_fits, check_same_shape
 from dataloader.roles import at_common_size, open_corrections, open_images, open_labels
+from dataloader.volume import Volume
 from model.checkpoint import load_checkpoint, segmentor_from
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
@@ -255,14 +257,20 @@ def open_validation(
 
 
 def fingerprints(
-    source: PairDataset, target: PairDataset, validation: Validation | None
+    sources: Iterable[tuple[Volume, Volume]], target: Volume, validation: Validation | None = None
 ) -> dict[str, str]:
-    """The fingerprints of the files of all volumes, by the keys of the config."""
-    volumes = {"data_dir_target": target.images}
-    for number, pairs in enumerate(source.members):
+    """The fingerprints of the files of all volumes, by the keys of the config.
+
+    Args:
+        sources: images and labels of each.
+        target: its images.
+        validation: of the run, if it has one.
+    """
+    volumes = {"data_dir_target": target}
+    for number, (images, labels) in enumerate(sources):
         entry = f"sources[{number}]." if number else ""
-        volumes[f"{entry}data_dir_img"] = pairs.images
-        volumes[f"{entry}data_dir_label"] = pairs.labels
+        volumes[f"{entry}data_dir_img"] = images
+        volumes[f"{entry}data_dir_label"] = labels
     if validation:
         volumes |= {"data_dir_val": validation.volume, "data_dir_val_label": validation.labels}
     return {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}

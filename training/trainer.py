@@ -112,7 +112,8 @@ class Trainer:
         if config.BEYOND.rounds:
             self.target_labels = TargetLabels(config, self.target.images, self.folder.models, limit)
         self.checkpoints = Checkpoints(self.folder.models, self.learner, config)
-        self.fingerprints = fingerprints(self.source, self.target, self.validation)
+        sources = [(pairs.images, pairs.labels) for pairs in self.source.members]
+        self.fingerprints = fingerprints(sources, self.target.images, self.validation)
         if self.corrected:
             self.fingerprints["DATA.corrections"] = self.corrected.labels.fingerprint()
         self.start = 0

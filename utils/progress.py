@@ -112,6 +112,7 @@ class Stages:
         )
         try:
             self._show()
+            self.bar.refresh()
             yield
             self._finish()
         finally:

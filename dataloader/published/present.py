@@ -14,13 +14,13 @@ class LabelledVolume(NamedTuple):
     Attributes:
         title: of the data set.
         images, labels: paths.
-        voxel_size: None: as the file says.
+        voxel_size: of its sections.
     """
 
     title: str
     images: Path
     labels: Path
-    voxel_size: VoxelSize | None
+    voxel_size: VoxelSize
 
 
 def present_volumes(root: Path) -> list[LabelledVolume]:

@@ -3,9 +3,8 @@
 A component is a set of voxels of probability >= 0.5, or another threshold, that are connected by
 their faces. Small components are removed, and those with a narrow neck are split there. Only the
 runs of a slab, or a few components, are in memory at a time: the components are found slab by slab,
-their runs are kept
-in scratch files, and each is split within its bounding box. The result does not depend on the
-slabs, nor on the threads and processes that share the work.
+their runs are kept in scratch files, and each is split within its bounding box. The result does not
+depend on the slabs, nor on the threads and processes that share the work.
 
 Faces (6-connectivity) rather than edges or corners: a mitochondrion is at least a hundred
 nanometres thick, which is many voxels in a section, so its consecutive sections overlap. Voxels

@@ -110,8 +110,9 @@ def test_a_new_prediction_uses_it_at_once(trained: Project) -> None:
 
 
 def test_labels_of_a_round_use_it(project: Project) -> None:
-    rounds = ("--set", "BEYOND.rounds=1", "--set", "BEYOND.warmup_fraction=0.5",
-              "--set", "TRAIN.weight_adv_spatial=0", "--set", "TRAIN.weight_adv_temporal=0")  # fmt: skip
+    off = ("TRAIN.weight_adv_spatial=0", "TRAIN.weight_adv_temporal=0")
+    settings = ("BEYOND.rounds=1", "BEYOND.warmup_fraction=0.5", *off)
+    rounds = [part for setting in settings for part in ("--set", setting)]
     shares = []
     for threshold in (0.1, 0.5, 0.9):
         project.train(*rounds, "--set", f"TEST.threshold={threshold}", "--overwrite")

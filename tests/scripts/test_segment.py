@@ -96,11 +96,15 @@ def test_a_folder_of_sections_is_segmented(data: Path, whole: Whole) -> None:
     with (folder / "objects.csv").open() as table:
         count = len(list(csv.DictReader(table)))
     share = np.mean([masks.section(index) > 0 for index in range(len(masks))])
-    assert lines[-4].startswith(f"found: {count} mitochond")
-    assert lines[-4].endswith(f", {share:.1%} of the volume")
+    (found,) = [line for line in lines if line.startswith("found: ")]
+    assert found.startswith(f"found: {count} mitochond")
+    assert found.endswith(f", {share:.1%} of the volume")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["volume"]["voxel_size_nm"] == [40, 8, 8]
-    assert f"F1 {100 * summary['scores']['F1']:.1f} %" in lines[-3]
+    (scores,) = [line for line in lines if line.startswith("scores: ")]
+    assert f"F1 {100 * summary['scores']['F1']:.1f} %" in scores
+    objects = summary["instance_scores"]
+    assert f"scores of the objects: F1 {100 * objects['F1_50']:.1f} %" in "".join(lines)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["TRAIN"]["total_iters"] == 10
     assert config["DATA"]["section_spacing_target"] == 40
@@ -147,6 +151,8 @@ def test_interrupted_in_every_stage_it_goes_on_to_the_same_result(data, whole, t
         assert said in output
         assert ("the same command goes on" in output.splitlines()[-1]) == bool(interrupt)
         assert "Traceback" not in output
+        if "goes on at iteration" in said:
+            assert "resume: true" in (tmp_path / "logs/stack/resolved.yaml").read_text()
     one, other = (folder / "inference/stack" for folder in (whole.out, tmp_path))
     assert content(one) == content(other)
     for name in ("objects.csv", "preds.hdf", "scores.csv"):
@@ -169,11 +175,20 @@ def test_an_edited_config_is_used(command, data: Path, whole: Whole, tmp_path: P
     assert json.loads((tmp_path / "inference/stack/summary.json").read_text())["iteration"] == 6
     refused = command("segment", *options, "--pixel-size", 9)
     assert refused.code == 2
-    assert "edited, but --pixel-size differs from the call that wrote it" in refused.err
+    assert "edited, but the call that wrote it had other options (--pixel-size)" in refused.err
     config.write_text(edited.replace("total_iters: 6", "total_itres: 6"))
     wrong = command("segment", *options)
     assert wrong.code == 2
     assert "config.yaml: TRAIN.total_itres: unknown key; the nearest is" in wrong.err
+
+
+def test_a_model_that_is_gone_is_trained_again(command, data, whole, tmp_path) -> None:
+    shutil.copytree(whole.out, tmp_path, dirs_exist_ok=True)
+    model = tmp_path / "models/stack/model.ckpt"
+    model.unlink()
+    finished = command("segment", *arguments(data, tmp_path))
+    assert finished.code == 0, finished.err
+    assert filecmp.cmp(model, whole.out / "models/stack/model.ckpt", shallow=False)
 
 
 def test_quick_takes_the_shipped_model_nearest_in_voxel_size(segment, data, tmp_path) -> None:
@@ -224,13 +239,12 @@ def test_shipped_models_are_told_apart_by_their_voxel_size() -> None:
 
 
 def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: Path) -> None:
-    images = np.arange(9 * 120 * 130, dtype=np.uint32).reshape(9, 120, 130)
-    images = ((images * 2654435761) >> 24).astype(np.uint8)  # scattered
+    images = np.random.default_rng(0).integers(0, 256, (9, 120, 130), np.uint8)
     write_sections(tmp_path / "large", images)
     labels = ("--labels", tmp_path / "large")
     finished = segment(tmp_path / "large", *SIZES, "--preview", *labels, *settings(*SMALL))
     assert finished.code == 0, finished.err
-    assert "the whole volume takes about" in finished.out
+    assert "  without --preview: about " in finished.out
     folder = tmp_path / "inference/large-preview"
     crop = open_volume(folder / "crop")
     first = [(whole - part) // 2 for whole, part in zip(images.shape, crop.shape, strict=True)]
@@ -238,26 +252,43 @@ def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: 
     assert np.array_equal([crop.section(k) for k in range(len(crop))], images[box])
     assert open_volume(folder / "crop_labels").shape == crop.shape
     assert open_volume(folder / "masks").shape == crop.shape
+    write_sections(tmp_path / "large", 255 - images)
+    changed = segment(tmp_path / "large", *SIZES, "--preview", *labels, "--set", "A.b=1")
+    assert "config: written anew (--set, the content of VOLUME changed)" in changed.out
 
 
-def test_the_nearest_of_several_sources_is_used(segment, data: Path, tmp_path: Path) -> None:
-    for name, size in (("coarse", 16), ("fine", 7)):
-        images, labels = make_volume(3, SHAPE, SOURCE_MICROSCOPE)
-        metadata = {"axes": "ZYX", "spacing": 5.0 * size, "unit": "nm"}
-        for end, volume in (("", images), ("_labels", labels)):
-            tifffile.imwrite(tmp_path / f"{name}{end}.tif", volume, imagej=True,
-                             resolution=(1 / size, 1 / size), metadata=metadata)  # fmt: skip
-    pairs = [
-        ("--source", tmp_path / f"{name}.tif", tmp_path / f"{name}_labels.tif")
-        for name in ("coarse", "fine")
+def test_the_nearest_published_source_is_used(segment, data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("VNC3/training", "Lucchi/training"):
+        for end in ("", "_groundtruth"):
+            shutil.copytree(data / f"VNC3/training{end}", root / f"{name}{end}")
+    for number, (spacing, nearest) in enumerate(((5, "Lucchi"), (45, "VNC3"))):
+        options = ("--pixel-size", 5, "--section-spacing", spacing, "--data", root)
+        finished = segment(data / "stack", *options, "--run-name", f"run{number}", "--set", "A.b=1")
+        assert finished.code == 2  # after the source is chosen
+        (line,) = [line for line in finished.out.splitlines() if line.startswith("source: ")]
+        assert f"{nearest}/training (folder)" in line
+
+
+def test_all_sources_that_are_given_are_used(segment, data: Path, tmp_path: Path) -> None:
+    pair = (data / "VNC3/training", data / "VNC3/training_groundtruth")
+    for name in ("one", "two"):
+        for path, end in zip(pair, ("", "_labels"), strict=True):
+            shutil.copytree(path, tmp_path / f"{name}{end}")
+    sources = [
+        ("--source", tmp_path / name, tmp_path / f"{name}_labels") for name in ("one", "two")
     ]
-    options = [option for pair in pairs for option in pair]
+    sizes = [("--pixel-size-source", 7, "--section-spacing-source", 80)] * 2
+    options = [option for each in (*sources, *sizes) for option in each]
     finished = segment(data / "stack", *SIZES, *options, *settings(*SMALL, "TRAIN.total_iters=5"))
     assert finished.code == 0, finished.err
-    assert "the nearest in voxel size of 2 labelled volumes" in finished.out
     config = yaml.safe_load((tmp_path / "inference/stack/config.yaml").read_text())
-    assert config["DATA"]["data_dir_img"] == str(tmp_path / "fine.tif")
-    assert config["DATA"]["pixel_size_source"] == 7
+    assert [Path(entry["data_dir_img"]).name for entry in config["DATA"]["sources"]] == [
+        "one",
+        "two",
+    ]
+    again = segment(data / "stack", *SIZES, *options, *settings(*SMALL, "TRAIN.total_iters=5"))
+    assert "adapt: kept from an earlier call" in again.out
 
 
 @pytest.mark.parametrize(
@@ -278,7 +309,7 @@ def test_the_nearest_of_several_sources_is_used(segment, data: Path, tmp_path: P
             "--run-name a/b: found 'a/b', expected the name of a folder",
         ),
         ((*SIZES, "--source", "stack_groundtruth", "nothing"), "--pixel-size-source NM"),
-        ((*SIZES, "--pixel-size-source", 4), "found without a single --source"),
+        ((*SIZES, "--pixel-size-source", 4), "given 1 times, expected once for each --source (0)"),
         ((*SIZES, "--labels", "nothing"), "nothing: not found"),
     ],
 )

@@ -2,10 +2,10 @@
 
 import torch
 
-from dataloader.roles import IMAGES, LABELS, open_images, open_labels
-from model.checkpoint import PREVIOUS_STATE, TRAINING_STATE
+from dataloader.roles import open_images, open_labels
+from model.checkpoint import MODEL, PREVIOUS_STATE, TRAINING_STATE
 from training.recorded import train_recorded
-from training.setup import settle
+from training.setup import fingerprints, settle
 from training.state import Earlier, earlier_run
 from training.trainer import Trainer
 from utils.config.schema import Config
@@ -19,7 +19,9 @@ CONTINUES = "the same command goes on"
 
 
 def find_earlier(workspace: Workspace, config: Config, run: str) -> Earlier | None:
-    """The run of that name, compared with what it would be trained with now; None without one.
+    """The run of that name, compared with what it would be trained with now.
+
+    None if there is none, or if it is finished but its model is missing.
 
     Raises:
         UserError: its state is damaged, or a volume is missing.
@@ -28,13 +30,15 @@ def find_earlier(workspace: Workspace, config: Config, run: str) -> Earlier | No
     if not any((folder / name).is_file() for name in (TRAINING_STATE, PREVIOUS_STATE)):
         return None
     settled = settle(_resuming(config, True), workspace, run, Group())
-    volumes = {
-        IMAGES["source"]: open_images(workspace, config.DATA, "source", keep=False),
-        LABELS["source"]: open_labels(workspace, config.DATA, "source", keep=False),
-        IMAGES["target"]: open_images(workspace, config.DATA, "target", keep=False),
-    }
-    fingerprints = {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}
-    return earlier_run(folder, settled, fingerprints)
+    sources = [
+        (open_images(workspace, data, "source", keep=False),
+         open_labels(workspace, data, "source", keep=False))
+        for data in config.DATA.each_source
+    ]  # fmt: skip
+    target = open_images(workspace, config.DATA, "target", keep=False)
+    earlier = earlier_run(folder, settled, fingerprints(sources, target))
+    lost = earlier.finished and not (folder / MODEL).is_file()
+    return None if lost else earlier
 
 
 def train(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dataloader.formats.opening import find_volume
+from dataloader.volume import Volume
 from utils.errors import UserError
 from utils.paths import Workspace
 
@@ -19,9 +20,9 @@ class Options:
     Attributes:
         volume: to segment.
         labels: of the volume, for scores; None: not scored.
-        source: pairs of a volume and its labels; empty: the published sets under the data root.
+        source: pairs of a volume and its labels; empty: a published set under the data root.
         pixel_size, section_spacing: of the volume; None: as the file says.
-        pixel_size_source, section_spacing_source: of the source; None: as the file says.
+        pixel_size_source, section_spacing_source: of each source; None: as the files say.
         size: of the network; "auto": full on a GPU.
         run_name: of the folders; None: that of the volume.
         quick: predict with a shipped model.
@@ -38,8 +39,8 @@ class Options:
     source: list[list[str]]
     pixel_size: float | None
     section_spacing: float | None
-    pixel_size_source: float | None
-    section_spacing_source: float | None
+    pixel_size_source: list[float] | None
+    section_spacing_source: list[float] | None
     size: Literal["auto", "full", "small"]
     run_name: str | None
     quick: bool
@@ -61,18 +62,27 @@ class Options:
             if override.partition("=")[0].strip() == "NAME":
                 raise UserError(f"--set {override}: expected --run-name, which names the folders")
         for name in SIZES:
-            value = getattr(self, name)
-            option = f"--{name.replace('_', '-')}"
+            self._check_sizes(f"--{name.replace('_', '-')}", getattr(self, name))
+
+    def _check_sizes(self, option: str, given: float | list[float] | None) -> None:
+        for value in given if isinstance(given, list) else [given]:
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{option}: found {value}, expected nanometres above 0")
-            if value is not None and "source" in name and len(self.source) != 1:
-                raise UserError(f"{option}: found without a single --source, whose size it gives")
+        if isinstance(given, list) and len(given) != len(self.source):
+            raise UserError(
+                f"{option}: given {len(given)} times, expected once for each --source "
+                f"({len(self.source)}), or never"
+            )
 
-    def asked(self) -> dict[str, Any]:
-        """All that the config follows from, as JSON values; paths are absolute."""
+    def asked(self, volume: Volume) -> dict[str, Any]:
+        """All that the config follows from, as JSON values; paths are absolute.
+
+        For a preview this includes the files of the volume, as it works on a copy.
+        """
         asked = {key: value for key, value in asdict(self).items() if key not in LATER}
         asked["volume"] = str(Path(self.volume).resolve())
         asked["labels"] = self.labels and str(Path(self.labels).resolve())
+        asked["content"] = volume.fingerprint() if self.preview else None
         asked["source"] = [[str(Path(path).resolve()) for path in pair] for pair in self.source]
         return asked
 

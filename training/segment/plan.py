@@ -13,7 +13,7 @@ from training.propose_config import FULL, SMALL, Proposal, RunSize, VolumeFacts
 from training.segment.adapt import find_earlier
 from training.segment.estimate import ADAPT, Speed, estimate, measure_speed
 from training.segment.options import Options
-from training.segment.proposal import propose_adaptation, propose_quick
+from training.segment.proposal import propose_adaptation, propose_preview, propose_quick
 from training.segment.record import (
     CONFIG,
     Record,
@@ -23,7 +23,7 @@ from training.segment.record import (
     write_record,
 )
 from training.segment.sample import choose_sample, write_sample
-from training.segment.sources import choose_source
+from training.segment.sources import choose_sources
 from utils.cli import folder_name
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
@@ -114,14 +114,16 @@ def open_plan(options: Options, device: torch.device, began: float) -> Plan:
     record = None if options.overwrite else read_record(folder)
     if record is None and not options.overwrite:
         _require_unused(options, name, folder)
-    if record is not None and _keeps(record, options):
+    asked = options.asked(target.images)
+    if record is not None and _keeps(record, asked):
         config, notes, speed = load_recorded(record), record.notes, None
         state = "as you edited it" if record.edited else "of an earlier call"
         if not options.quick:
-            print(f"source: {shown(options.workspace.data_path(config.DATA.data_dir_img))}")
+            for data in config.DATA.each_source:
+                print(f"source: {shown(options.workspace.data_path(data.data_dir_img))}")
     else:
         work = _propose(options, target, Place(folder, device, began))
-        config = write_record(folder, name, work.proposal, options.asked(), work.notes)
+        config = write_record(folder, name, work.proposal, asked, work.notes)
         notes, speed, state = work.notes, work.speed, "edit it and run again"
     for line in notes:
         print(line)
@@ -198,42 +200,40 @@ def _require_unused(options: Options, name: str, folder: Path) -> None:
             )
 
 
-def _keeps(record: Record, options: Options) -> bool:
+def _keeps(record: Record, asked: dict[str, Any]) -> bool:
     """Whether the config of an earlier call is used.
 
     Raises:
         UserError: it was edited, but the options have changed as well.
     """
-    changed = changed_options(record.asked, options.asked())
+    changed = changed_options(record.asked, asked)
     if changed and record.edited:
         raise UserError(
-            f"{shown(record.config)}: edited, but {', '.join(changed)} differs from the call that "
-            "wrote it; give the same options, --run-name NAME for a new run, or --overwrite"
+            f"{shown(record.config)}: edited, but the call that wrote it had other options "
+            f"({', '.join(changed)}); give those, --run-name NAME for a new run, or --overwrite"
         )
     if changed:
-        print(f"config: written anew, as {', '.join(changed)} differs from the earlier call")
+        print(f"config: written anew ({', '.join(changed)} changed)")
     return not changed
 
 
 def _propose(options: Options, target: VolumeFacts, place: Place) -> Work:
     if options.quick:
         return Work(*propose_quick(target))
-    source = choose_source(options, target)
+    sources = choose_sources(options, target)
     full = options.size == "full" or (options.size == "auto" and place.device.type != "cpu")
     size = FULL if full else SMALL
     if options.preview:
-        return _propose_preview(source, target, size, place)
-    return Work(propose_adaptation(source, target, size), [])
+        return _propose_preview(sources, target, size, place)
+    return Work(propose_adaptation(sources, target, size), [])
 
 
-def _propose_preview(source: VolumeFacts, target: VolumeFacts, size: RunSize, place: Place) -> Work:
-    sample, speed = choose_sample(source, target, size, place.device, place.began)
+def _propose_preview(
+    sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, place: Place
+) -> Work:
+    sample, speed = choose_sample(sources, target, size, place.device, place.began)
     with writing_to(place.folder):
         place.folder.mkdir(parents=True, exist_ok=True)
-        images, *labels = write_sample(target, sample.shape, place.folder)
-    labels = str(labels[0]) if labels else None
-    part = inspect("crop", str(images), labels, target.pixel, target.spacing)
-    proposal = propose_adaptation(source, part, size._replace(iterations=sample.iterations))
-    proposal["TRAIN"]["compile"] = (False, "does not pay in so short a run")
-    notes = [str(sample), f"  the whole volume takes {about(sample.seconds)}"]
-    return Work(proposal, notes, speed)
+        part = write_sample(target, sample.shape, place.folder)
+    proposal = propose_preview(sources, part, size._replace(iterations=sample.iterations))
+    return Work(proposal, sample.notes, speed)

@@ -1,29 +1,58 @@
 """The config of ``segment.py``: to adapt to a volume, or to predict it with a shipped model."""
 
+from typing import Any
+
 import yaml
 
 from dataloader.formats.voxel_size import VoxelSize
 from prediction.shipped import MODELS, ShippedModel, nearest_model
 from prediction.windows import MARGIN, round_up
-from training.propose_config import Proposal, RunSize, VolumeFacts, propose
+from training.propose_config import (
+    Keys,
+    Proposal,
+    RunSize,
+    SeveralSources,
+    VolumeFacts,
+    propose,
+)
 from utils.config.schema import Config
 from utils.paths import CONFIG_DIR
 
 
-def propose_adaptation(source: VolumeFacts, target: VolumeFacts, size: RunSize) -> Proposal:
+def propose_adaptation(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
     """The recipe that goes beyond the paper. Labels of the target only score the result."""
-    proposal = propose([source], target, size, plus=True)
+    proposal = propose(sources, target, size, plus=True)
     proposal["TRAIN"]["if_valid"] = (False, "labels of the target only score the result")
+    return proposal
+
+
+def propose_preview(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
+    """The recipe for a run that is too short for the usual one.
+
+    The labels of a network that has not learned the source yet lack most mitochondria, and
+    training on them confirms that. So it learns from the source for longer.
+    """
+    proposal = propose_adaptation(sources, target, size)
+    proposal["BEYOND"]["warmup_fraction"] = (0.8, "fraction of the run on the source alone")
+    proposal["BEYOND"]["rounds"] = (1, "times the target is labelled and trained on after that")
+    proposal["TRAIN"]["compile"] = (False, "does not pay in so short a run")
     return proposal
 
 
 def config_of(proposal: Proposal, name: str) -> Config:
     """The config of a proposal."""
-    values = {
-        section: {key: value for key, (value, _) in keys.items()}
-        for section, keys in proposal.items()
-    }
+    values = {section: _values(keys) for section, keys in proposal.items()}
     return Config.model_validate({"NAME": name} | values)
+
+
+def _values(keys: Keys) -> dict[str, Any]:
+    """The values of keys, without their comments."""
+    return {
+        key: [_values(entry) for entry in value.entries]
+        if isinstance(value, SeveralSources)
+        else value
+        for key, (value, _) in keys.items()
+    }
 
 
 def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:

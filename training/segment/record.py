@@ -80,15 +80,9 @@ def write_record(
 
 def changed_options(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The options that differ, as they are written."""
+    names = {"volume": "VOLUME", "content": "the content of VOLUME", "overrides": "--set"}
     keys = [key for key in now if earlier.get(key) != now[key]]
-    return [
-        "VOLUME"
-        if key == "volume"
-        else "--set"
-        if key == "overrides"
-        else f"--{key}".replace("_", "-")
-        for key in keys
-    ]
+    return [names.get(key, f"--{key.replace('_', '-')}") for key in keys]
 
 
 def load_recorded(record: Record) -> Config:

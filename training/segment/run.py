@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prediction.inference import Request, open_inference
-from prediction.instances.segmentation import PURPOSE
 from prediction.outputs import OBJECTS, REPORT, SECTIONS, SUMMARY
 from prediction.report.report import require_report
 from prediction.report.tables import read_table
@@ -37,7 +36,7 @@ def segment(options: Options) -> None:
     began = time.perf_counter()
     require_report()
     for package in ("cc3d", "skimage"):
-        wanted(package, PURPOSE)
+        wanted(package, "to find single mitochondria")
     with _interruptible():
         device = choose_device(options.device)
         plan = open_plan(options, device, began)
@@ -75,6 +74,9 @@ def results(plan: Plan) -> Iterator[str]:
         yield '  see "If the result is poor" in docs/getting-started.md'
     if summary["scores"]:
         yield "scores: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in summary["scores"].items())
+    if found := summary["instance_scores"]:
+        f1, pq = (f"{100 * found[name]:.1f} %" for name in ("F1_50", "PQ50"))
+        yield f"scores of the objects: F1 {f1}, PQ {pq} (at an IoU of 0.5)"
     yield f"report: {shown(plan.folder / REPORT)}"
     yield f"all results: {shown(plan.folder)}/"
 

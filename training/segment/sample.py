@@ -9,14 +9,13 @@ import torch
 
 from dataloader.central_crop import CentralCrop, write_crop
 from dataloader.formats.opening import open_volume
-from dataloader.formats.registry import WRITERS
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.volume import ResampledVolume, Volume
+from dataloader.volume import MaskVolume, ResampledVolume, Volume
 from training.propose_config import RunSize, VolumeFacts
 from training.segment.estimate import Speed, estimate, measure_speed
-from training.segment.proposal import config_of, propose_adaptation
+from training.segment.proposal import config_of, propose_adaptation, propose_preview
 from utils.config.schema import Config
-from utils.files import discard
+from utils.progress import about
 
 BUDGET = 300.0  # seconds, from the start of the command
 SAFETY = 0.8  # fraction of the time left that is planned with
@@ -42,32 +41,39 @@ class Sample(NamedTuple):
     whole: int
     seconds: float
 
-    def __str__(self) -> str:
+    @property
+    def notes(self) -> list[str]:
+        """Lines on what is done."""
         sections, height, width = self.shape
-        return (
+        return [
             f"preview: {sections} sections of {height} x {width} from the middle, "
-            f"{self.iterations:,} iterations (whole: {self.whole:,})"
-        )
+            f"{self.iterations:,} of {self.whole:,} iterations",
+            f"  without --preview: {about(self.seconds)}, and more mitochondria are found",
+        ]
 
 
 def choose_sample(
-    source: VolumeFacts, target: VolumeFacts, size: RunSize, device: torch.device, began: float
+    sources: list[VolumeFacts],
+    target: VolumeFacts,
+    size: RunSize,
+    device: torch.device,
+    began: float,
 ) -> tuple[Sample, Speed]:
     """The largest crop, and the most iterations, that fit into five minutes on this machine.
 
     Args:
-        source, target: the volumes.
+        sources, target: the volumes.
         size: of the network.
         device: to train on.
         began: ``time.perf_counter()`` at the start of the command.
     """
-    whole = config_of(propose_adaptation(source, target, size), "sample")
+    whole = config_of(propose_adaptation(sources, target, size), "sample")
     speed = measure_speed(whole, device)
     left = SAFETY * (BUDGET - (time.perf_counter() - began))
     scratch = Path()  # nothing is read, so nothing is written
     for shape in _shapes(target, whole):
         part = target._replace(images=CentralCrop(target.images, shape))
-        config = config_of(propose_adaptation(source, part, size), "sample")
+        config = config_of(propose_preview(sources, part, size), "sample")
         stages = estimate(config, _working(part.images, part, config), speed, scratch)
         seconds = sum(stage.seconds for stage in stages)
         other = seconds - config.TRAIN.total_iters * stages[0].of_item["it"]
@@ -79,19 +85,24 @@ def choose_sample(
     return Sample(shape, iterations, size.iterations, sum(stage.seconds for stage in full)), speed
 
 
-def write_sample(target: VolumeFacts, shape: tuple[int, int, int], folder: Path) -> list[Path]:
-    """Write the crop of a volume, and of its labels if it has any, in its format."""
+def write_sample(target: VolumeFacts, shape: tuple[int, int, int], folder: Path) -> VolumeFacts:
+    """Write the crop of a volume, and of its labels if it has any, in its format; open them."""
     size = VoxelSize(target.spacing, *(target.sides or (None, None)))
-    written = []
-    for stem, volume in ((CROP, target.images), (CROP_LABELS, target.labels)):
-        for suffix in {writer.suffix for writer in WRITERS.values()}:
-            discard(folder / f"{stem}{suffix}")
-        if volume is None:
-            continue
-        crop = CentralCrop(open_volume(Path(volume.where), keep=False), shape)
-        masks = stem == CROP_LABELS
-        written.append(write_crop(crop, folder, stem, size if size.whole else None, masks))
-    return written
+    size = size if size.whole else None
+    crop = _cropped(target.images, shape)
+    images = open_volume(write_crop(crop, folder, CROP, size), keep=False, fill=True)
+    labels = None
+    if target.labels is not None:
+        crop = _cropped(target.labels, shape)
+        labels = MaskVolume(
+            open_volume(write_crop(crop, folder, CROP_LABELS, size, masks=True), keep=False)
+        )
+    return target._replace(images=images, labels=labels)
+
+
+def _cropped(volume: Volume, shape: tuple[int, int, int]) -> CentralCrop:
+    """The crop of a volume with the values of its file."""
+    return CentralCrop(open_volume(Path(volume.where), keep=False), shape)
 
 
 def _shapes(target: VolumeFacts, whole: Config) -> Iterator[tuple[int, int, int]]:

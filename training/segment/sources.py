@@ -1,4 +1,4 @@
-"""The labelled volume that a network learns from."""
+"""The labelled volumes that a network learns from."""
 
 from pathlib import Path
 
@@ -14,60 +14,62 @@ from utils.paths import shown
 FETCH = "python scripts/prepare_data.py vnc --download"
 
 
-def choose_source(options: Options, target: VolumeFacts) -> VolumeFacts:
-    """Inspect the labelled volume whose voxel size is nearest to the target's; says which it is.
+def choose_sources(options: Options, target: VolumeFacts) -> list[VolumeFacts]:
+    """Inspect the labelled volumes to learn from; says which they are.
+
+    These are all of ``--source``, else the published one that is nearest to the target in voxel
+    size.
 
     Raises:
-        UserError: there is none, or the size of one of several is unknown.
+        UserError: there is none, one is invalid, or its voxel size is unknown.
     """
-    given = [_given(*pair, options) for pair in options.source]
+    chosen = _given(options) if options.source else [_nearest(options, target)]
+    sizes = [_known_size(volume) for volume in chosen]
+    return [
+        inspect("source", str(volume.images), str(volume.labels), size.in_plane, size.z)
+        for volume, size in zip(chosen, sizes, strict=True)
+    ]
+
+
+def _nearest(options: Options, target: VolumeFacts) -> LabelledVolume:
     own = target.images.path.resolve()
     present = present_volumes(options.workspace.data)
-    volumes = given or [volume for volume in present if volume.images.resolve() != own]
+    volumes = [volume for volume in present if volume.images.resolve() != own]
     if not volumes:
         raise UserError(
             f"{shown(options.workspace.data)}: found no labelled volume to learn from; fetch VNC "
             f"III by `{FETCH}`, or give --source RAW LABELS (or --quick, which needs none)"
         )
-    pixel = target.pixel
-    wanted = VoxelSize(target.spacing, pixel, pixel)
-    chosen = min(volumes, key=lambda volume: unlikeness(_size(volume, options), wanted))
-    size = _size(chosen, options)
-    facts = inspect("source", str(chosen.images), str(chosen.labels), size.in_plane, size.z)
-    if len(volumes) > 1:
-        print(f"  {chosen.title}: the nearest in voxel size of {len(volumes)} labelled volumes")
-    return facts
+    wanted = VoxelSize(target.spacing, target.pixel, target.pixel)
+    return min(volumes, key=lambda volume: unlikeness(volume.voxel_size, wanted))
 
 
-def _given(raw: str, labels: str, options: Options) -> LabelledVolume:
-    """A volume of ``--source``; its size is known if it is a published one."""
-    path = Path(raw).resolve()
-    for known in present_volumes(options.workspace.data):
-        if known.images.resolve() == path:
-            return known._replace(labels=Path(labels))
-    return LabelledVolume(shown(path), path, Path(labels), None)
+def _given(options: Options) -> list[LabelledVolume]:
+    """The volumes of ``--source``; their sizes by the options, the catalogue or the files."""
+    known = {volume.images.resolve(): volume for volume in present_volumes(options.workspace.data)}
+    unknown = [None] * len(options.source)
+    pixels = options.pixel_size_source or unknown
+    spacings = options.section_spacing_source or unknown
+    volumes = []
+    for (raw, labels), pixel, spacing in zip(options.source, pixels, spacings, strict=True):
+        path = Path(raw).resolve()
+        published = known.get(path)
+        own = published.voxel_size if published else open_volume(path, keep=False).voxel_size
+        own = own or VoxelSize(None, None, None)
+        pixel = pixel or own.in_plane
+        size = VoxelSize(spacing or own.z, pixel, pixel)
+        volumes.append(LabelledVolume(shown(path), path, Path(labels), size))
+    return volumes
 
 
-def _size(volume: LabelledVolume, options: Options) -> VoxelSize:
-    """Voxel size from the options, the catalogue or the file.
-
-    Raises:
-        UserError: it is unknown.
-    """
-    known = volume.voxel_size or open_volume(volume.images, keep=False).voxel_size
-    known = known or VoxelSize(None, None, None)
-    pixel = options.pixel_size_source or known.in_plane
-    spacing = options.section_spacing_source or known.z
-    missing = [
-        f"{option} NM"
-        for option, value in (
-            ("--pixel-size-source", pixel),
-            ("--section-spacing-source", spacing),
-        )
-        if value is None
-    ]
+def _known_size(volume: LabelledVolume) -> VoxelSize:
+    """The voxel size; raises UserError if a part of it is unknown."""
+    size = volume.voxel_size
+    options = (("--pixel-size-source", size.in_plane), ("--section-spacing-source", size.z))
+    missing = [f"{option} NM" for option, value in options if value is None]
     if missing:
         raise UserError(
-            f"{volume.title}: its files give no voxel size; add {' and '.join(missing)}"
+            f"{volume.title}: its files give no voxel size; add {' and '.join(missing)}, once for "
+            "each --source"
         )
-    return VoxelSize(spacing, pixel, pixel)
+    return size
