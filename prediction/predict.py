@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dataloader.volume import resample
+from prediction.compilation import shapes_to_compile
 from prediction.derived import Derived
 from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.inference import Inference
@@ -57,10 +58,10 @@ def predict(inference: Inference, again: bool = False) -> Derived:
             if finished:
                 derived.reused = True
                 _derive(inference, derived, stop)
-            elif inference.averages:
-                _predict_averaged(inference, derived, stop)
             else:
-                _predict_sections(inference, derived, stop)
+                _compile(inference)
+                fill = _predict_averaged if inference.averages else _predict_sections
+                fill(inference, derived, stop)
         except StopRequested:
             raise Interrupted("interrupted; the same command goes on", stop.received) from None
         except PeerLost as error:
@@ -93,6 +94,17 @@ def _remove_earlier(inference: Inference, finished: bool) -> None:
         singles = [single_predictions(inference.out, axis.name) for axis in inference.axes]
         kept += [part_of(path) for path in singles]
     remove_earlier(inference.out, kept)
+
+
+def _compile(inference: Inference) -> None:
+    """Compile the network where that saves time."""
+    test = inference.config.TEST
+    shapes = shapes_to_compile(
+        test.compile, inference.axes, inference.network, test.batch_size, inference.group.size
+    )
+    if shapes and inference.group.is_main:
+        inference.say("compiling the network, which takes up to a minute the first time")
+    inference.network.compile_for(shapes)
 
 
 def _derive(inference: Inference, derived: Derived, stop: StopSignal) -> None:

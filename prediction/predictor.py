@@ -1,6 +1,6 @@
 """From a volume to the mitochondria probability of each of its sections."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 from dataloader.volume import Volume
 from model.segmentor import SectionFeatures, Segmentor
 from prediction.windows import Windows
-from utils.runtime.device import computing_in, widened
+from utils.runtime.device import can_compile, computing_in, widened
 from utils.runtime.threads import prefetch
 
 
@@ -40,16 +40,31 @@ class NetworkPredictor:
         precision: torch.dtype = torch.float32,
     ) -> None:
         self.segmentor, self.device, self.precision = segmentor, device, precision
+        self.plain = segmentor.encode_sections, segmentor.decode_pair
+        self.compiled: dict[tuple[int, ...], tuple[Callable, Callable]] = {}
+
+    def compile_for(self, shapes: Collection[tuple[int, int, int]]) -> None:
+        """Compile the network for windows of these shapes, (windows, h, w), at their first use.
+
+        Probabilities differ from those of the plain network by rounding. If compilation does not
+        work, a warning says so.
+        """
+        if shapes and can_compile(self.device, "TEST.compile"):
+            encode, decode = (torch.compile(function, dynamic=False) for function in self.plain)
+            self.compiled = dict.fromkeys(shapes, (encode, decode))
 
     @torch.inference_mode()
     def encode(self, sections: Tensor) -> SectionFeatures:
+        encode, _ = self.compiled.get(tuple(sections.shape), self.plain)
         with computing_in(self.precision, self.device):
-            return self.segmentor.encode_sections(sections[:, None].to(self.device))
+            return encode(sections[:, None].to(self.device))
 
     @torch.inference_mode()
     def decode(self, current: SectionFeatures, auxiliary: SectionFeatures) -> Tensor:
+        windows, _, height, width = current.full.shape
+        _, decode = self.compiled.get((windows, height, width), self.plain)
         with computing_in(self.precision, self.device):
-            logits = self.segmentor.decode_pair(current, auxiliary, with_residual=False)
+            logits = decode(current, auxiliary, with_residual=False)
         # (B, 2 sections, 2, H, W)
         maps = torch.stack([widened(logits.current), widened(logits.auxiliary)], dim=1)
         return maps.softmax(2)[:, :, 1]
