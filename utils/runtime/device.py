@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -117,7 +118,8 @@ def can_compile(device: torch.device, key: str) -> bool:
     """
     _keep_compiled_code()
     try:
-        with torch._inductor.config.patch(force_disable_caches=True):
+        without_caches = torch._inductor.config.patch(force_disable_caches=True)
+        with without_caches, warnings.catch_warnings(action="ignore"):
             torch.compile(_trial)(torch.ones(2, device=device))
     except Exception as error:  # compiler errors have no common base class
         lines = [line for line in str(error).splitlines() if line.strip()]
