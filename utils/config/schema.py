@@ -324,6 +324,9 @@ class TestSettings(Settings):
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding of the sections, pixels
     batch_size: PositiveInt = 1  # windows per batch
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 if the device supports it
+    # torch.compile; auto: for volumes large enough that it saves more time than it takes
+    # (prediction/compilation.py)
+    compile: Literal["auto"] | bool = "auto"
     # average the predictions of neighbouring sections over this thickness, nm
     # (prediction/z_average.py); no effect on thicker sections
     z_average: Nanometres | None = None
