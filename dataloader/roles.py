@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from dataloader.corrections import CorrectedSections
 from dataloader.formats.opening import EXPECTED, find_volume, is_section_folder, open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.published.catalogue import LISTS_OF_ALL_SECTIONS
@@ -67,6 +68,24 @@ def open_labels(
         return None
     scale = _scale(workspace, data, role) if working else (1.0, 1.0)
     return _open(workspace, data, role, scale, masks=True, keep=keep)
+
+
+def open_corrections(
+    workspace: Workspace, data: DataSettings, target: Volume
+) -> CorrectedSections | None:
+    """The corrected masks of the target at the working pixel size; None if there are none.
+
+    Raises:
+        UserError: the corrections are missing, unreadable, or do not fit the target.
+    """
+    if data.corrections is None:
+        return None
+    path, scale = workspace.data_path(data.corrections), _scale(workspace, data, "target")
+    try:
+        masks = open_volume(path, None, scale, masks=True)
+        return CorrectedSections(masks, target, is_section_folder(path))
+    except UserError as error:
+        raise UserError(f"DATA.corrections: {error}") from None
 
 
 def pixel_sides(data: DataSettings, role: Role, volume: Volume) -> tuple[float, float] | None:

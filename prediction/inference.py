@@ -20,6 +20,7 @@ from model.checkpoint import MODEL, Checkpoint, load_checkpoint, segmentor_from
 from prediction.orthoplane import SlicingAxis, slicing_axes
 from prediction.outputs import PREDICTIONS, PROBABILITY
 from prediction.predictor import FlippedPredictor, NetworkPredictor, PairPredictor
+from prediction.threshold import read_threshold
 from utils.config.schema import Config
 from utils.ignore import ignoring
 from utils.paths import Workspace
@@ -101,6 +102,11 @@ class Inference:
         """The mitochondria probability of a section (H, W) or box, float32, from ``preds.hdf``."""
         with h5py.File(self.predictions) as file:
             return file[HDF5_DATASET][index]
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a pixel is mitochondria, once all are predicted."""
+        return read_threshold(self.predictions)
 
     def label(self, index: int) -> np.ndarray:
         """A section's mask of 0 and 1, 255 where pixels are ignored or blank."""

@@ -67,6 +67,16 @@ def remove_unfinished(folder: Path, kept: Iterable[Path] = ()) -> None:
         discard(path)
 
 
+def remove_made_of_masks(folder: Path) -> None:
+    """Remove objects, pictures and report, which were made of masks of another threshold."""
+    for path in (folder / INSTANCES, folder / PICTURES):
+        _remove_sections(path)
+    instances = [folder / f"{INSTANCES}{writer.suffix}" for writer in WRITERS.values()]
+    for path in (*instances, folder / OBJECTS, folder / REPORT):
+        if path.suffix:
+            discard(path)
+
+
 def _remove_sections(folder: Path) -> None:
     """Remove the sections in a folder, and the folder if it is empty then."""
     if not folder.is_dir():

@@ -10,7 +10,7 @@ from dataloader.volume import Volume
 from prediction.derived import Derived
 from prediction.inference import Inference
 from prediction.instances.scores import MIN_COMPONENT, InstanceScorer
-from prediction.instances.segmentation import Instances, mask_components
+from prediction.instances.segmentation import Instances, InstanceSettings, mask_components
 from prediction.instances.table import write_table
 from prediction.measures import MEASURES
 from prediction.metrics import (
@@ -33,12 +33,26 @@ class Measured(NamedTuple):
     """The scores of ``preds.hdf``.
 
     Attributes:
-        scores: as text such as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``.
+        scores: as text such as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``, of the masks at
+            ``THRESHOLD``.
         notes: what to know of them: the measure, how many sections, what was left out.
+        own: of the masks at the threshold of the inference; None if it is the same.
+        threshold: of the inference.
     """
 
     scores: Scores | DiceJaccard
     notes: str
+    own: Scores | DiceJaccard | None
+    threshold: float
+
+    def lines(self) -> list[str]:
+        """Scores and notes as text."""
+        lines = [str(self.scores), self.notes]
+        if self.own:
+            rule = str(self.own).split(", ")  # mAP, if any, is the first, and needs no threshold
+            own = ", ".join(part for part in rule if not part.startswith("mAP"))
+            lines.insert(1, f"masks at {self.threshold:g}: {own}; above: at {THRESHOLD:g}")
+        return lines
 
 
 def measure(inference: Inference, name: str, derived: Derived) -> Measured:
@@ -52,13 +66,16 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
         derived: of the sections.
     """
     kinds = {"map_3d": PooledScores, "dice": DiceScores}
-    scorer = kinds.get(name, SectionScores)()
+    scorer, at_own = (kinds.get(name, SectionScores)() for _ in range(2))
+    threshold = inference.threshold
     ignored = 0.0
     for index in range(len(inference.labels)):
         ignored += ignored_share(inference.labels.section(index)) / len(inference.labels)
         label, probability = inference.label(index), inference.probability(index)
-        mask = probability >= THRESHOLD
-        scorer.add(mask if name == "dice" else probability, label)
+        scorer.add(probability >= THRESHOLD if name == "dice" else probability, label)
+        mask = probability >= threshold
+        if threshold != THRESHOLD:
+            at_own.add(mask if name == "dice" else mask.astype(np.float32), label)
         own = scorer.scores[-1].mAP if isinstance(scorer, SectionScores) else math.nan
         derived.rows[index] = _row(own, Counts.of(mask, label))
     notes = f"{name}: {MEASURES[name]}; {scorer.tally}"
@@ -68,7 +85,8 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
         notes += f"; {ignored:.2%} of the labels' pixels are ignored"
     if blank := derived.blank_share:
         notes += f"; {blank:.2%} of the volume is blank, and not scored"
-    measured = Measured(scorer.result(), notes)
+    own = None if threshold == THRESHOLD else at_own.result()
+    measured = Measured(scorer.result(), notes, own, threshold)
     _write(inference, measured)
     return measured
 
@@ -92,9 +110,9 @@ def _write(inference: Inference, measured: Measured) -> None:
         f"checkpoint={inference.checkpoint_path.name}, iteration={checkpoint.iteration}, "
         f"chosen by: {checkpoint.chosen_by}"
     )
-    text = f"{measured.scores}\n{measured.notes}\n{origin}\n"
+    text = "\n".join([*measured.lines(), origin])
     with writing_to(inference.out):
-        (inference.out / SCORES).write_text(text, encoding="utf-8")
+        (inference.out / SCORES).write_text(text + "\n", encoding="utf-8")
 
 
 def segment(inference: Inference) -> Instances:
@@ -104,6 +122,7 @@ def segment(inference: Inference) -> Instances:
             inference.probability,
             inference.raw.shape,
             inference.voxel_size,
+            InstanceSettings(threshold=inference.threshold),
             scratch=inference.out,
             group=inference.group,
         )

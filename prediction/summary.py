@@ -49,7 +49,9 @@ def write_summary(inference: Inference, derived: Derived, results: dict[str, Any
         "pairs": len(inference.axes[0].pairs),
         "seconds": None,
         "measure": None,
+        "threshold": inference.threshold,
         "scores": None,
+        "scores_at_threshold": None,
         "notes": "",
         "instance_scores": None,
     }

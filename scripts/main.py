@@ -1,6 +1,7 @@
 """Train a segmentation network on a labelled source volume and adapt it to an unlabelled target."""
 
 import argparse
+from pathlib import Path
 
 import project_root  # noqa: F401
 
@@ -29,6 +30,12 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="try the config: two iterations, a validation on two sections, a checkpoint",
     )
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="PATH",
+        help="corrected masks of some target sections to learn from (DATA.corrections)",
+    )
     args = parser.parse_args()
     if args.mode != "train":
         raise UserError(f"-m {args.mode}: expected train; inference.py predicts and scores")
@@ -55,6 +62,9 @@ def main() -> None:
         run += "-check"
         changes = CHECK_SETTINGS
     config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=changes)})
+    if args.corrections:
+        data = config.DATA.model_copy(update={"corrections": args.corrections.resolve()})
+        config = config.model_copy(update={"DATA": data})
     device = choose_device(args.device, config.TRAIN.if_cuda)
 
     group = Group.join()

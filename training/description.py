@@ -1,5 +1,6 @@
 """Describes a run before it starts."""
 
+from dataloader.corrections import CorrectedSections
 from dataloader.pairs import PairDataset
 from dataloader.roles import pixel_size
 from dataloader.volume import Volume
@@ -20,6 +21,11 @@ def describe(trainer: Trainer) -> list[str]:
         lines.append(_pairs(name, pairs))
         sizes[name] = pixel_size(data, "source", pairs.images)
     lines.append(_pairs("target", trainer.target))
+    if trainer.corrected:
+        labels = trainer.corrected.labels
+        lines.append(f"corrections: {shown(labels.path)}, sections {_listed(labels)}")
+    if config.TRAIN.init_from:
+        lines.append(f"initial weights: {config.TRAIN.init_from}")
     sizes["target"] = pixel_size(config.DATA, "target", trainer.target.images)
     if any(sizes.values()):
         known = ", ".join(f"{k} {f'{v:g} nm' if v else 'unknown'}" for k, v in sizes.items())
@@ -43,6 +49,11 @@ def describe(trainer: Trainer) -> list[str]:
     if all(phase.learns == "source" for phase in planned):
         lines.append("source only: the consistency and adversarial weights are all 0")
     return lines
+
+
+def _listed(labels: CorrectedSections) -> str:
+    names = [labels.names[labels.places[index]] for index in labels.corrected]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _pairs(name: str, pairs: PairDataset) -> str:

@@ -19,6 +19,7 @@ FREE = {
     "TRAIN.save_freq",
     "TRAIN.keep_checkpoints",
     "TRAIN.on_nan",
+    "TRAIN.init_from",
     "TRAIN.resume",
     "TRAIN.model_name",
     "TRAIN.save_path",

@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dataloader.corrections import CorrectedPairs
 from dataloader.histogram_matching import match_histograms
 from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
 from dataloader.pairs import Appearance, PairDataset, Sampling, check_crop_fits, check_same_shape
-from dataloader.roles import at_common_size, open_images, open_labels
+from dataloader.roles import at_common_size, open_corrections, open_images, open_labels
 from dataloader.volume import Volume
+from model.checkpoint import load_checkpoint, segmentor_from
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from training.learner import Learner, Networks
@@ -24,6 +26,7 @@ from utils.runtime.device import choose_precision, compiled, in_precision
 from utils.runtime.distributed import Group
 
 SEEDS = {"source": 0, "target": 1}  # the domains draw different random numbers
+CORRECTED = 100  # appended to the target's seed; beyond its slicing axes
 
 
 def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Config:
@@ -76,15 +79,53 @@ class Learning(NamedTuple):
     steps: Steps
 
 
-def build_learning(config: Config, device: torch.device, group: Group | None = None) -> Learning:
-    """Build networks with random weights (torch's global generator) on a device."""
+def initial_weights(config: Config, workspace: Workspace) -> dict[str, Tensor] | None:
+    """The weights of ``TRAIN.init_from``; None without it, and for a run that resumes.
+
+    Raises:
+        UserError: the file is missing or damaged, or its network has another width.
+    """
+    train = config.TRAIN
+    if train.init_from is None or train.resume:
+        return None
+    path = workspace.file(train.init_from)
+    checkpoint = load_checkpoint(path)
+    weights, expected = segmentor_from(checkpoint, path).state_dict(), config.MODEL.width
+    width = weights["section_full.conv1.bias"].numel()
+    if width != expected:
+        raise UserError(
+            f"TRAIN.init_from: {path}: found a network of width {width}, expected {expected}; set "
+            "MODEL.width"
+        )
+    size, working = checkpoint.pixel_size, config.DATA.pixel_size_working
+    if size and working and size != working:
+        warn(f"TRAIN.init_from: {path}: trained at {size:g} nm, this run is at {working:g} nm")
+    return weights
+
+
+def build_learning(
+    config: Config,
+    device: torch.device,
+    group: Group | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> Learning:
+    """Build networks on a device.
+
+    Args:
+        config: of the run.
+        device: of the networks.
+        group: processes that share each batch.
+        weights: of the segmentor; None: random, from torch's global generator.
+    """
     width, train, beyond = config.MODEL.width, config.TRAIN, config.BEYOND
     modules: list[nn.Module] = [
         Segmentor(width),
         build_discriminator(width),
         build_discriminator(width),
     ]
-    if beyond.head_prior:
+    if weights is not None:
+        modules[0].load_state_dict(weights)
+    elif beyond.head_prior:
         modules[0].begin_at(beyond.head_prior)
     modules = [module.to(device, memory_format=torch.channels_last) for module in modules]
     return join(modules, config, choose_precision(train.precision, device), group)
@@ -172,6 +213,22 @@ def open_pairs(
             warn(f"{shown(volume.path)}: {line}")
     seed, length = (train.random_seed, SEEDS[domain]), train.total_iters * train.batch_size
     return PairDataset(images, labels, Sampling(stride, crop, seed, length))
+
+
+def open_corrected(
+    workspace: Workspace, config: Config, target: PairDataset
+) -> CorrectedPairs | None:
+    """The pairs of the target with corrected sections; None if there are none.
+
+    Raises:
+        UserError: the corrections are missing or do not fit the target.
+    """
+    labels = open_corrections(workspace, config.DATA, target.images)
+    if labels is None:
+        return None
+    sampling = target.sampling
+    sampling = sampling._replace(seed=(*sampling.seed, CORRECTED))
+    return CorrectedPairs(target.images, labels, sampling)
 
 
 def source_appearance(config: Config, source: PairDataset, target: PairDataset) -> Appearance:

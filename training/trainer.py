@@ -24,6 +24,8 @@ from training.run_folder import RunFolder
 from training.setup import (
     build_learning,
     fingerprints,
+    initial_weights,
+    open_corrected,
     open_pairs,
     open_source,
     open_validation,
@@ -92,10 +94,11 @@ class Trainer:
         self.continues = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
         torch.manual_seed(config.TRAIN.random_seed)
         self.learner, self.networks, self.precision, self.steps = build_learning(
-            config, device, self.group
+            config, device, self.group, initial_weights(config, workspace)
         )
         self.source = open_source(workspace, config, self.crop)
         self.target = open_pairs(workspace, config, "target", self.crop)
+        self.corrected = open_corrected(workspace, config, self.target)
         for pairs in self.source.members:
             pairs.appearance = source_appearance(config, pairs, self.target)
         limit = CHECK_PAIRS if check else None
@@ -111,6 +114,8 @@ class Trainer:
         self.checkpoints = Checkpoints(self.folder.models, self.learner, config)
         sources = [(pairs.images, pairs.labels) for pairs in self.source.members]
         self.fingerprints = fingerprints(sources, self.target.images, self.validation)
+        if self.corrected:
+            self.fingerprints["DATA.corrections"] = self.corrected.labels.fingerprint()
         self.start = 0
         self.unvalidated = False  # True while the validation of the last iteration is unfinished
         self.log_state: dict = {}
@@ -172,14 +177,21 @@ class Trainer:
 
     def activate(self, phase: Phase, log: RunLog | None, stop: StopSignal) -> Active:
         """Set up a phase; a round uses the source if the labels of the target fail the check."""
+        source = self.with_corrected(self.source)
         if phase.learns == "both":
-            return Active(self.steps.adapt, {"source": self.source, "target": self.target})
+            return Active(self.steps.adapt, {"source": source, "target": self.target})
         labelled = None
         if phase.learns == "target":
             labelled = self.label_target(phase.first, log, stop)
         if labelled is not None:
-            return Active(self.steps.target, {"target": labelled})
-        return Active(self.steps.source, {"source": self.source})
+            return Active(self.steps.target, {"target": self.with_corrected(labelled)})
+        return Active(self.steps.source, {"source": source})
+
+    def with_corrected(self, pairs: PairDataset) -> PairDataset:
+        """Labelled pairs, together with those of the target's corrected sections, if any."""
+        if self.corrected is None:
+            return pairs
+        return pairs.labelled(pairs.labels, (*pairs.others, self.corrected))
 
     def label_target(
         self, iteration: int, log: RunLog | None, stop: StopSignal

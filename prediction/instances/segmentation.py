@@ -1,10 +1,10 @@
 """Mitochondria as objects: from a probability volume on disk to numbered instances.
 
-A component is a set of voxels of probability >= 0.5 that are connected by their faces. Small
-components are removed, and those with a narrow neck are split there. Only the runs of a slab, or a
-few components, are in memory at a time: the components are found slab by slab, their runs are kept
-in scratch files, and each is split within its bounding box. The result does not depend on the
-slabs, nor on the threads and processes that share the work.
+A component is a set of voxels of probability >= 0.5, or another threshold, that are connected by
+their faces. Small components are removed, and those with a narrow neck are split there. Only the
+runs of a slab, or a few components, are in memory at a time: the components are found slab by slab,
+their runs are kept in scratch files, and each is split within its bounding box. The result does not
+depend on the slabs, nor on the threads and processes that share the work.
 
 Faces (6-connectivity) rather than edges or corners: a mitochondrion is at least a hundred
 nanometres thick, which is many voxels in a section, so its consecutive sections overlap. Voxels
@@ -41,6 +41,7 @@ class InstanceSettings:
     """What counts as one mitochondrion.
 
     Attributes:
+        threshold: probability from which a voxel is mitochondria.
         part: split components at narrow necks.
         neck: a component is split where the radius of a neck is less than this fraction of the
             radius of the smaller body that it joins; radii are distances to the background. Chosen
@@ -57,6 +58,7 @@ class InstanceSettings:
             that are split at a time together; about 90 bytes of memory each.
     """
 
+    threshold: float = THRESHOLD
     part: bool = True
     neck: float = 0.3
     min_volume_um3: float = 0.001
@@ -202,7 +204,7 @@ class Instances:
         threads = cores()
 
         def find(index: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-            return index, section_runs(self._probability(index), THRESHOLD)
+            return index, section_runs(self._probability(index), self.settings.threshold)
 
         found = prefetch(find, own, 2 * threads, threads)
         sections = progress(found, len(own), "section")

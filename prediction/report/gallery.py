@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from dataloader.volume import Volume, evenly_spaced, resample
-from prediction.metrics import THRESHOLD
 from prediction.pictures import contours, grey, instances_picture
 from prediction.report.tables import column_values
 
@@ -19,7 +18,7 @@ ONLY_HERE, ONLY_THERE = (213, 94, 0), (0, 114, 178)  # RGB of orange and blue
 
 def gallery(
     raw: Volume,
-    prediction: Volume,
+    masks: Volume,
     labels: Volume | None,
     instances: Volume | None,
     stride: int,
@@ -35,11 +34,11 @@ def gallery(
         entry = {"name": name, "score": f"F1 {f1[index]:.3f}" if scored else ""}
         small = fitting(_middle(raw, index).shape, GALLERY_SIDE)
         image = resample(_middle(raw, index), small)
-        mask = _small(_middle(prediction, index) >= THRESHOLD, small)
+        mask = _small(_middle(masks, index), small)
         label = None if labels is None else _small(_middle(labels, index) == 1, small)
         entry["contours"] = _jpeg(contours(image, mask, label, 1))
         if 0 <= other < len(raw):
-            there = _small(_middle(prediction, other) >= THRESHOLD, small)
+            there = _small(_middle(masks, other), small)
             entry["residual"] = _jpeg(_residual(image, mask, there))
             entry["other"] = raw.names[other]
         if instances is not None:
@@ -63,12 +62,12 @@ def _residual(image: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndar
     return picture
 
 
-def contact_sheet(raw: Volume, prediction: Volume) -> str:
+def contact_sheet(raw: Volume, masks: Volume) -> str:
     """One picture with thumbnails of evenly spaced sections and their predicted masks."""
     panels = []
     for index in evenly_spaced(len(raw), SHEET):
         small = fitting(raw.shape[1:], SHEET_SIDE)
-        mask = _small(prediction.section(index) >= THRESHOLD, small)
+        mask = _small(masks.section(index), small)
         panel = contours(resample(raw.section(index), small), mask, None, 1)
         text = str(index)
         for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):

@@ -150,6 +150,8 @@ class TrainSettings(Settings):
     keep_checkpoints: bool = False  # keep the checkpoint of every save_freq
     if_valid: bool = True  # validate if there are validation labels
 
+    # checkpoint whose weights the segmentor starts from, of this project or a published one
+    init_from: Path | None = None
     resume: bool = False  # continue from models/<model_name>/training_state.ckpt
     model_name: str | None = None  # the run to continue; default: this run
     save_path: Path = Path("../models")  # folder of the runs' checkpoints
@@ -242,6 +244,8 @@ class DataSettings(SourceSettings):
     data_dir_target_label: Path | None = None  # never read in training
     data_list_target: Path | None = None
     target_stride: PositiveInt = 1
+    # corrected masks of some target sections (dataloader/corrections.py); main.py --corrections
+    corrections: Path | None = None
     input_size_target: Size | None = None  # must equal input_size
 
     data_dir_val: Path | None = None  # the volume to score
@@ -326,6 +330,9 @@ class TestSettings(Settings):
     # average the predictions of xy, xz and yz slices (prediction/orthoplane.py); for nearly
     # isotropic voxels
     orthoplane: bool = False
+    # probability from which a pixel is mitochondria, in masks, objects, pictures and the labels of
+    # a round; expected_f1: chosen without labels (prediction/threshold.py). Scores: also at 0.5
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["expected_f1"] = 0.5
     flips: bool = False  # average over the eight flips and rotations of a window; 8 times the work
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint to use; -mn overrides
