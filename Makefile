@@ -30,9 +30,9 @@ test: install extra lint
 	$(PYTEST)
 	$(PYTEST) -m auto_precision --auto-precision bfloat16
 
-# on a machine with a CUDA GPU
+# on a machine with a CUDA GPU: tests, golden numbers, speed, a profile, the first 500 iterations
 gpu: install extra
-	$(BIN)/python -m pytest --gpu
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 # a run killed at random moments and resumed until it ends, against one left alone
 KILLS ?= 100

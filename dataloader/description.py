@@ -53,6 +53,7 @@ class VolumeFacts(NamedTuple):
         shape: (sections, height, width).
         dtype: name of the dtype.
         voxel_size: None if unknown.
+        voxel_size_from: where in the file it was read; None if unknown.
         greys: minimum and maximum of the sections read.
         section_means: mean grey value of each section, of at most 4,096 evenly spaced ones.
         labels: content of the labels; None for grey sections.
@@ -65,6 +66,7 @@ class VolumeFacts(NamedTuple):
     shape: tuple[int, int, int]
     dtype: str
     voxel_size: VoxelSize | None
+    voxel_size_from: str | None
     greys: tuple[float, float]
     section_means: list[float]
     labels: LabelFacts | None
@@ -78,6 +80,7 @@ class VolumeFacts(NamedTuple):
             "shape": list(self.shape),
             "dtype": self.dtype,
             "voxel_size_nm": None if self.voxel_size is None else list(self.voxel_size),
+            "voxel_size_from": self.voxel_size_from,
             "grey_range": list(self.greys),
             "section_means": self.section_means,
             "blank": self.blank,
@@ -93,6 +96,7 @@ class VolumeFacts(NamedTuple):
             ("format", f"{self.kind}, {self.dtype}"),
             ("sections", f"{sections:,} of {height:,} x {width:,} pixels (height x width)"),
             ("voxel size", "unknown" if size is None else f"{size} (z, y, x)"),
+            *([("", f"from the {self.voxel_size_from}")] if size else []),
             ("values", f"{self.greys[0]:g} to {self.greys[1]:g}"),
         ]
         if self.blank:
@@ -129,6 +133,8 @@ def describe_volume(
     with collected_warnings() as warnings:
         volume = open_volume(path, list_file, masks=labels, keep=False, fill=not labels)
         raw = volume.volume  # values as in the file
+        if volume.voxel_size_note:
+            warnings.append(f"{volume.where}: {volume.voxel_size_note}")
         found, blank = _count_labels(volume) if labels else None, 0.0
         if found:
             greys = _range_of(raw)
@@ -141,7 +147,7 @@ def describe_volume(
         section_means = [float(raw.section(k).mean(dtype=np.float64)) for k in indices]
     return VolumeFacts(
         volume.where, volume.kind, volume.shape, str(raw.section(0).dtype), volume.voxel_size,
-        greys, section_means, found, blank, list(warnings),
+        volume.voxel_size_from, greys, section_means, found, blank, list(warnings),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from utils.ignore import IGNORE, ignoring
 TILE_MARGIN = 100  # pixels around a crop of a tiled volume: tissue for rotations to bring in
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
 # Appended to a sample's seed: each purpose has its own random numbers.
-PLAIN, APPEARANCE, AXIS, RETRY = 1, 2, 3, 4
+PLAIN, APPEARANCE, OWNER, RETRY = 1, 2, 3, 4
 MOSTLY_BLANK = 0.5  # a crop with a larger blank fraction is drawn again
 TRIES = 32  # draws at most; then the least blank one is used
 
@@ -94,8 +94,9 @@ class PairDataset(Dataset):
         appearance: changes of the samples besides the augmentation.
 
     Attributes:
-        other_axes: datasets of the same length and tissue along other slicing axes. Each sample
-            comes from this dataset or one of those, with equal probability.
+        others: datasets of the same length, such as other volumes, or the same one along other
+            slicing axes. Each sample comes from this dataset or one of those, with equal
+            probability.
 
     Raises:
         UserError: the volume has too few sections or they are smaller than the crop, or the labels
@@ -121,14 +122,19 @@ class PairDataset(Dataset):
         self.sampling, self.appearance = sampling, appearance
         # Asked once: all samples of a batch must have the same keys.
         self.blank = images.may_be_blank
-        self.other_axes: tuple[PairDataset, ...] = ()
+        self.others: tuple[PairDataset, ...] = ()
         self.augment = PairAugmentation(sampling.crop, "centre" if images.tiled else "random")
 
-    def labelled(self, labels: Volume, other_axes: tuple["PairDataset", ...] = ()) -> "PairDataset":
-        """A copy of the dataset with labels and with datasets along other slicing axes."""
+    def labelled(self, labels: Volume, others: tuple["PairDataset", ...] = ()) -> "PairDataset":
+        """A copy of the dataset with labels, which shares its samples with others."""
         pairs = copy.copy(self)
-        pairs.labels, pairs.other_axes = labels, other_axes
+        pairs.labels, pairs.others = labels, others
         return pairs
+
+    @property
+    def members(self) -> tuple["PairDataset", ...]:
+        """This dataset and those that it shares its samples with."""
+        return (self, *self.others)
 
     def __len__(self) -> int:
         return self.sampling.length
@@ -141,7 +147,7 @@ class PairDataset(Dataset):
             (2, crop, crop) uint8: 0, 1 and 255 for ignored pixels. Without labels, if the volume
             may have blank areas, also ``ignored`` (2, crop, crop) bool.
         """
-        if (pairs := self._of_axis(number)) is not self:
+        if (pairs := self._owner(number)) is not self:
             return pairs[number]
         draw = self._draw(number)
         images, masks = self._images(draw), self._masks(draw)
@@ -169,7 +175,7 @@ class PairDataset(Dataset):
 
     def describe(self, number: int) -> str:
         """Where sample ``number`` comes from: volume, sections, rows and columns."""
-        if (pairs := self._of_axis(number)) is not self:
+        if (pairs := self._owner(number)) is not self:
             return pairs.describe(number)
         draw, names = self._draw(number), self.images.names
         current, auxiliary = (f"{k} ({names[k]})" for k in draw.pair)
@@ -180,12 +186,12 @@ class PairDataset(Dataset):
             f"{', augmented' if draw.augmented else ''}"
         )
 
-    def _of_axis(self, number: int) -> "PairDataset":
+    def _owner(self, number: int) -> "PairDataset":
         """The dataset that sample ``number`` comes from."""
-        if not self.other_axes:
+        if not self.others:
             return self
-        rng = np.random.default_rng((*self.sampling.seed, number, AXIS))
-        return (self, *self.other_axes)[rng.integers(1 + len(self.other_axes))]
+        rng = np.random.default_rng((*self.sampling.seed, number, OWNER))
+        return self.members[rng.integers(len(self.members))]
 
     def _draw(self, number: int) -> Draw:
         """The random choices behind sample ``number``."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from dataloader.corrections import CorrectedSections
 from dataloader.formats.opening import EXPECTED, find_volume, is_section_folder, open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.published.catalogue import LISTS_OF_ALL_SECTIONS
@@ -69,6 +70,24 @@ def open_labels(
     return _open(workspace, data, role, scale, masks=True, keep=keep)
 
 
+def open_corrections(
+    workspace: Workspace, data: DataSettings, target: Volume
+) -> CorrectedSections | None:
+    """The corrected masks of the target at the working pixel size; None if there are none.
+
+    Raises:
+        UserError: the corrections are missing, unreadable, or do not fit the target.
+    """
+    if data.corrections is None:
+        return None
+    path, scale = workspace.data_path(data.corrections), _scale(workspace, data, "target")
+    try:
+        masks = open_volume(path, None, scale, masks=True)
+        return CorrectedSections(masks, target, is_section_folder(path))
+    except UserError as error:
+        raise UserError(f"DATA.corrections: {error}") from None
+
+
 def pixel_sides(data: DataSettings, role: Role, volume: Volume) -> tuple[float, float] | None:
     """Pixel size (y, x) in nm: from the config, else from the volume's metadata, else None."""
     own = volume.voxel_size
@@ -97,13 +116,14 @@ def voxel_size(data: DataSettings, volume: Volume) -> VoxelSize | None:
 def at_common_size(workspace: Workspace, data: DataSettings) -> DataSettings:
     """The settings with the working pixel size of a training run.
 
-    If the config gives none, and the pixel sizes of source and target are known and differ, it is
-    the coarser of the two, so that neither is upsampled.
+    If the config gives none, and the pixel sizes of sources and target are known and differ, it is
+    the coarsest, so that no volume is upsampled.
     """
     if data.pixel_size_working is not None:
         return data
-    sizes = [_square(_own_sides(workspace, data, role)) for role in ("source", "target")]
-    if None in sizes or _same(*sizes):
+    sizes = [_square(_own_sides(workspace, each, "source")) for each in data.each_source]
+    sizes.append(_square(_own_sides(workspace, data, "target")))
+    if None in sizes or _same(min(sizes), max(sizes)):
         return data
     return data.model_copy(update={"pixel_size_working": max(sizes)})
 

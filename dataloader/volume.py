@@ -30,6 +30,8 @@ class Volume(ABC):
         tiled: whether training and inference read sections in tiles.
         kept: whether the volume is in memory; otherwise sections are read as needed.
         voxel_size: from the metadata of the file, if it has any.
+        voxel_size_from: where in the metadata it was read.
+        voxel_size_note: what is wrong with its unit, for a warning.
         kind: the format, "folder", "hdf5", "tiff", "zarr", "ome-zarr", "mrc" or "nifti".
     """
 
@@ -38,6 +40,8 @@ class Volume(ABC):
     tiled: bool = False
     kept: bool = False
     voxel_size: VoxelSize | None = None
+    voxel_size_from: str | None = None
+    voxel_size_note: str = ""
     kind: str = "folder"
 
     @cached_property
@@ -137,6 +141,8 @@ class DerivedVolume(Volume):
     def __init__(self, volume: Volume, shape: tuple[int, int, int]) -> None:
         self.volume, self.path, self.kind = volume, volume.path, volume.kind
         self.voxel_size = volume.voxel_size
+        self.voxel_size_from = volume.voxel_size_from
+        self.voxel_size_note = volume.voxel_size_note
         super().__init__(shape)
         self.tiled, self.kept = volume.tiled, volume.kept
 

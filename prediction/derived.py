@@ -7,7 +7,6 @@ import numpy as np
 
 from dataloader.formats.base import VolumeWriter
 from prediction.inference import Inference
-from prediction.metrics import THRESHOLD
 from prediction.outputs import MASKS, PROBABILITY
 
 
@@ -16,11 +15,13 @@ class Derived:
     """Masks and probabilities in the output format, and a few numbers of each section.
 
     Attributes:
+        threshold: of the masks.
         rows: of ``scores.csv``, by section.
         blank: share of each section that is blank.
         reused: whether a finished ``preds.hdf`` was taken as it was.
     """
 
+    threshold: float
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     blank: dict[int, float] = field(default_factory=dict)
     reused: bool = False
@@ -37,7 +38,7 @@ class Derived:
 
     def add(self, index: int, probability: np.ndarray) -> None:
         """Write what follows from a section's probability (H, W) float32."""
-        mask = probability >= THRESHOLD
+        mask = probability >= self.threshold
         self.masks.write(index, mask.astype(np.uint8) * 255)
         if self.probabilities is not None:
             grey = np.rint(probability * 255).astype(np.uint8) if self.grey else probability

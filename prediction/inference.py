@@ -20,6 +20,7 @@ from model.checkpoint import MODEL, Checkpoint, load_checkpoint, segmentor_from
 from prediction.orthoplane import SlicingAxis, slicing_axes
 from prediction.outputs import PREDICTIONS, PROBABILITY
 from prediction.predictor import FlippedPredictor, NetworkPredictor, PairPredictor
+from prediction.threshold import read_threshold
 from utils.config.schema import Config
 from utils.ignore import ignoring
 from utils.paths import Workspace
@@ -35,11 +36,13 @@ class Request(NamedTuple):
         checkpoint: file in that folder.
         output_format: of masks, probabilities and instances, a key of ``WRITERS``; None: that of
             the volume.
+        folder: in ``inference/``, for the results; None: that of the model's name.
     """
 
     model: str
     checkpoint: str = MODEL
     output_format: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,15 @@ class Inference:
         """Whether predictions are averaged over slicing axes or neighbouring sections."""
         return len(self.axes) > 1 or self.axes[0].count > 1
 
-    def probability(self, index: int) -> np.ndarray:
-        """A section's mitochondria probability (H, W) float32, from ``preds.hdf``."""
+    def probability(self, index: int | tuple[slice, slice, slice]) -> np.ndarray:
+        """The mitochondria probability of a section (H, W) or box, float32, from ``preds.hdf``."""
         with h5py.File(self.predictions) as file:
             return file[HDF5_DATASET][index]
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a pixel is mitochondria, once all are predicted."""
+        return read_threshold(self.predictions)
 
     def label(self, index: int) -> np.ndarray:
         """A section's mask of 0 and 1, 255 where pixels are ignored or blank."""
@@ -146,7 +154,7 @@ def open_inference(
     labels = open_labels(workspace, data, "val", working=False, keep=False)
     if labels is not None:
         check_same_shape(volume.original, labels)
-    out = workspace.inference(request.model)
+    out = workspace.inference(request.folder or request.model)
     return Inference(
         config=config,
         workspace=workspace,

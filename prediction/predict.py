@@ -11,9 +11,16 @@ from prediction.compilation import shapes_to_compile
 from prediction.derived import Derived
 from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.inference import Inference
+from prediction.metrics import THRESHOLD
 from prediction.orthoplane import SlicingAxis, join
-from prediction.outputs import remove_earlier, single_predictions
+from prediction.outputs import (
+    remove_earlier,
+    remove_made_of_masks,
+    remove_unfinished,
+    single_predictions,
+)
 from prediction.store import PredictionStore, finished_fingerprint
+from prediction.threshold import EXPECTED_F1, ExpectedF1, write_threshold
 from prediction.volume import predict_on_grid
 from utils.errors import UserError, writing_to
 from utils.files import part_of
@@ -43,7 +50,9 @@ def predict(inference: Inference, again: bool = False) -> Derived:
     Raises:
         Interrupted: by SIGINT or SIGTERM; the same command continues.
     """
-    group, derived = inference.group, Derived()
+    group, threshold = inference.group, inference.config.TEST.threshold
+    chosen = ExpectedF1() if threshold == EXPECTED_F1 else None
+    derived = Derived(THRESHOLD if chosen else threshold)
     with writing_to(inference.out), ExitStack() as stack:
         inference.out.mkdir(parents=True, exist_ok=True)
         stop = stack.enter_context(awaited_signals())
@@ -55,13 +64,20 @@ def predict(inference: Inference, again: bool = False) -> Derived:
             if group.is_main:
                 _remove_earlier(inference, finished)
                 derived.open(inference, stack)
-            if finished:
-                derived.reused = True
-                _derive(inference, derived, stop)
-            else:
+            derived.reused = finished
+            if not finished:
                 _compile(inference)
                 fill = _predict_averaged if inference.averages else _predict_sections
-                fill(inference, derived, stop)
+                fill(inference, (chosen or derived).add, stop)
+            elif chosen:
+                _use(inference, chosen.add, stop)
+            if chosen:
+                derived.threshold = chosen.threshold
+            if group.is_main:
+                _record_threshold(inference, derived.threshold)
+            if chosen or finished:
+                _use(inference, derived.add, stop)
+            group.wait()  # until the threshold is recorded
         except StopRequested:
             raise Interrupted("interrupted; the same command goes on", stop.received) from None
         except PeerLost as error:
@@ -88,9 +104,12 @@ def _is_finished(inference: Inference) -> bool:
 
 
 def _remove_earlier(inference: Inference, finished: bool) -> None:
-    """Remove other results, and keep what the predictions continue from."""
-    kept = [inference.predictions] if finished else [part_of(inference.predictions)]
-    if inference.averages and not finished:
+    """Remove the results of another prediction, and keep what this one continues from."""
+    if finished:
+        remove_unfinished(inference.out)
+        return
+    kept = [part_of(inference.predictions)]
+    if inference.averages:
         singles = [single_predictions(inference.out, axis.name) for axis in inference.axes]
         kept += [part_of(path) for path in singles]
     remove_earlier(inference.out, kept)
@@ -107,15 +126,22 @@ def _compile(inference: Inference) -> None:
     inference.network.compile_for(shapes)
 
 
-def _derive(inference: Inference, derived: Derived, stop: StopSignal) -> None:
-    """Derive what follows from finished predictions."""
+def _use(inference: Inference, use: SectionUser, stop: StopSignal) -> None:
+    """Pass the sections of a finished prediction on, in the main process."""
     if inference.group.is_main:
         for index in range(len(inference.raw)):
-            derived.add(index, inference.probability(index))
+            use(index, inference.probability(index))
             stop.check()
 
 
-def _predict_sections(inference: Inference, derived: Derived, stop: StopSignal) -> None:
+def _record_threshold(inference: Inference, threshold: float) -> None:
+    """Record the threshold; remove what an earlier call has made with another one."""
+    if threshold != inference.threshold:
+        remove_made_of_masks(inference.out)
+        write_threshold(inference.predictions, threshold)
+
+
+def _predict_sections(inference: Inference, use: SectionUser, stop: StopSignal) -> None:
     """Predict the volume's own sections, without averaging over others."""
     store = PredictionStore(
         inference.predictions,
@@ -124,12 +150,12 @@ def _predict_sections(inference: Inference, derived: Derived, stop: StopSignal) 
         _whole_fingerprint(inference),
         inference.group,
     )
-    _fill(inference, store, inference.axes[0], derived, stop)
+    _fill(inference, store, inference.axes[0], use, stop)
     if inference.group.is_main:
         store.finish(stop.check)
 
 
-def _predict_averaged(inference: Inference, derived: Derived, stop: StopSignal) -> None:
+def _predict_averaged(inference: Inference, use: SectionUser, stop: StopSignal) -> None:
     """Predict along each axis on the working grid, then average on the volume's own."""
     stores = []
     for axis in inference.axes:
@@ -148,7 +174,7 @@ def _predict_averaged(inference: Inference, derived: Derived, stop: StopSignal) 
         probability = np.clip(resample(probability, shape[1:]), 0, 1)
         probability = _without_blank(inference, index, probability)
         averaged.write(index, probability)
-        derived.add(index, probability)
+        use(index, probability)
     averaged.finish(stop.check)
     for store in stores:
         store.discard()
@@ -158,14 +184,16 @@ def _fill(
     inference: Inference,
     store: PredictionStore,
     axis: SlicingAxis,
-    derived: Derived | None,
+    use: SectionUser | None,
     stop: StopSignal,
 ) -> None:
     """Predict this process's share of the sections that a store lacks.
 
-    ``derived`` is None where the sections are yet to be averaged with others.
+    ``use`` is None where the sections are yet to be averaged with others.
     """
-    group, use = inference.group, derived.add if derived and inference.group.is_main else _nothing
+    group, final = inference.group, use is not None
+    if not (final and group.is_main):
+        use = _nothing
     done = store.done()
     group.wait()  # or sections that another process has just written would count as done
     _say_done(inference, store, axis, len(done))
@@ -175,7 +203,7 @@ def _fill(
     own = group.share([index for index in order if index not in done])
 
     def keep(index: int, probability: np.ndarray) -> None:
-        if derived is not None:
+        if final:
             probability = _without_blank(inference, index, probability)
         store.write(index, probability)
         use(index, probability)
@@ -183,8 +211,9 @@ def _fill(
     task = axis.task(inference.config.TEST.batch_size)
     shape = store.shape[1:]
     sections = predict_on_grid(inference.predictor, task, shape, sections=set(own))
+    count = len(done) + len(own)
     with write_behind(keep) as write:
-        for index, probability in progress(sections, len(own), _unit(inference, axis)):
+        for index, probability in progress(sections, count, _unit(inference, axis), len(done)):
             write(index, probability)
             stop.check()
     group.wait()

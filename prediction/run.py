@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 from dataloader.formats.opening import open_volume
 from prediction.derived import Derived
 from prediction.inference import Inference
-from prediction.metrics import THRESHOLD
-from prediction.outputs import PICTURES
+from prediction.outputs import INSTANCES, OBJECTS, PICTURES, volume
 from prediction.pictures import as_stored, contours, mask_picture
 from prediction.predict import predict
 from prediction.report.report import write_report
 from prediction.report.view import add_layers
-from prediction.scoring import find_objects, measure
+from prediction.scoring import find_objects, measure, segment
 from prediction.summary import dtype_name, write_summary
+from prediction.threshold import EXPECTED_F1
 from utils.errors import writing_to
 from utils.files import write_picture
 from utils.paths import shown
+from utils.progress import stage
 from utils.runtime.memory import peak_memory
 
 
@@ -42,30 +43,35 @@ class Wanted(NamedTuple):
 def run(inference: Inference, wanted: Wanted) -> Path | None:
     """Predict, score where there are labels, and do what else is wanted.
 
-    Of several processes, all but the main one only predict.
+    Of several processes, all but the main one only predict and find objects.
 
     Returns:
-        The volume of the objects; None without them.
+        The volume of the objects, which may be of an earlier inference; None without them.
     """
     say_start(inference)
     begin = time.perf_counter()
-    derived = predict(inference, wanted.repredict)
+    with stage("predict"):
+        derived = predict(inference, wanted.repredict)
     if not inference.group.is_main:
+        if wanted.objects:
+            segment(inference)
         return None
     results = say_predicted(inference, derived, time.perf_counter() - begin)
     results |= score(inference, wanted.measure, derived)
-    objects = None
     if wanted.objects:
         inference.say("Finding mitochondria...")
-        objects, scores = find_objects(inference)
-        results["instance_scores"] = scores
+        with stage("objects"):
+            results["instance_scores"] = find_objects(inference)
     if wanted.pictures:
         inference.say("Show...")
         draw(inference)
     write_summary(inference, derived, results)
     inference.say(peak_memory(inference.network.device))
+    found = (inference.out / OBJECTS).is_file()
+    objects = volume(inference.out, INSTANCES, inference.output_format) if found else None
     if wanted.report:
-        report(inference, objects)
+        with stage("report"):
+            report(inference, objects)
     return objects
 
 
@@ -99,12 +105,17 @@ def say_predicted(inference: Inference, derived: Derived, seconds: float) -> dic
         pairs = sum(len(axis.windows.corners) * len(axis.pairs) for axis in inference.axes)
         inference.say(f"Prediction time (s): {seconds:.2f}")
         inference.say(f"pairs of windows per second: {pairs / seconds:.2f}")
+    if inference.config.TEST.threshold == EXPECTED_F1:
+        inference.say(
+            f"masks: probability >= {derived.threshold:g}, where the expected F1 is largest "
+            "(TEST.threshold)"
+        )
     if blank := derived.blank_share:
         inference.say(
             f"blank areas: {blank:.2%} of the volume; filled from the tissue beside them, "
             "probability 0"
         )
-    return {"seconds": None if derived.reused else round(seconds, 2), "blank": blank}
+    return {"blank": blank} | ({} if derived.reused else {"seconds": round(seconds, 2)})
 
 
 def score(inference: Inference, name: str, derived: Derived) -> dict[str, Any]:
@@ -117,10 +128,17 @@ def score(inference: Inference, name: str, derived: Derived) -> dict[str, Any]:
     say(f"Measure on {'dice and Jaccard' if name == 'dice' else 'mAP, F1, MCC, and IoU'}...")
     begin = time.perf_counter()
     measured = measure(inference, name, derived)
-    say(str(measured.scores))
+    first, *others = measured.lines()
+    say(first)
     say(f"Measurement time (s): {time.perf_counter() - begin:.2f}")
-    say(measured.notes)
-    return {"measure": name, "scores": measured.scores._asdict(), "notes": measured.notes}
+    for line in others:
+        say(line)
+    return {
+        "measure": name,
+        "scores": measured.scores._asdict(),
+        "scores_at_threshold": measured.own and measured.own._asdict(),
+        "notes": measured.notes,
+    }
 
 
 def draw(inference: Inference) -> None:
@@ -128,8 +146,9 @@ def draw(inference: Inference) -> None:
     folder, raw = inference.out / PICTURES, inference.raw
     with writing_to(folder):
         folder.mkdir(exist_ok=True)
+        threshold = inference.threshold
         for index in range(len(raw)):
-            mask = inference.probability(index) >= THRESHOLD
+            mask = inference.probability(index) >= threshold
             picture = mask_picture(mask)[..., 0]
             if not raw.tiled:
                 label = None if inference.labels is None else inference.labels.section(index)

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from dataloader.volume import Volume
 from prediction.derived import Derived
 from prediction.inference import Inference
 from prediction.instances.scores import MIN_COMPONENT, InstanceScorer
-from prediction.instances.segmentation import Instances, mask_components
+from prediction.instances.segmentation import Instances, InstanceSettings, mask_components
 from prediction.instances.table import write_table
 from prediction.measures import MEASURES
 from prediction.metrics import (
@@ -24,21 +23,36 @@ from prediction.metrics import (
     SectionScores,
 )
 from prediction.outputs import INSTANCES, OBJECTS, SCORES
-from utils.errors import writing_to
+from utils.errors import UserError, writing_to
 from utils.ignore import IGNORE, ignored_share
 from utils.paths import shown
+from utils.runtime.distributed import PeerLost
 
 
 class Measured(NamedTuple):
     """The scores of ``preds.hdf``.
 
     Attributes:
-        scores: as text such as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``.
+        scores: as text such as ``mAP=0.8948, F1=0.8129, MCC=0.8053, IoU=0.6865``, of the masks at
+            ``THRESHOLD``.
         notes: what to know of them: the measure, how many sections, what was left out.
+        own: of the masks at the threshold of the inference; None if it is the same.
+        threshold: of the inference.
     """
 
     scores: Scores | DiceJaccard
     notes: str
+    own: Scores | DiceJaccard | None
+    threshold: float
+
+    def lines(self) -> list[str]:
+        """Scores and notes as text."""
+        lines = [str(self.scores), self.notes]
+        if self.own:
+            rule = str(self.own).split(", ")  # mAP, if any, is the first, and needs no threshold
+            own = ", ".join(part for part in rule if not part.startswith("mAP"))
+            lines.insert(1, f"masks at {self.threshold:g}: {own}; above: at {THRESHOLD:g}")
+        return lines
 
 
 def measure(inference: Inference, name: str, derived: Derived) -> Measured:
@@ -52,13 +66,16 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
         derived: of the sections.
     """
     kinds = {"map_3d": PooledScores, "dice": DiceScores}
-    scorer = kinds.get(name, SectionScores)()
+    scorer, at_own = (kinds.get(name, SectionScores)() for _ in range(2))
+    threshold = inference.threshold
     ignored = 0.0
     for index in range(len(inference.labels)):
         ignored += ignored_share(inference.labels.section(index)) / len(inference.labels)
         label, probability = inference.label(index), inference.probability(index)
-        mask = probability >= THRESHOLD
-        scorer.add(mask if name == "dice" else probability, label)
+        scorer.add(probability >= THRESHOLD if name == "dice" else probability, label)
+        mask = probability >= threshold
+        if threshold != THRESHOLD:
+            at_own.add(mask if name == "dice" else mask.astype(np.float32), label)
         own = scorer.scores[-1].mAP if isinstance(scorer, SectionScores) else math.nan
         derived.rows[index] = _row(own, Counts.of(mask, label))
     notes = f"{name}: {MEASURES[name]}; {scorer.tally}"
@@ -68,7 +85,8 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
         notes += f"; {ignored:.2%} of the labels' pixels are ignored"
     if blank := derived.blank_share:
         notes += f"; {blank:.2%} of the volume is blank, and not scored"
-    measured = Measured(scorer.result(), notes)
+    own = None if threshold == THRESHOLD else at_own.result()
+    measured = Measured(scorer.result(), notes, own, threshold)
     _write(inference, measured)
     return measured
 
@@ -92,30 +110,35 @@ def _write(inference: Inference, measured: Measured) -> None:
         f"checkpoint={inference.checkpoint_path.name}, iteration={checkpoint.iteration}, "
         f"chosen by: {checkpoint.chosen_by}"
     )
-    text = f"{measured.scores}\n{measured.notes}\n{origin}\n"
+    text = "\n".join([*measured.lines(), origin])
     with writing_to(inference.out):
-        (inference.out / SCORES).write_text(text, encoding="utf-8")
+        (inference.out / SCORES).write_text(text + "\n", encoding="utf-8")
 
 
-class Objects(NamedTuple):
-    """The mitochondria as objects.
+def segment(inference: Inference) -> Instances:
+    """The mitochondria as objects; shared by all processes, the main one has the result."""
+    try:
+        return Instances(
+            inference.probability,
+            inference.raw.shape,
+            inference.voxel_size,
+            InstanceSettings(threshold=inference.threshold),
+            scratch=inference.out,
+            group=inference.group,
+        )
+    except PeerLost as error:
+        raise UserError(f"{error}; the same command goes on") from None
 
-    Attributes:
-        path: their volume.
-        scores: by name; None where there is no labelled object.
+
+def find_objects(inference: Inference) -> dict[str, Any] | None:
+    """Write the mitochondria as objects and ``objects.csv`` with their measures; score them.
+
+    Returns:
+        Scores by name; None where there is no labelled object.
     """
-
-    path: Path
-    scores: dict[str, Any] | None
-
-
-def find_objects(inference: Inference) -> Objects:
-    """Write the mitochondria as objects and ``objects.csv`` with their measures; score them."""
     size, out = inference.voxel_size, inference.out
     with writing_to(out), ExitStack() as stack:
-        instances = stack.enter_context(
-            Instances(inference.probability, inference.raw.shape, size, scratch=out)
-        )
+        instances = stack.enter_context(segment(inference))
         labels, scorer = _labelled_objects(inference, stack)
         dtype = np.uint16 if len(instances.table) < 2**16 else np.uint32
         with inference.writer(INSTANCES, dtype) as writer:
@@ -132,10 +155,10 @@ def find_objects(inference: Inference) -> Objects:
     if not scorer.has_labelled:
         missing = "labels" if labels is None else "labelled object"
         inference.say(f"instances: not scored, no {missing}")
-        return Objects(writer.path, None)
+        return None
     scores = scorer.result([row.mean_probability for row in instances.table])
     inference.say(f"{scores} (3-D IoU of 0.5 and 0.75); {scorer.notes}")
-    return Objects(writer.path, scores._asdict())
+    return scores._asdict()
 
 
 def _labelled_objects(

@@ -22,11 +22,12 @@ def write_summary(inference: Inference, derived: Derived, results: dict[str, Any
     Args:
         inference: model and volume.
         derived: of the sections.
-        results: of this inference, which are added to ``summary.json``.
+        results: of this inference, which are added to ``summary.json``. Where the prediction is
+            that of an earlier one, its time and the scores of its objects are kept.
     """
     raw, checkpoint = inference.raw, inference.checkpoint
     summary = {
-        "name": inference.model,
+        "name": inference.out.name,
         "config": inference.config.NAME,
         "command": sys.argv,
         "date": datetime.now().isoformat(timespec="seconds"),
@@ -46,15 +47,32 @@ def write_summary(inference: Inference, derived: Derived, results: dict[str, Any
         },
         "labels": inference.labels and inference.labels.where,
         "pairs": len(inference.axes[0].pairs),
+        "seconds": None,
         "measure": None,
+        "threshold": inference.threshold,
         "scores": None,
+        "scores_at_threshold": None,
         "notes": "",
         "instance_scores": None,
     }
     with writing_to(inference.out):
+        if derived.reused:
+            results = _earlier(inference, summary["labels"]) | results
         _write_sections(inference, derived)
         text = json.dumps(summary | results, indent=2, ensure_ascii=False)
         (inference.out / SUMMARY).write_text(text + "\n", encoding="utf-8")
+
+
+def _earlier(inference: Inference, labels: str | None) -> dict[str, Any]:
+    """What the summary of an earlier inference tells of the same prediction and labels."""
+    try:
+        earlier = json.loads((inference.out / SUMMARY).read_text(encoding="utf-8"))
+        kept = {"seconds": earlier["seconds"]}
+        if earlier["labels"] == labels:
+            kept["instance_scores"] = earlier["instance_scores"]
+    except (OSError, ValueError, KeyError, TypeError):  # killed before it was written
+        return {}
+    return kept
 
 
 def dtype_name(dtype: torch.dtype) -> str:

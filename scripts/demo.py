@@ -4,7 +4,7 @@ import argparse
 
 import project_root  # noqa: F401
 
-from utils.cli import add_out
+from utils.cli import add_out, add_set
 from utils.errors import run_command
 from utils.paths import Workspace
 
@@ -20,14 +20,7 @@ def main() -> None:
         help="of the volumes and of both runs (default: 1)",
     )
     add_out(parser, "folder for volumes and results")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.key=value",
-        dest="overrides",
-        help="override a key of the config demo; may be repeated",
-    )
+    add_set(parser)
     args = parser.parse_args()
     # Imported late so that --help does not wait for torch.
     from training.demo import run_demo

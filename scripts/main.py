@@ -1,13 +1,13 @@
 """Train a segmentation network on a labelled source volume and adapt it to an unlabelled target."""
 
 import argparse
+from pathlib import Path
 
 import project_root  # noqa: F401
 
 from utils.cli import base_parser, folder_name, read_arguments
 from utils.errors import UserError, run_command
 from utils.paths import shown
-from utils.runtime.memory import peak_memory
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,6 +30,12 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="try the config: two iterations, a validation on two sections, a checkpoint",
     )
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="PATH",
+        help="corrected masks of some target sections to learn from (DATA.corrections)",
+    )
     args = parser.parse_args()
     if args.mode != "train":
         raise UserError(f"-m {args.mode}: expected train; inference.py predicts and scores")
@@ -43,10 +49,8 @@ def main() -> None:
     args = parse_arguments()
     # Imported late so that --help does not wait for torch.
     from model.checkpoint import CHOSEN_BY, MODEL
-    from training.description import describe
-    from training.log import RunLog
+    from training.recorded import train_recorded
     from training.trainer import CHECK_SETTINGS, Trainer
-    from utils.faults import faults_in_one_line
     from utils.runtime.device import choose_device
     from utils.runtime.distributed import Group
 
@@ -58,27 +62,15 @@ def main() -> None:
         run += "-check"
         changes = CHECK_SETTINGS
     config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=changes)})
+    if args.corrections:
+        data = config.DATA.model_copy(update={"corrections": args.corrections.resolve()})
+        config = config.model_copy(update={"DATA": data})
     device = choose_device(args.device, config.TRAIN.if_cuda)
 
     group = Group.join()
     trainer = Trainer(config, workspace, run, device, check=args.check, group=group)
-    continues = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
-    if group.is_main:
-        overwrite = args.overwrite or args.check
-        trainer.folder.create(trainer.config, overwrite=overwrite, keep=continues)
-    with faults_in_one_line(trainer.folder.logs, config.TRAIN.num_workers):
-        log = RunLog(trainer.folder, trainer.config, trainer.start) if group.is_main else None
-        try:
-            lines = [f"cfg_file: {loaded.path.name}", f"device: {device}", *describe(trainer)]
-            for line in lines if log else ():
-                log.info(line)
-            trainer.run(log)
-            if log:
-                log.info(f"iterations per second: {log.speed:.2f}, {peak_memory(device)}")
-        finally:
-            if log:
-                log.close()
-            trainer.folder.release()
+    heading = (f"cfg_file: {loaded.path.name}", f"device: {device}")
+    train_recorded(trainer, heading, overwrite=args.overwrite or args.check)
     group.leave()
     print(f"logs: {shown(trainer.folder.logs)}")
     chosen = CHOSEN_BY[config.TRAIN.choose_by]

@@ -18,8 +18,9 @@ def main() -> None:
         "--source",
         nargs=2,
         required=True,
+        action="append",
         metavar=("RAW", "LABELS"),
-        help=f"labelled volume and its labels, each a {volume}",
+        help=f"labelled volume and its labels, each a {volume}; may be repeated",
     )
     parser.add_argument("--target", required=True, metavar="RAW", help="volume to segment")
     parser.add_argument("--target-labels", metavar="LABELS", help="its labels, for scores only")
@@ -32,17 +33,21 @@ def main() -> None:
         help="config to write, such as config/mine.yaml",
     )
     for role in ("source", "target"):
+        several = role == "source"
+        action, once = ("append", "; once for each --source") if several else ("store", "")
         parser.add_argument(
             f"--pixel-size-{role}",
             type=float,
+            action=action,
             metavar="NM",
-            help="in-plane (default: read from the file)",
+            help=f"in-plane{once} (default: read from the file)",
         )
         parser.add_argument(
             f"--section-spacing-{role}",
             type=float,
+            action=action,
             metavar="NM",
-            help="between sections (default: read from the file)",
+            help=f"between sections{once} (default: read from the file)",
         )
     parser.add_argument(
         "--size",

@@ -1,4 +1,7 @@
-"""Runs a command in a process of its own that is killed: by time, at a file, or half way."""
+"""Runs a command in a process of its own that is killed: by time, at a file, or half way.
+
+It can also be interrupted at a file.
+"""
 
 import io
 import os
@@ -13,7 +16,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 # Forked from a server that has imported PyTorch: a process starts in a tenth of a second.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.killing", "training.trainer", "prediction.run"])
+PROCESSES.set_forkserver_preload(
+    ["tests.killing", "torch._dynamo", "training.trainer", "training.segment.run"]
+)
 
 
 class Kill(NamedTuple):
@@ -28,6 +33,13 @@ class Kill(NamedTuple):
     when: float
 
 
+class Interrupt(NamedTuple):
+    """When a process gets a signal: before it opens a file whose path ends like this."""
+
+    name: str
+    number: int = signal.SIGINT
+
+
 def draw_kill(draw: random.Random, seconds: float, files: int, saves: int) -> Kill:
     """One of the three kinds, anywhere in a run."""
     kind = draw.choice(("time", "file", "half"))
@@ -36,18 +48,18 @@ def draw_kill(draw: random.Random, seconds: float, files: int, saves: int) -> Ki
     return Kill(kind, draw.randint(1, files if kind == "file" else saves))
 
 
-def run(script: str, arguments: list[str], out: Path, kill: Kill | None = None) -> int:
+def run(script: str, arguments: list[str], out: Path, kill: Kill | Interrupt | None = None) -> int:
     """Run a script; its exit code, -9 if it was killed. Its output is in ``out/output``."""
     process = PROCESSES.Process(target=_main, args=(script, arguments, out, kill))
     process.start()
-    if kill and kill.kind == "time":
+    if isinstance(kill, Kill) and kill.kind == "time":
         process.join(kill.when)
         process.kill()
     process.join()
     return process.exitcode
 
 
-def _main(script: str, arguments: list[str], out: Path, kill: Kill | None) -> None:
+def _main(script: str, arguments: list[str], out: Path, kill: Kill | Interrupt | None) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -56,7 +68,9 @@ def _main(script: str, arguments: list[str], out: Path, kill: Kill | None) -> No
         sys.stdout = sys.stderr = stream
         from utils.errors import run_command
 
-        if kill and kill.kind == "file":
+        if isinstance(kill, Interrupt):
+            _signal_at_file(kill)
+        elif kill and kill.kind == "file":
             folders = [str(out / name) for name in ("logs", "models", "inference")]
             _die_at_file(tuple(folders), int(kill.when))
         elif kill and kill.kind == "half":
@@ -78,6 +92,18 @@ def _die_at_file(folders: tuple[str, ...], number: int) -> None:
             count += str(arguments[0]).startswith(folders)
             if count == number:
                 _die()
+
+    sys.addaudithook(hook)
+
+
+def _signal_at_file(interrupt: Interrupt) -> None:
+    waiting = True
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal waiting
+        if waiting and event == "open" and str(arguments[0]).endswith(interrupt.name):
+            waiting = False
+            os.kill(os.getpid(), interrupt.number)
 
     sys.addaudithook(hook)
 

@@ -59,7 +59,7 @@ def training(request: pytest.FixtureRequest) -> tuple[dict, dict]:
         return json.loads((request.param / "settings.json").read_text()), dict(arrays)
 
 
-def golden_learning(settings: dict, memory_format: torch.memory_format) -> Learning:
+def golden_learning(settings: dict, memory_format: torch.memory_format, device: str) -> Learning:
     """The networks on formula-made weights, float64."""
     rate = settings["learning_rate"]
     skipped = ("size", "iterations", "seed", "learning_rate")
@@ -72,20 +72,22 @@ def golden_learning(settings: dict, memory_format: torch.memory_format) -> Learn
         fill_weights(build_discriminator(), "disc_seg."),
         fill_weights(build_discriminator(), "disc_res."),
     )
-    networks = (net.to(torch.float64, memory_format=memory_format) for net in networks)
+    networks = (net.to(device, torch.float64, memory_format=memory_format) for net in networks)
     return join(list(networks), config)
 
 
-def pair(settings: dict, iteration: int, domain: str) -> tuple[torch.Tensor, torch.Tensor]:
+def pair(
+    settings: dict, iteration: int, domain: str, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and masks of the pair fed at an iteration, with a batch dimension."""
     offset = 0 if domain == "source" else 1000
     images, masks = blobs(settings["seed"] + offset + 2 * iteration, settings["size"])
-    return torch.from_numpy(images)[None], torch.from_numpy(masks)[None]
+    return tuple(torch.from_numpy(array)[None].to(device) for array in (images, masks))
 
 
 def close(found: torch.Tensor, golden: np.ndarray) -> None:
     """Demand the golden values to 1e-8, relative to the largest."""
-    error = np.abs(found.detach().numpy() - golden).max() / np.abs(golden).max()
+    error = np.abs(found.detach().cpu().numpy() - golden).max() / np.abs(golden).max()
     assert error < TRAINING_TOLERANCE
 
 
@@ -94,36 +96,44 @@ MEMORY_FORMATS = pytest.mark.parametrize(
 )
 
 
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+
+
+@DEVICES
 @MEMORY_FORMATS
 def test_networks_and_pseudo_labels(
-    training: tuple[dict, dict], memory_format: torch.memory_format
+    training: tuple[dict, dict], memory_format: torch.memory_format, device: str
 ) -> None:
     settings, golden = training
-    made = golden_learning(settings, memory_format)
-    source, _ = pair(settings, 1, "source")
+    made = golden_learning(settings, memory_format, device)
+    source, _ = pair(settings, 1, "source", device)
     close(source, golden["source_input"])
     logits = made.networks.segmentor(source)
     for head in PairLogits._fields:
         name = head if head == "residual" else f"seg_{head}"
         close(getattr(logits, head), golden[f"source_{name}"])
 
-    target = made.networks.segmentor(pair(settings, 1, "target")[0])
+    target = made.networks.segmentor(pair(settings, 1, "target", device)[0])
     close(made.networks.disc_seg(target.current.softmax(1)), golden["disc_seg_on_target"])
     close(made.networks.disc_residual(target.residual.softmax(1)), golden["disc_res_on_target"])
     current, auxiliary = pseudo_labels(*target)
-    np.testing.assert_array_equal(current.numpy(), golden["pseudo_current"])
-    np.testing.assert_array_equal(auxiliary.numpy(), golden["pseudo_auxiliary"])
+    np.testing.assert_array_equal(current.cpu(), golden["pseudo_current"])
+    np.testing.assert_array_equal(auxiliary.cpu(), golden["pseudo_auxiliary"])
 
 
+@DEVICES
 @MEMORY_FORMATS
-def test_training_steps(training: tuple[dict, dict], memory_format: torch.memory_format) -> None:
+def test_training_steps(
+    training: tuple[dict, dict], memory_format: torch.memory_format, device: str
+) -> None:
     settings, golden = training
-    made = golden_learning(settings, memory_format)
+    made = golden_learning(settings, memory_format, device)
     columns = list(golden["columns"])
     assert set(columns) == {*COLUMNS, "lr"}
     for iteration, row in enumerate(golden["history"], start=1):
-        source, masks = pair(settings, iteration, "source")
-        report = made.steps.adapt(iteration, source, masks, pair(settings, iteration, "target")[0])
+        source, masks = pair(settings, iteration, "source", device)
+        target, _ = pair(settings, iteration, "target", device)
+        report = made.steps.adapt(iteration, source, masks, target)
         expected = dict(zip(columns, row, strict=True))
         found = {column: float(report[name]) for column, name in COLUMNS.items()}
         assert found == pytest.approx(
@@ -167,7 +177,9 @@ def write_volume(path: Path, kind: str, volume: np.ndarray) -> None:
             file["main"] = volume
 
 
-def infer(folder: Path, kind: str, images: np.ndarray, masks: np.ndarray, **test) -> tuple:
+def infer(
+    folder: Path, kind: str, device: str, images: np.ndarray, masks: np.ndarray, **test
+) -> tuple:
     """Predict a volume with the golden segmentor, as a folder of sections or in tiles."""
     write_volume(folder / "images", kind, images)
     write_volume(folder / "masks", kind, masks)
@@ -184,8 +196,9 @@ def infer(folder: Path, kind: str, images: np.ndarray, masks: np.ndarray, **test
         TEST={"precision": "float32", **test},
     )
     workspace = Workspace(data=folder, out=folder)
-    inference = open_inference(config, workspace, Request("golden"), torch.device("cpu"))
-    return inference, predict(inference)
+    inference = open_inference(config, workspace, Request("golden"), torch.device(device))
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        return inference, predict(inference)
 
 
 def probability_of(inference: Inference) -> np.ndarray:
@@ -193,11 +206,13 @@ def probability_of(inference: Inference) -> np.ndarray:
         return file["main"][:]
 
 
+@DEVICES
 @pytest.mark.parametrize("kind", VOLUMES)
-def test_inference_of_a_real_volume(kind: str, shared: Path, tmp_path: Path) -> None:
+def test_inference_of_a_real_volume(kind: str, device: str, shared: Path, tmp_path: Path) -> None:
     folders = ("training", "training_groundtruth")
     volumes = (vnc3_part(shared, kind, folder) for folder in folders)
-    inference, derived = infer(tmp_path, kind, *volumes, tile=512, tile_step=256, tile_pad=256)
+    tiles = {"tile": 512, "tile_step": 256, "tile_pad": 256}
+    inference, derived = infer(tmp_path, kind, device, *volumes, **tiles)
     with np.load(GOLDEN / "inference.npz") as arrays:
         golden = {key.removeprefix(f"{kind}/"): arrays[key] for key in arrays if kind in key}
     probability = probability_of(inference)
@@ -208,12 +223,12 @@ def test_inference_of_a_real_volume(kind: str, shared: Path, tmp_path: Path) -> 
         alike(measure(inference, kind_of_scores, derived).scores, golden[name])
 
 
+@DEVICES
 @pytest.mark.parametrize("kind", VOLUMES)
-def test_inference_of_a_formula_made_volume(kind: str, tmp_path: Path) -> None:
+def test_inference_of_a_formula_made_volume(kind: str, device: str, tmp_path: Path) -> None:
     images, masks = moving_blobs(7, (4, 64, 96))
-    inference, derived = infer(
-        tmp_path, kind, images, masks, padded_size=(96, 128), tile=64, tile_step=32, tile_pad=16
-    )
+    windows = {"padded_size": (96, 128), "tile": 64, "tile_step": 32, "tile_pad": 16}
+    inference, derived = infer(tmp_path, kind, device, images, masks, **windows)
     network = NetworkPredictor(fill_segmentor(Segmentor()), torch.device("cpu"))
     if kind == "sections":
         expected = predicted(network, images, STRIDES[kind], (96, 128))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 from prediction.inference import Inference, Request, open_inference
@@ -18,18 +17,21 @@ from prediction.metrics import THRESHOLD, Scores
 from prediction.pictures import contours, grey, side_by_side, stacked
 from prediction.predict import predict
 from prediction.scoring import measure
-from training.log import RunLog
+from training.recorded import train_recorded
 from training.trainer import Trainer
 from utils.config.load import load_config
-from utils.config.schema import Config
 from utils.files import write_picture
 from utils.paths import CONFIG_DIR, Workspace, shown
 from utils.runtime.device import choose_device
 
 SHAPE = (16, 256, 256)  # sections, height, width of each volume
-# Without the adversarial and consistency losses, training is supervised by the source alone.
+# Plain supervised training on the source.
 SOURCE_ONLY = [
-    f"TRAIN.{key}=0" for key in ("weight_cross", "weight_adv_spatial", "weight_adv_temporal")
+    "TRAIN.weight_cross=0",
+    "TRAIN.weight_adv_spatial=0",
+    "TRAIN.weight_adv_temporal=0",
+    "BEYOND.domain_randomisation=false",
+    "BEYOND.head_prior=0",
 ]
 RUNS = {"source-only": ("demo-source-only", SOURCE_ONLY), "adapted": ("demo-adapted", [])}
 
@@ -50,7 +52,7 @@ def run_demo(workspace: Workspace, seed: int, settings: Sequence[str]) -> None:
         overrides = [f"TRAIN.random_seed={seed}", *settings, *weights]
         config = load_config("demo", overrides, CONFIG_DIR).config
         print(f"\n{name}: {config.TRAIN.total_iters} iterations")
-        train(config, workspace, run, device)
+        train_recorded(Trainer(config, workspace, run, device), overwrite=True)
         models[name] = open_inference(config, workspace, Request(run), device)
         derived = predict(models[name])
         scores[name] = measure(models[name], "map", derived).scores
@@ -76,18 +78,6 @@ def make_volumes(folder: Path, seed: int) -> None:
         write_sections(folder / name, images)
         if name != "target":  # the target has no labels
             write_sections(folder / f"{name}_groundtruth", labels)
-
-
-def train(config: Config, workspace: Workspace, run: str, device: torch.device) -> None:
-    """Train one model; replaces an earlier run of the demo."""
-    trainer = Trainer(config, workspace, run, device)
-    trainer.folder.create(config, overwrite=True, keep=False)
-    log = RunLog(trainer.folder, config)
-    try:
-        trainer.run(log)
-    finally:
-        log.close()
-        trainer.folder.release()
 
 
 def compare(models: dict[str, Inference], scores: dict[str, Scores]) -> np.ndarray:

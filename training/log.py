@@ -87,9 +87,12 @@ class RunLog:
         folder: of the run.
         config: of the run.
         start: number of finished iterations; what the files hold of later ones is removed.
+        quiet: show only warnings in the terminal.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, start: int = 0) -> None:
+    def __init__(
+        self, folder: RunFolder, config: Config, start: int = 0, quiet: bool = False
+    ) -> None:
         self.folder = folder.logs
         self.total = config.TRAIN.total_iters
         self.display_freq = config.TRAIN.display_freq
@@ -98,7 +101,7 @@ class RunLog:
             drop_lines_after(self.folder / file, start)
         self.events = EventFile(self.folder, start)
         self.events.add_text("cfg", "    " + config.to_yaml().replace("\n", "\n    "))
-        self.logger = _text_logger(self.folder / "train.log")
+        self.logger = _text_logger(self.folder / "train.log", quiet)
         self.bar = progress(None, self.total, "it", start)
         self.begin = time.perf_counter()
         self.done = 0
@@ -107,6 +110,11 @@ class RunLog:
         """Write a line to train.log and to the terminal."""
         with tqdm.external_write_mode():
             self.logger.info(line)
+
+    def warning(self, line: str) -> None:
+        """The same for what also a quiet log shows."""
+        with tqdm.external_write_mode():
+            self.logger.warning(line)
 
     def add(self, iteration: int, report: dict[str, Tensor], rates: dict[str, float]) -> None:
         """Add the report of an iteration; every ``display_freq`` iterations, write the means.
@@ -231,8 +239,8 @@ def _iteration(line: str) -> int:
     return int(found[1]) if found else int(after[1]) + 1 if after else 0
 
 
-def _text_logger(path: Path) -> logging.Logger:
-    """A logger that writes all lines to a file, and those from INFO on to the terminal."""
+def _text_logger(path: Path, quiet: bool) -> logging.Logger:
+    """Writes all lines to a file, and to the terminal those from INFO or, if quiet, WARNING on."""
     logger = logging.getLogger(str(path))
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -240,7 +248,7 @@ def _text_logger(path: Path) -> logging.Logger:
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(to_file)
     to_terminal = _TerminalHandler(sys.stdout)
-    to_terminal.setLevel(logging.INFO)
+    to_terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.addHandler(to_terminal)
     return logger
 

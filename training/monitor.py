@@ -42,22 +42,20 @@ class TargetMonitor:
 
     Args:
         target: pairs of the target; they are not augmented here.
-        source_labels: masks of the source.
+        source_foreground: fraction of mitochondria in the labels of the source.
         total_iters: of the run.
         pairs: number of crops.
-        source_images: sections of the source; labels of their blank areas are ignored.
     """
 
     def __init__(
         self,
         target: PairDataset,
-        source_labels: Volume,
+        source_foreground: float,
         total_iters: int,
         pairs: int = PAIRS,
-        source_images: Volume | None = None,
     ) -> None:
         self.target, self.total_iters, self.pairs = target, total_iters, pairs
-        self.source_foreground = foreground(source_labels, source_images)
+        self.source_foreground = source_foreground
         self.collapsed = False  # and has been warned of
 
     @torch.no_grad()

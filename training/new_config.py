@@ -10,9 +10,10 @@ import yaml
 from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
-from dataloader.volume import MaskVolume, Volume, resample
+from dataloader.roles import SAME_SIZE
+from dataloader.volume import MaskVolume, Volume, evenly_spaced, resample
 from prediction.pictures import contours, side_by_side, stacked
-from training.propose_config import FULL, SMALL, Proposal, VolumeFacts, propose
+from training.propose_config import FULL, SMALL, Proposal, SeveralSources, VolumeFacts, propose
 from utils.config.load import load_config
 from utils.errors import UserError, warn, writing_to
 from utils.files import write_picture
@@ -31,14 +32,14 @@ SIZES = (
 
 
 class Answers(NamedTuple):
-    """The options of the command; sizes in nm."""
+    """The options of the command; sizes in nm, those of sources in the order of the sources."""
 
-    source: list[str]
+    source: list[list[str]]  # RAW and LABELS of each
     target: str
     target_labels: str | None
     output: Path
-    pixel_size_source: float | None
-    section_spacing_source: float | None
+    pixel_size_source: list[float] | None
+    section_spacing_source: list[float] | None
     pixel_size_target: float | None
     section_spacing_target: float | None
     size: Literal["auto", "full", "small"]
@@ -54,10 +55,17 @@ def new_config(answers: Answers) -> None:
     """
     output = answers.output.with_suffix(answers.output.suffix or ".yaml")
     _check_answers(answers, output)
-    source = _inspect(
-        "source", *answers.source, answers.pixel_size_source, answers.section_spacing_source
-    )
-    target = _inspect(
+    unknown = [None] * len(answers.source)
+    sources = [
+        inspect("source", *paths, pixel, spacing)
+        for paths, pixel, spacing in zip(
+            answers.source,
+            answers.pixel_size_source or unknown,
+            answers.section_spacing_source or unknown,
+            strict=True,
+        )
+    ]
+    target = inspect(
         "target",
         answers.target,
         answers.target_labels,
@@ -65,13 +73,13 @@ def new_config(answers: Answers) -> None:
         answers.section_spacing_target,
     )
     small = answers.size == "small" or (answers.size == "auto" and not torch.cuda.is_available())
-    config = propose(source, target, SMALL if small else FULL, answers.plus)
+    config = propose(sources, target, SMALL if small else FULL, answers.plus)
     heading = f"Written by new_config.py, for {'CPU cores' if small else 'a GPU'}."
     sheet = output.with_name(f"{output.stem}.png")
     with writing_to(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(sheet, stacked([_thumbnails(volume) for volume in (source, target)]))
-        output.write_text(_yaml(output.stem, config, heading), encoding="utf-8")
+        write_picture(sheet, stacked([_thumbnails(volume) for volume in (*sources, target)]))
+        output.write_text(config_text(output.stem, config, heading), encoding="utf-8")
     load_config(str(output), [], CONFIG_DIR)  # raises UserError if it is not valid
     print(f"thumbnails: {shown(sheet)} (source above, target below; labels in red)")
     print(f"config: {shown(output)}")
@@ -82,21 +90,30 @@ def _check_answers(answers: Answers, output: Path) -> None:
     if output.exists() and not answers.overwrite:
         raise UserError(f"{output}: exists already; --overwrite replaces it")
     for name in SIZES:
-        value = getattr(answers, name)
-        if value is not None and not 0 < value < float("inf"):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option}: found {value}, expected nanometres above 0")
+        option, given = f"--{name.replace('_', '-')}", getattr(answers, name)
+        values = given if isinstance(given, list) else [given]
+        for value in values:
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{option}: found {value}, expected nanometres above 0")
+        if isinstance(given, list) and len(given) != len(answers.source):
+            raise UserError(
+                f"{option}: given {len(given)} times, expected once for each of the "
+                f"{len(answers.source)} sources, or never"
+            )
 
 
-def _inspect(
+def inspect(
     role: str, raw: str, labels: str | None, pixel: float | None, spacing: float | None
 ) -> VolumeFacts:
     """Open a volume, print what it is, warn of likely mistakes.
 
     Args:
-        role: ``source`` or ``target``.
+        role: ``source`` or ``target``, for the lines.
         raw, labels: paths.
         pixel, spacing: nm; None: as the file says.
+
+    Raises:
+        UserError: a volume is unreadable or invalid.
     """
     images = open_volume(Path(raw).resolve(), keep=False, fill=True)
     found = inspect_images(images)
@@ -109,6 +126,9 @@ def _inspect(
     for line in _description(role, facts):
         print(line)
     warnings = found.warnings()
+    warnings += _contradictions(images, pixel, spacing)
+    if images.voxel_size_note:
+        warnings.append(images.voxel_size_note)
     if spacing and pixel and spacing > ANISOTROPIC * pixel:
         warnings.append(
             f"sections are {spacing / pixel:.0f} pixels apart: neighbours may have little in common"
@@ -140,12 +160,35 @@ def _values(volume: Volume) -> float:
 def _description(role: str, facts: VolumeFacts) -> list[str]:
     images, sides = facts.images, facts.sides
     sections, height, width = images.shape
+    number = "1 section" if sections == 1 else f"{sections} sections"
+    kind = "image" if images.kind == "folder" and images.path.is_file() else images.kind
     grey = f"{facts.found.low:g} to {facts.found.high:g}"
     shape = "" if facts.square else f" (of {sides[0]:g} x {sides[1]:g} nm)"
+    spacing = f"; spacing of sections: {_nm(facts.spacing)}" if sections > 1 else ""
+    origin = _origin(images, facts.pixel, facts.spacing)
     return [
-        f"{role}: {shown(images.path)} ({images.kind})",
-        f"  {sections} sections of {height} x {width}, {images.section(0).dtype}, grey {grey}",
-        f"  pixel: {_nm(facts.pixel)}{shape}; spacing of sections: {_nm(facts.spacing)}",
+        f"{role}: {shown(images.path)} ({kind})",
+        f"  {number} of {height} x {width}, {images.section(0).dtype}, grey {grey}",
+        f"  pixel: {_nm(facts.pixel)}{shape}{spacing}{origin}",
+    ]
+
+
+def _origin(images: Volume, pixel: float | None, spacing: float | None) -> str:
+    """Where sizes are from, such as " (OME metadata)"; empty if nothing is known."""
+    own = images.voxel_size
+    if own and (own.in_plane, own.z) == (pixel, spacing):
+        return f" ({images.voxel_size_from})"
+    return " (as given)" if pixel or spacing else ""
+
+
+def _contradictions(images: Volume, pixel: float | None, spacing: float | None) -> list[str]:
+    """Lines where the sizes in use are not those of the file."""
+    own = images.voxel_size
+    pairs = (("pixels", pixel, own and own.in_plane), ("spacing", spacing, own and own.z))
+    return [
+        f"{name} of {used:g} nm are given, but the {images.voxel_size_from} says {found:g} nm"
+        for name, used, found in pairs
+        if used and found and abs(used - found) > SAME_SIZE * found
     ]
 
 
@@ -153,14 +196,26 @@ def _nm(size: float | None) -> str:
     return f"{size:g} nm" if size else "unknown (see the options)"
 
 
-def _yaml(name: str, config: Proposal, heading: str) -> str:
-    """A config with a comment after every value."""
+def config_text(name: str, config: Proposal, heading: str) -> str:
+    """The text of a config, with a comment after every value that has one."""
     lines = [f"# {heading}", f"NAME: {_scalar(name)}"]
     for section, keys in config.items():
         lines += ["", f"{section}:"]
         for key, (value, comment) in keys.items():
-            lines.append(f"  {key}: {_scalar(value)}".ljust(COMMENT_COLUMN) + f"  # {comment}")
+            if isinstance(value, SeveralSources):
+                lines.append(f"  {key}:".ljust(COMMENT_COLUMN) + f"  # {comment}")
+                for entry in value.entries:
+                    first, *others = (_line(*item) for item in entry.items())
+                    lines += [f"    - {first}", *(f"      {line}" for line in others)]
+            else:
+                lines.append(f"  {_line(key, (value, comment))}")
     return "\n".join(lines) + "\n"
+
+
+def _line(key: str, item: tuple[object, str]) -> str:
+    value, comment = item
+    line = f"{key}: {_scalar(value)}"
+    return f"{line.ljust(COMMENT_COLUMN - 2)}  # {comment}" if comment else line
 
 
 def _scalar(value: object) -> str:
@@ -171,9 +226,8 @@ def _scalar(value: object) -> str:
 
 def _thumbnails(volume: VolumeFacts) -> np.ndarray:
     """A row of evenly spaced sections with the contours of the labels."""
-    indices = np.linspace(0, len(volume.images) - 1, THUMBNAILS).round().astype(int)
     panels = []
-    for index in map(int, indices):
+    for index in evenly_spaced(len(volume.images), THUMBNAILS):
         image = resample(volume.images.scaled(index), (THUMBNAIL, THUMBNAIL))
         mask = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
         label = None

@@ -26,12 +26,23 @@ class RunSize(NamedTuple):
     rate: float
     workers: int
 
+    @property
+    def small(self) -> bool:
+        """Whether it is for CPU cores."""
+        return self.width < FULL.width
+
 
 FULL = RunSize(width=64, crop=512, iterations=200_000, batch=1, rate=1e-4, workers=2)
 SMALL = RunSize(width=16, crop=192, iterations=1500, batch=2, rate=1e-3, workers=0)
 
-# Sections of a config: keys, each with its value and a comment.
-Proposal = dict[str, dict[str, tuple[object, str]]]
+Keys = dict[str, tuple[object, str]]  # keys of a config, each with its value and a comment
+Proposal = dict[str, Keys]  # by section
+
+
+class SeveralSources(NamedTuple):
+    """The value of ``DATA.sources``."""
+
+    entries: list[Keys]
 
 
 class VolumeFacts(NamedTuple):
@@ -66,51 +77,55 @@ class VolumeFacts(NamedTuple):
         return [round(n * scale) for n, scale in zip(shape, scales, strict=True)]
 
 
-def propose(source: VolumeFacts, target: VolumeFacts, size: RunSize, plus: bool) -> Proposal:
-    """The sections of a config for a source and a target.
+def propose(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, plus: bool) -> Proposal:
+    """The sections of a config for one or several sources and a target.
 
     Args:
-        source, target: the volumes.
+        sources, target: the volumes.
         size: ``FULL`` or ``SMALL``.
         plus: go beyond the published method, as the ``_plus`` configs do.
 
     Raises:
         UserError: the sections are too small.
     """
-    working = choose_working_size(source, target, size is SMALL)
-    shapes = [volume.shape_at(working) for volume in (source, target)]
+    working = choose_working_size([*sources, target], size.small)
+    shapes = [volume.shape_at(working) for volume in (*sources, target)]
     crop = min(size.crop, *(side // 16 * 16 for shape in shapes for side in shape))
     if crop < SMALLEST_CROP:
         raise UserError(
-            f"the smaller volume has sections of {min(map(min, shapes))} pixels"
+            f"the smallest volume has sections of {min(map(min, shapes))} pixels"
             f"{f' at {working:g} nm' if working else ''}, expected {SMALLEST_CROP} or more"
         )
     width = "channels at full resolution; the published network has 64"
     config = {
         "MODEL": {"width": (size.width, width)},
         "TRAIN": _training(size, plus),
-        "DATA": _data(source, target, crop, working),
+        "DATA": _data(sources, target, crop, working),
     }
     test = {}
     if not target.images.tiled:
-        padded = [round_up(side + MARGIN) for side in shapes[1]]
+        padded = [round_up(side + MARGIN) for side in shapes[-1]]
         test["padded_size"] = (padded, "whole sections are reflect-padded to this size")
     if plus:
         config["BEYOND"] = _beyond(target, working)
-        if source.spacing and target.spacing and sections_in(source.spacing, target.spacing) > 1:
+        spacings = [source.spacing for source in sources]
+        if all(spacings) and target.spacing and sections_in(min(spacings), target.spacing) > 1:
             comment = "nm, spacing of the source's sections; predictions are averaged over it"
-            test["z_average"] = (source.spacing, comment)
+            test["z_average"] = (min(spacings), comment)
     return config | ({"TEST": test} if test else {})
 
 
-def _training(size: RunSize, plus: bool) -> dict[str, tuple[object, str]]:
-    total, small = size.iterations, size is SMALL
+def _training(size: RunSize, plus: bool) -> Keys:
+    total, small = size.iterations, size.small
     falls = "(1 - iteration / total_iters)^0.9"
     frequencies = {
         "display_freq": (50 if small else 100, "iterations between lines in loss.txt"),
-        "show_freq": (total // 10 if small else 500, "iterations between pictures in TensorBoard"),
-        "valid_freq": (total // 2 if small else 500, "iterations between validations"),
-        "save_freq": (total // 10 if small else 500, "iterations between checkpoints"),
+        "show_freq": (
+            max(1, total // 10) if small else 500,
+            "iterations between pictures in TensorBoard",
+        ),
+        "valid_freq": (max(1, total // 2) if small else 500, "iterations between validations"),
+        "save_freq": (max(1, total // 10) if small else 500, "iterations between checkpoints"),
         "num_workers": (size.workers, "processes that load pairs, for each domain"),
     }
     length = {
@@ -137,30 +152,40 @@ def _training(size: RunSize, plus: bool) -> dict[str, tuple[object, str]]:
 
 
 def _data(
-    source: VolumeFacts, target: VolumeFacts, crop: int, working: float | None
-) -> dict[str, tuple[object, str]]:
-    source_stride, target_stride = choose_strides(source, target)
-    return {
-        "data_dir_img": (source.images.where, "source sections"),
-        "data_dir_label": (source.labels.where, "their labels"),
-        "source_stride": (source_stride, "distance of the two sections of a source pair"),
+    sources: list[VolumeFacts], target: VolumeFacts, crop: int, working: float | None
+) -> Keys:
+    *strides, target_stride = choose_strides([*sources, target])
+    entries = [_source(*each) for each in zip(sources, strides, strict=True)]
+    if len(entries) == 1:
+        keys = entries[0]
+    else:
+        keys = {"sources": (SeveralSources(entries), "pairs come from them equally often")}
+    return keys | {
         "data_dir_target": (target.images.where, "target sections, unlabelled"),
         "target_stride": (target_stride, "distance of the two sections of a target pair"),
         "input_size": ([crop, crop], "training crop, pixels"),
         "data_dir_val": (target.images.where, "the volume to predict and to score"),
         "data_dir_val_label": (target.labels and target.labels.where, "its labels, if any"),
+        "pixel_size_target": (target.pixel if target.square else None, "nm, in-plane"),
+        "pixel_size_working": (working, "nm; all are resampled to it; null: not resampled"),
+        "section_spacing_target": (target.spacing, "nm; for volumes and surfaces of objects"),
+    }
+
+
+def _source(source: VolumeFacts, stride: int) -> Keys:
+    return {
+        "data_dir_img": (source.images.where, "source sections"),
+        "data_dir_label": (source.labels.where, "their labels"),
+        "source_stride": (stride, "distance of the two sections of a source pair"),
         # of pixels that are not square, the file gives the size
         "pixel_size_source": (
             source.pixel if source.square else None,
             "nm, in-plane; null: read from the file",
         ),
-        "pixel_size_target": (target.pixel if target.square else None, "nm, in-plane"),
-        "pixel_size_working": (working, "nm; both are resampled to it; null: not resampled"),
-        "section_spacing_target": (target.spacing, "nm; for volumes and surfaces of objects"),
     }
 
 
-def _beyond(target: VolumeFacts, working: float | None) -> dict[str, tuple[object, str]]:
+def _beyond(target: VolumeFacts, working: float | None) -> Keys:
     """The options of the ``_plus`` configs."""
     options = {
         "head_prior": (0.06, "initial probability of mitochondria"),
@@ -178,29 +203,30 @@ def _beyond(target: VolumeFacts, working: float | None) -> dict[str, tuple[objec
     return options
 
 
-def choose_strides(source: VolumeFacts, target: VolumeFacts) -> tuple[int, int]:
-    """Strides at which the two sections of a pair are equally far apart in both volumes.
+def choose_strides(volumes: list[VolumeFacts]) -> list[int]:
+    """Strides at which the two sections of a pair are equally far apart in all volumes.
 
-    If the spacings are unknown, strides at which the two sections are equally similar. The volume
-    with the wider spacing has a stride of 1.
+    If a spacing is unknown, strides at which the two sections are equally similar. The volume with
+    the widest spacing has a stride of 1.
     """
-    if source.spacing and target.spacing:
-        wide = max(source.spacing, target.spacing)
-        strides = [max(1, round(wide / volume.spacing)) for volume in (source, target)]
+    spacings = [volume.spacing for volume in volumes]
+    if all(spacings):
+        strides = [max(1, round(max(spacings) / spacing)) for spacing in spacings]
     else:
-        likeness = [volume.found.likeness or [0.0] for volume in (source, target)]
+        likeness = [volume.found.likeness or [0.0] for volume in volumes]
         least = min(values[0] for values in likeness)
         strides = [int(np.argmin(np.abs(np.array(v) - least))) + 1 for v in likeness]
-    limits = [max(1, (len(volume.images) - 1) // 2) for volume in (source, target)]
-    return min(strides[0], limits[0]), min(strides[1], limits[1])
+    limits = [max(1, (len(volume.images) - 1) // 2) for volume in volumes]
+    return [min(pair) for pair in zip(strides, limits, strict=True)]
 
 
-def choose_working_size(source: VolumeFacts, target: VolumeFacts, small: bool) -> float | None:
-    """The pixel size, nm, that both volumes are resampled to; None: they are not resampled."""
-    if not (source.pixel and target.pixel):
+def choose_working_size(volumes: list[VolumeFacts], small: bool) -> float | None:
+    """The pixel size, nm, that all volumes are resampled to; None: they are not resampled."""
+    pixels = [volume.pixel for volume in volumes]
+    if not all(pixels):
         return None
-    coarser = max(source.pixel, target.pixel)
+    coarsest = max(pixels)
     if small:
-        return max(coarser, SMALL_PIXEL)
-    alike = abs(source.pixel - target.pixel) <= SAME_SIZE * coarser
-    return None if alike else coarser
+        return max(coarsest, SMALL_PIXEL)
+    alike = coarsest - min(pixels) <= SAME_SIZE * coarsest
+    return None if alike else coarsest

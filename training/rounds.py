@@ -12,7 +12,7 @@ CVPR 2020.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +29,7 @@ from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.metrics import THRESHOLD
 from prediction.orthoplane import SlicingAxis, join, slicing_axes
 from prediction.predictor import NetworkPredictor, PairPredictor, predict_volume
+from prediction.threshold import EXPECTED_F1, ExpectedF1
 from training.monitor import foreground
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
@@ -118,6 +119,7 @@ class TargetLabels:
         self.target, self.folder, self.partial = target, folder, limit is not None
         self.axes = slicing_axes(config, target, "target", folder, limit)
         self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.foreground_ratio_limit
+        self.threshold = config.TEST.threshold
 
     def file(self, iteration: int) -> Path:
         """The file of the labels made after an iteration."""
@@ -153,21 +155,42 @@ class TargetLabels:
             )
             masks.attrs[FINGERPRINT] = json.dumps(made_from)
             predicted = [self._predict(axis, predict, check).__getitem__ for axis in self.axes]
-            for index, probability in join(self.axes, predicted, self.folder, check):
-                blank = self.target.blank(index)
-                masks[index] = (probability >= THRESHOLD) & (True if blank is None else ~blank)
+            threshold = self._threshold(predicted, check)
+            for index, probability in self._joined(predicted, check):
+                masks[index] = probability >= threshold
         part.replace(path)
         return changed
 
+    def _joined(
+        self, predicted: list[Callable[[int], np.ndarray]], check: Callable[[], None]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Sections and their probabilities, 0 in blank areas."""
+        for index, probability in join(self.axes, predicted, self.folder, check):
+            blank = self.target.blank(index)
+            yield index, probability if blank is None else np.where(blank, 0, probability)
+
+    def _threshold(
+        self, predicted: list[Callable[[int], np.ndarray]], check: Callable[[], None]
+    ) -> float:
+        if self.threshold != EXPECTED_F1:
+            return self.threshold
+        chosen = ExpectedF1()
+        for index, probability in self._joined(predicted, check):
+            chosen.add(index, probability)
+        return chosen.threshold
+
     def _fingerprint(self, predict: NetworkPredictor) -> dict[str, Any]:
         """What the labels are made from, for all slicing axes."""
-        return {
+        fingerprint = {
             f"{axis.name} {name}": value
             for axis in self.axes
             for name, value in prediction_fingerprint(
                 axis, predict, self.batch_size, count=axis.count
             ).items()
         }
+        if self.threshold != THRESHOLD:
+            fingerprint["threshold"] = self.threshold
+        return fingerprint
 
     def _predict(
         self, axis: SlicingAxis, predict: PairPredictor, check: Callable[[], None]

@@ -1,14 +1,18 @@
 """Builds the parts of a run: networks and their steps, pairs of both domains, validation."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dataloader.corrections import CorrectedPairs
 from dataloader.histogram_matching import match_histograms
 from dataloader.inspection import START_SAMPLE, inspect_images, inspect_labels
 from dataloader.pairs import Appearance, PairDataset, Sampling, check_crop_fits, check_same_shape
-from dataloader.roles import at_common_size, open_images, open_labels
+from dataloader.roles import at_common_size, open_corrections, open_images, open_labels
+from dataloader.volume import Volume
+from model.checkpoint import load_checkpoint, segmentor_from
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from training.compilation import compiles
@@ -23,6 +27,7 @@ from utils.runtime.device import can_compile, choose_precision, in_precision
 from utils.runtime.distributed import Group
 
 SEEDS = {"source": 0, "target": 1}  # the domains draw different random numbers
+CORRECTED = 100  # appended to the target's seed; beyond its slicing axes
 
 
 def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Config:
@@ -75,15 +80,53 @@ class Learning(NamedTuple):
     steps: Steps
 
 
-def build_learning(config: Config, device: torch.device, group: Group | None = None) -> Learning:
-    """Build networks with random weights (torch's global generator) on a device."""
+def initial_weights(config: Config, workspace: Workspace) -> dict[str, Tensor] | None:
+    """The weights of ``TRAIN.init_from``; None without it, and for a run that resumes.
+
+    Raises:
+        UserError: the file is missing or damaged, or its network has another width.
+    """
+    train = config.TRAIN
+    if train.init_from is None or train.resume:
+        return None
+    path = workspace.file(train.init_from)
+    checkpoint = load_checkpoint(path)
+    weights, expected = segmentor_from(checkpoint, path).state_dict(), config.MODEL.width
+    width = weights["section_full.conv1.bias"].numel()
+    if width != expected:
+        raise UserError(
+            f"TRAIN.init_from: {path}: found a network of width {width}, expected {expected}; set "
+            "MODEL.width"
+        )
+    size, working = checkpoint.pixel_size, config.DATA.pixel_size_working
+    if size and working and size != working:
+        warn(f"TRAIN.init_from: {path}: trained at {size:g} nm, this run is at {working:g} nm")
+    return weights
+
+
+def build_learning(
+    config: Config,
+    device: torch.device,
+    group: Group | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> Learning:
+    """Build networks on a device.
+
+    Args:
+        config: of the run.
+        device: of the networks.
+        group: processes that share each batch.
+        weights: of the segmentor; None: random, from torch's global generator.
+    """
     width, train, beyond = config.MODEL.width, config.TRAIN, config.BEYOND
     modules: list[nn.Module] = [
         Segmentor(width),
         build_discriminator(width),
         build_discriminator(width),
     ]
-    if beyond.head_prior:
+    if weights is not None:
+        modules[0].load_state_dict(weights)
+    elif beyond.head_prior:
         modules[0].begin_at(beyond.head_prior)
     modules = [module.to(device, memory_format=torch.channels_last) for module in modules]
     return join(modules, config, choose_precision(train.precision, device), group)
@@ -126,10 +169,30 @@ def join(
     return Learning(learner, networks, precision, steps)
 
 
+def open_source(workspace: Workspace, config: Config, crop: int) -> PairDataset:
+    """The labelled pairs of the source, evenly from all volumes of ``DATA.sources``.
+
+    Args:
+        workspace: has the data root.
+        config: of the run.
+        crop: side of the training crops, pixels.
+
+    Raises:
+        UserError: a volume is missing or invalid.
+    """
+    first, *others = (
+        open_pairs(workspace, config.model_copy(update={"DATA": data}), "source", crop)
+        for data in config.DATA.each_source
+    )
+    for number, pairs in enumerate(others, start=1):
+        pairs.sampling = pairs.sampling._replace(seed=(*pairs.sampling.seed, number))
+    return first.labelled(first.labels, tuple(others))
+
+
 def open_pairs(
     workspace: Workspace, config: Config, domain: Literal["source", "target"], crop: int
 ) -> PairDataset:
-    """Open the training pairs of a domain; warn of common problems of the volumes.
+    """Open the training pairs of one volume; warn of common problems of the volume.
 
     Args:
         workspace: has the data root.
@@ -156,8 +219,24 @@ def open_pairs(
     return PairDataset(images, labels, Sampling(stride, crop, seed, length))
 
 
+def open_corrected(
+    workspace: Workspace, config: Config, target: PairDataset
+) -> CorrectedPairs | None:
+    """The pairs of the target with corrected sections; None if there are none.
+
+    Raises:
+        UserError: the corrections are missing or do not fit the target.
+    """
+    labels = open_corrections(workspace, config.DATA, target.images)
+    if labels is None:
+        return None
+    sampling = target.sampling
+    sampling = sampling._replace(seed=(*sampling.seed, CORRECTED))
+    return CorrectedPairs(target.images, labels, sampling)
+
+
 def source_appearance(config: Config, source: PairDataset, target: PairDataset) -> Appearance:
-    """What makes the source look like the target: ``BEYOND`` options, or nothing."""
+    """What makes a source volume look like the target: ``BEYOND`` options, or nothing."""
     volumes = source.images, target.images
     transfer = match_histograms(*volumes) if config.BEYOND.histogram_matching else None
     return Appearance(config.BEYOND.domain_randomisation, transfer)
@@ -182,14 +261,20 @@ def open_validation(
 
 
 def fingerprints(
-    source: PairDataset, target: PairDataset, validation: Validation | None
+    sources: Iterable[tuple[Volume, Volume]], target: Volume, validation: Validation | None = None
 ) -> dict[str, str]:
-    """The fingerprints of the files of all volumes, by the keys of the config."""
-    volumes = {
-        "data_dir_img": source.images,
-        "data_dir_label": source.labels,
-        "data_dir_target": target.images,
-    }
+    """The fingerprints of the files of all volumes, by the keys of the config.
+
+    Args:
+        sources: images and labels of each.
+        target: its images.
+        validation: of the run, if it has one.
+    """
+    volumes = {"data_dir_target": target}
+    for number, (images, labels) in enumerate(sources):
+        entry = f"sources[{number}]." if number else ""
+        volumes[f"{entry}data_dir_img"] = images
+        volumes[f"{entry}data_dir_label"] = labels
     if validation:
         volumes |= {"data_dir_val": validation.volume, "data_dir_val_label": validation.labels}
     return {f"DATA.{key}": volume.fingerprint() for key, volume in volumes.items()}

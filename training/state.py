@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from model.checkpoint import (
     BEST,
@@ -73,7 +73,7 @@ def restore_files(trainer: Trainer, log: RunLog) -> None:
     """Restore the log and the checkpoints that belong to a resumed state."""
     log.load_state_dict(trainer.log_state)
     for warning in trainer.warnings:
-        log.info(f"warning: {warning}")
+        log.warning(f"warning: {warning}")
     trainer.checkpoints.restore(trainer.start)
 
 
@@ -121,6 +121,40 @@ def read_state(
         for change in (*fixed, *warned)
     ]
     return state, path, warnings
+
+
+class Earlier(NamedTuple):
+    """A run that was saved.
+
+    Attributes:
+        iteration: the last one that was saved.
+        finished: whether it is that of the config's last iteration.
+        changes: what differs now in its config and in the files of its volumes.
+    """
+
+    iteration: int
+    finished: bool
+    changes: list[str]
+
+
+def earlier_run(folder: Path, config: Config, volumes: dict[str, str]) -> Earlier:
+    """Compare a saved run with a config.
+
+    Args:
+        folder: ``models/<run>``.
+        config: as it is now.
+        volumes: fingerprints of the volumes, by the keys of the config.
+
+    Raises:
+        UserError: there is no saved state, or it is damaged.
+    """
+    state, path, _ = load_state(folder)
+    with reporting_mismatch(path):
+        fixed, warned = changes(state.get("config", {}), config)
+        warned += changed_volumes(state.get("volumes", {}), volumes)
+        iteration = int(state["iteration"])
+        ended = iteration >= config.TRAIN.total_iters
+        return Earlier(iteration, ended and not state.get("unvalidated"), fixed + warned)
 
 
 def _early_best(state: dict, path: Path) -> dict | None:

@@ -5,6 +5,7 @@ training/setup.py builds the parts of a run; training/state.py saves and resumes
 
 import signal
 from collections.abc import Iterator
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from dataloader.pairs import PairDataset
 from prediction.predictor import NetworkPredictor
 from training.checkpoints import Checkpoints
 from training.log import RunLog
-from training.monitor import TargetMonitor
+from training.monitor import TargetMonitor, foreground
 from training.nonfinite import NonFiniteMonitor
 from training.preview import preview
 from training.rounds import Phase, TargetLabels, phases
@@ -23,7 +24,10 @@ from training.run_folder import RunFolder
 from training.setup import (
     build_learning,
     fingerprints,
+    initial_weights,
+    open_corrected,
     open_pairs,
+    open_source,
     open_validation,
     settle,
     source_appearance,
@@ -86,30 +90,32 @@ class Trainer:
         if check and device.type == "cpu":
             self.crop = min(self.crop, CHECK_CROP_ON_CPU)
         self.folder = RunFolder(workspace, config, run)
+        # whether it goes on in the folders of the run that it resumes
+        self.continues = config.TRAIN.resume and config.TRAIN.model_name in (None, run)
         torch.manual_seed(config.TRAIN.random_seed)
         self.learner, self.networks, self.precision, self.steps = build_learning(
-            config, device, self.group
+            config, device, self.group, initial_weights(config, workspace)
         )
-        self.source, self.target = (
-            open_pairs(workspace, config, domain, self.crop) for domain in ("source", "target")
-        )
-        self.source.appearance = source_appearance(config, self.source, self.target)
+        self.source = open_source(workspace, config, self.crop)
+        self.target = open_pairs(workspace, config, "target", self.crop)
+        self.corrected = open_corrected(workspace, config, self.target)
+        for pairs in self.source.members:
+            pairs.appearance = source_appearance(config, pairs, self.target)
         limit = CHECK_PAIRS if check else None
         self.validation = open_validation(workspace, config, limit)
         self.nonfinite = NonFiniteMonitor(
             config.TRAIN.on_nan, config.TRAIN.batch_size, self.folder.logs
         )
-        self.monitor = TargetMonitor(
-            self.target,
-            self.source.labels,
-            config.TRAIN.total_iters,
-            source_images=self.source.images,
-        )
+        expected = fmean(foreground(pairs.labels, pairs.images) for pairs in self.source.members)
+        self.monitor = TargetMonitor(self.target, expected, config.TRAIN.total_iters)
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
             self.target_labels = TargetLabels(config, self.target.images, self.folder.models, limit)
         self.checkpoints = Checkpoints(self.folder.models, self.learner, config)
-        self.fingerprints = fingerprints(self.source, self.target, self.validation)
+        sources = [(pairs.images, pairs.labels) for pairs in self.source.members]
+        self.fingerprints = fingerprints(sources, self.target.images, self.validation)
+        if self.corrected:
+            self.fingerprints["DATA.corrections"] = self.corrected.labels.fingerprint()
         self.start = 0
         self.unvalidated = False  # True while the validation of the last iteration is unfinished
         self.log_state: dict = {}
@@ -171,14 +177,21 @@ class Trainer:
 
     def activate(self, phase: Phase, log: RunLog | None, stop: StopSignal) -> Active:
         """Set up a phase; a round uses the source if the labels of the target fail the check."""
+        source = self.with_corrected(self.source)
         if phase.learns == "both":
-            return Active(self.steps.adapt, {"source": self.source, "target": self.target})
+            return Active(self.steps.adapt, {"source": source, "target": self.target})
         labelled = None
         if phase.learns == "target":
             labelled = self.label_target(phase.first, log, stop)
         if labelled is not None:
-            return Active(self.steps.target, {"target": labelled})
-        return Active(self.steps.source, {"source": self.source})
+            return Active(self.steps.target, {"target": self.with_corrected(labelled)})
+        return Active(self.steps.source, {"source": source})
+
+    def with_corrected(self, pairs: PairDataset) -> PairDataset:
+        """Labelled pairs, together with those of the target's corrected sections, if any."""
+        if self.corrected is None:
+            return pairs
+        return pairs.labelled(pairs.labels, (*pairs.others, self.corrected))
 
     def label_target(
         self, iteration: int, log: RunLog | None, stop: StopSignal
@@ -206,7 +219,7 @@ class Trainer:
         masks = labels.open(iteration)
         found = labels.check(iteration, masks, self.monitor.source_foreground)
         if log and iteration >= self.start:  # else it is in the log already
-            log.info(str(found))
+            (log.info if found.sound else log.warning)(str(found))
         return labels.pairs(self.target, masks) if found.sound else None
 
     def check_finite(
@@ -254,7 +267,7 @@ class Trainer:
         log.target(iteration, measures._asdict())
         warning = self.monitor.check(iteration, measures)
         if warning:
-            log.info(f"warning at {iteration}: {warning}")
+            log.warning(f"warning at {iteration}: {warning}")
 
     def save_if_due(self, log: RunLog, iteration: int) -> None:
         """Save every ``save_freq`` iterations and after the last."""

@@ -23,6 +23,13 @@ def base_parser(description: str, config_name: str | None = None) -> argparse.Ar
     )
     add_data(parser)
     add_out(parser, "folder for logs/, models/ and inference/")
+    add_set(parser)
+    add_device(parser)
+    return parser
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``, which overrides keys of a config."""
     parser.add_argument(
         "--set",
         action="append",
@@ -31,13 +38,16 @@ def base_parser(description: str, config_name: str | None = None) -> argparse.Ar
         dest="overrides",
         help="override a key of the config; may be repeated",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
     parser.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda", "mps"],
         default="auto",
         help="auto: a GPU if there is one (default: auto)",
     )
-    return parser
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

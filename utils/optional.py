@@ -6,7 +6,6 @@ from types import ModuleType
 from utils.errors import UserError
 
 PACKAGES = {  # import name: name for pip, if it differs
-    "cc3d": "connected-components-3d",
     "skimage": "scikit-image",
     "bioimageio": "bioimageio.core",
 }

@@ -23,6 +23,11 @@ class Workspace(NamedTuple):
         root = save_path if save_path.is_absolute() else self.out / below(save_path)
         return root / run
 
+    def file(self, path: Path) -> Path:
+        """A file that a config names: from the current folder, ``--out`` or the project."""
+        places = (path, self.out / path, ROOT / path)
+        return next((place for place in places if place.is_file()), path)
+
     def logs(self, run: str) -> Path:
         """Folder of a run's logs."""
         return self.out / "logs" / run

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from dataloader.formats.axes import Stack
-from dataloader.formats.voxel_size import VoxelSize, plausible
+from dataloader.formats.voxel_size import SizeFound, VoxelSize, plausible
 from dataloader.volume import Volume
 from utils.errors import UserError
 from utils.files import discard
@@ -37,7 +37,7 @@ class ArrayVolume(Volume):
         self._process = 0
         try:
             array = self.array
-            size = self._read_voxel_size()
+            found = self._read_voxel_size() or SizeFound(None, "")
         except UserError:
             raise
         except Exception as error:  # libraries raise many types for a broken file
@@ -51,7 +51,9 @@ class ArrayVolume(Volume):
             )
         if np.dtype(array.dtype).kind not in "uifb":
             raise UserError(f"{self.where}: found type {array.dtype}, expected grey values")
-        self.voxel_size = plausible(size, self.where)
+        self.voxel_size = plausible(found.size, self.where)
+        self.voxel_size_from = found.where if self.voxel_size else None
+        self.voxel_size_note = found.note
         super().__init__(array.shape)
         self._check()
         self.close()
@@ -101,7 +103,7 @@ class ArrayVolume(Volume):
     def _open(self) -> Stack | Any:
         """Open the array."""
 
-    def _read_voxel_size(self) -> VoxelSize | None:
+    def _read_voxel_size(self) -> SizeFound | None:
         """The voxel size in the file's metadata; None if there is none."""
         return None
 

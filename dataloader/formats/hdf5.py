@@ -11,7 +11,7 @@ import numpy as np
 
 from dataloader.formats.axes import Stack, axis_names, names_in
 from dataloader.formats.base import CHUNK, ArrayVolume, VolumeWriter, only_one
-from dataloader.formats.voxel_size import VoxelSize, from_attributes
+from dataloader.formats.voxel_size import SizeFound, VoxelSize, from_attributes
 from utils.errors import UserError
 
 HDF5_SUFFIXES = (".hdf", ".h5", ".hdf5")
@@ -57,7 +57,7 @@ class Hdf5Volume(ArrayVolume):
         others = [own, *(own.parent / name for name in parts if name != ".")]
         return list(dict.fromkeys([self.path, *(file for file in others if file.is_file())]))
 
-    def _read_voxel_size(self) -> VoxelSize | None:
+    def _read_voxel_size(self) -> SizeFound | None:
         return from_attributes(self.array.array.attrs, self.array.names)
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class Hdf5Volume(ArrayVolume):
 
 
 class Hdf5Writer(VolumeWriter):
-    """HDF5: data set ``main`` with the attributes ``axes`` and ``resolution`` (z, y, x in nm)."""
+    """HDF5: data set ``main`` with attributes: ``axes``, ``resolution`` (z, y, x), ``units``."""
 
     suffix = ".hdf"
 
@@ -93,10 +93,10 @@ class Hdf5Writer(VolumeWriter):
 
 
 def describe(dataset: h5py.Dataset, voxel_size: VoxelSize | None) -> None:
-    """Write the axes and the resolution (nm) of a data set as attributes."""
+    """Write the axes and the resolution of a data set, with its unit, as attributes."""
     dataset.attrs["axes"] = "zyx"
     if voxel_size:
-        dataset.attrs["resolution"] = voxel_size
+        dataset.attrs["resolution"], dataset.attrs["units"] = voxel_size, "nm"
 
 
 def _axes(dataset: h5py.Dataset) -> list[str] | None:

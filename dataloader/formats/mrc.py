@@ -7,7 +7,7 @@ import numpy as np
 
 from dataloader.formats.axes import Stack
 from dataloader.formats.base import ArrayVolume, VolumeWriter
-from dataloader.formats.voxel_size import ANGSTROM, VoxelSize
+from dataloader.formats.voxel_size import ANGSTROM, SizeFound
 from utils.errors import UserError
 from utils.optional import wanted
 
@@ -46,10 +46,10 @@ class MrcVolume(ArrayVolume):
             data = data.view(np.uint8)
         return Stack(data, _axes(header, data.ndim), self.where)
 
-    def _read_voxel_size(self) -> VoxelSize | None:
+    def _read_voxel_size(self) -> SizeFound | None:
         with np.errstate(all="ignore"):
             size = self._file.voxel_size
-        return VoxelSize.of({axis: float(size[axis]) * ANGSTROM for axis in "zyx"})
+        return SizeFound.of("zyx", [float(size[axis]) for axis in "zyx"], ["A"] * 3, "MRC header")
 
     def close(self) -> None:
         super().close()

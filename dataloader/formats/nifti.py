@@ -7,7 +7,7 @@ import numpy as np
 
 from dataloader.formats.axes import Stack
 from dataloader.formats.base import ArrayVolume, VolumeWriter
-from dataloader.formats.voxel_size import VoxelSize, in_nanometres
+from dataloader.formats.voxel_size import SizeFound
 from utils.optional import wanted
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -26,11 +26,11 @@ class NiftiVolume(ArrayVolume):
         image = wanted("nibabel", "to read NIfTI").load(self.path)
         return Stack(_Scaled(image), AXES[: len(image.shape)], self.where)
 
-    def _read_voxel_size(self) -> VoxelSize | None:
+    def _read_voxel_size(self) -> SizeFound | None:
         header = self.array.array.image.header
         steps = [float(step) for step in header.get_zooms()[:3]]
         units = [header.get_xyzt_units()[0]] * len(steps)
-        return VoxelSize.of(dict(zip("xyz", in_nanometres(steps, units), strict=False)))
+        return SizeFound.of("xyz"[: len(steps)], steps, units, "NIfTI header")
 
 
 class _Scaled:

@@ -11,7 +11,7 @@ import tifffile
 
 from dataloader.formats.axes import COLOURS, GREY, RENAME, axis_name, section_axis
 from dataloader.formats.base import ArrayVolume, VolumeWriter
-from dataloader.formats.voxel_size import PIXEL_RANGE, VoxelSize, in_nanometres
+from dataloader.formats.voxel_size import PIXEL_RANGE, SizeFound, in_nanometres
 from utils.errors import UserError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
@@ -42,7 +42,7 @@ class TiffVolume(ArrayVolume):
         others = (Path(page.parent.filehandle.path) for page in pages)
         return list(dict.fromkeys([self.path, *others]))
 
-    def _read_voxel_size(self) -> VoxelSize | None:
+    def _read_voxel_size(self) -> SizeFound | None:
         file = self.array.file
         if file.is_ome:
             return _ome_voxel_size(file.ome_metadata)
@@ -169,32 +169,32 @@ def _require_files(path: Path, xml: str) -> None:
         )
 
 
-def _ome_voxel_size(xml: str) -> VoxelSize | None:
+def _ome_voxel_size(xml: str) -> SizeFound | None:
     found = (e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels"))
     pixels = next(found, None)
     if pixels is None:
         return None
     steps = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
     units = [pixels.get(f"PhysicalSize{axis}Unit", OME_UNIT) for axis in "ZYX"]
-    return VoxelSize.of(dict(zip("zyx", in_nanometres(steps, units), strict=True)))
+    return SizeFound.of("zyx", steps, units, "OME metadata")
 
 
-def _imagej_voxel_size(file: tifffile.TiffFile) -> VoxelSize | None:
+def _imagej_voxel_size(file: tifffile.TiffFile) -> SizeFound | None:
     metadata = file.imagej_metadata or {}
     unit = metadata.get("unit")
     units = [metadata.get(key, unit) for key in ("zunit", "yunit")] + [unit]
     steps = [metadata.get("spacing"), *_tag_steps(file)]
-    return VoxelSize.of(dict(zip("zyx", in_nanometres(steps, units), strict=True)))
+    return SizeFound.of("zyx", steps, units, "ImageJ metadata")
 
 
-def _tag_voxel_size(file: tifffile.TiffFile) -> VoxelSize | None:
+def _tag_voxel_size(file: tifffile.TiffFile) -> SizeFound | None:
     """In-plane, from the resolution tags; None if not plausible for electron microscopy."""
     tag = file.pages[0].tags.get("ResolutionUnit")
     unit = TAG_UNITS.get(int(tag.value)) if tag else None
     sides = in_nanometres(_tag_steps(file), [unit] * 2)
     if None in sides or not all(PIXEL_RANGE[0] <= side <= PIXEL_RANGE[1] for side in sides):
         return None
-    return VoxelSize.of(dict(zip("yx", sides, strict=True)))
+    return SizeFound.of("yx", sides, ["nm"] * 2, "resolution tags")
 
 
 def _tag_steps(file: tifffile.TiffFile) -> list[float | None]:

@@ -57,6 +57,46 @@ class VoxelSize(NamedTuple):
         return " x ".join("?" if side is None else f"{side:g}" for side in self) + " nm"
 
 
+class SizeFound(NamedTuple):
+    """A voxel size in the metadata of a file.
+
+    Attributes:
+        size: None: there are numbers, but they cannot be used.
+        where: the attribute, tag or header that gives it.
+        note: what is wrong with its unit; empty: nothing.
+    """
+
+    size: VoxelSize | None
+    where: str
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls, axes: Iterable[str], sizes: Iterable[Any], units: Iterable[Any], where: str
+    ) -> Self | None:
+        """From sizes by axis, each with its own unit; None if there is no size but 1 or none.
+
+        A size of 1 without a unit is what a library writes that knows none.
+        """
+        axes, sizes, units = list(axes), list(sizes), list(units)
+        known = in_nanometres(sizes, units)
+        lost = [size for size, nm in zip(sizes, known, strict=True) if nm is None and _size(size)]
+        note = ""
+        if any(_size(size) != 1 for size in lost):
+            note = f"sizes without a unit of length in the {where} are not used"
+        size = VoxelSize.of(dict(zip(axes, known, strict=True)))
+        return cls(size, where, note) if size or note else None
+
+
+def unlikeness(one: VoxelSize, other: VoxelSize) -> float:
+    """How far two voxel sizes are apart: 0 if equal, log 2 for twice the pixels or the spacing.
+
+    The sum of both; a size that is unknown in either does not count.
+    """
+    sides = zip((one.in_plane, one.z), (other.in_plane, other.z), strict=True)
+    return sum(abs(math.log(a / b)) for a, b in sides if a and b)
+
+
 def nanometres(unit: Any) -> float | None:
     r"""Nanometres per unit, in any usual spelling; None if it is not a unit of length.
 
@@ -84,7 +124,7 @@ def in_nanometres(sizes: Iterable[Any], units: Iterable[Any]) -> list[float | No
     ]
 
 
-def from_attributes(attributes: Mapping[str, Any], axes: Sequence[str] | None) -> VoxelSize | None:
+def from_attributes(attributes: Mapping[str, Any], axes: Sequence[str] | None) -> SizeFound | None:
     """The voxel size in the attributes of an HDF5 or Zarr array.
 
     ``resolution`` or ``voxel_size`` is one number for all axes, or one for each spatial axis in the
@@ -97,13 +137,16 @@ def from_attributes(attributes: Mapping[str, Any], axes: Sequence[str] | None) -
     """
     for key in ("resolution", "voxel_size"):
         if key in attributes:
-            units = attributes.get("units", attributes.get("unit", "nm"))
-            return _of_axes(attributes[key], units, axes)
+            units = attributes.get("units", attributes.get("unit"))
+            found = _of_axes(attributes[key], "nm" if units is None else units, axes, key)
+            if units is None and found:
+                found = found._replace(note=f"the attribute {key} has no unit; nm is assumed")
+            return found
     if "element_size_um" in attributes:
-        return _of_axes(attributes["element_size_um"], "um", None)
+        return _of_axes(attributes["element_size_um"], "um", None, "element_size_um")
     pixel = attributes.get("pixelResolution")
     if isinstance(pixel, Mapping):
-        return _of_axes(pixel.get("dimensions"), pixel.get("unit"), "xyz")
+        return _of_axes(pixel.get("dimensions"), pixel.get("unit"), "xyz", "pixelResolution")
     return None
 
 
@@ -127,7 +170,7 @@ def plausible(size: VoxelSize | None, where: str) -> VoxelSize | None:
     return size
 
 
-def _of_axes(sizes: Any, units: Any, axes: Sequence[str] | None) -> VoxelSize | None:
+def _of_axes(sizes: Any, units: Any, axes: Sequence[str] | None, key: str) -> SizeFound | None:
     try:
         sizes = np.asarray(sizes, float).ravel().tolist()
     except (TypeError, ValueError):
@@ -148,7 +191,7 @@ def _of_axes(sizes: Any, units: Any, axes: Sequence[str] | None) -> VoxelSize | 
         units = [units] * len(sizes)
     if len(units) != len(sizes):
         return None
-    return VoxelSize.of(dict(zip(order, in_nanometres(sizes, units), strict=True)))
+    return SizeFound.of(order, sizes, units, f"attribute {key}")
 
 
 def _size(value: Any) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dataloader.formats.axes import Stack, axis_names, names_in
 from dataloader.formats.base import CHUNK, ArrayVolume, VolumeWriter, listed, only_one
-from dataloader.formats.voxel_size import VoxelSize, from_attributes, in_nanometres
+from dataloader.formats.voxel_size import SizeFound, VoxelSize, from_attributes
 from utils.errors import UserError, warn
 from utils.optional import wanted
 
@@ -143,7 +143,7 @@ class ZarrVolume(ArrayVolume):
         names = getattr(array.metadata, "dimension_names", None)
         return (axis_names(names, count) if names else None) or names_in(array.attrs, count)
 
-    def _read_voxel_size(self) -> VoxelSize | None:
+    def _read_voxel_size(self) -> SizeFound | None:
         stack = self.array
         if self._level is None:
             return from_attributes(stack.array.attrs, stack.names)
@@ -154,8 +154,7 @@ class ZarrVolume(ArrayVolume):
             return None
         sizes = np.prod(np.array(scales, float), axis=0)
         units = [axis.get("unit") if isinstance(axis, dict) else None for axis in self._level.axes]
-        known = in_nanometres(sizes.tolist(), units)
-        return VoxelSize.of(dict(zip(stack.names, known, strict=True)))
+        return SizeFound.of(stack.names, sizes.tolist(), units, "OME-Zarr metadata")
 
     def _check(self) -> None:
         """Warn of missing chunks."""

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from dataloader.formats.voxel_size import VoxelSize
+
 HUGGING_FACE = "https://huggingface.co/datasets/pytc"
 GITHUB_VNC = "https://github.com/unidesigner/groundtruth-drosophila-vnc"
 EPFL = "https://documents.epfl.ch/groups/c/cv/cvlab-unit/www/data/%20ElectronMicroscopy_Hippocampus"
@@ -127,6 +129,7 @@ class PublishedData(NamedTuple):
         title: for messages.
         folder: folder of all its volumes, below the data root.
         volumes: in the order in which they are built.
+        voxel_size: of all its volumes.
         least_overlap: smallest plausible Dice overlap of the masks of neighbouring sections.
         mistaken_for: hint at another data set that is often mistaken for this one.
     """
@@ -134,6 +137,7 @@ class PublishedData(NamedTuple):
     title: str
     folder: Path
     volumes: tuple[PublishedVolume, ...]
+    voxel_size: VoxelSize
     least_overlap: float
     mistaken_for: str = ""
 
@@ -181,12 +185,14 @@ DATA_SETS = {
                 Path("VNC3/train.txt"),
             ),
         ),
+        VoxelSize(50.0, 4.6, 4.6),
         least_overlap=0.5,  # 0.73 to 0.86 on the data
     ),
     "lucchi": PublishedData(
         "Lucchi (EPFL)",
         Path("Lucchi"),
         (_epfl("training", "train.txt"), _epfl("testing", "testing.txt")),
+        VoxelSize(5.0, 5.0, 5.0),
         least_overlap=0.7,  # 0.92 and more on the training stack
         mistaken_for="Lucchi++ (lucchi_pp.zip) is another data set, with other labels",
     ),
@@ -198,6 +204,7 @@ DATA_SETS = {
             _mitoem(letter, animal, "training", "mito-train-v2", range(400)),
             _mitoem(letter, animal, "testing", "mito-val-v2", range(400, 500)),
         ),
+        VoxelSize(30.0, 8.0, 8.0),
         least_overlap=0.4,  # not measured; its 30 nm spacing is between the two above
     )
     for letter, animal in (("R", "rat"), ("H", "human"))

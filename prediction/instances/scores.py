@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prediction.instances.table import runs
+from prediction.instances.runs import equal_runs
 
 RECALLS = np.arange(101)  # per cent
 MIN_COMPONENT = 1000  # voxels; smaller components of binary labels need not be found
@@ -74,14 +74,14 @@ class InstanceScorer:
         """
         if ignored is not None:
             predicted, labelled = (np.where(ignored, 0, n) for n in (predicted, labelled))
-        starts, lengths = runs(predicted, labelled)
-        one, other = predicted.ravel()[starts], labelled.ravel()[starts]
+        runs = equal_runs(predicted, labelled)
+        one, other = predicted.ravel()[runs["start"]], labelled.ravel()[runs["start"]]
         inside = (one > 0) | (other > 0)
         ones, one = np.unique(one[inside], return_inverse=True)
         others, other = np.unique(other[inside], return_inverse=True)
         pairs, index = np.unique(one * len(others) + other, return_inverse=True)
         voxels = np.zeros(len(pairs), np.int64)
-        np.add.at(voxels, index, lengths[inside])
+        np.add.at(voxels, index, runs["length"][inside])
         first, second = np.divmod(pairs, max(1, len(others)))
         for a, b, count in zip(
             ones[first].tolist(), others[second].tolist(), voxels.tolist(), strict=True

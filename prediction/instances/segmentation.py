@@ -1,10 +1,10 @@
 """Mitochondria as objects: from a probability volume on disk to numbered instances.
 
-A component is a set of voxels of probability >= 0.5 that are connected by their faces. Small
-components are removed, and those with a narrow neck are split there. Only a slab of sections or one
-component is in memory at a time: components are labelled slab by slab and joined across slabs, the
-labels are kept in a scratch file, and each component is split within its bounding box. The result
-does not depend on the slabs.
+A component is a set of voxels of probability >= 0.5, or another threshold, that are connected by
+their faces. Small components are removed, and those with a narrow neck are split there. Only the
+runs of a slab, or a few components, are in memory at a time: the components are found slab by slab,
+their runs are kept in scratch files, and each is split within its bounding box. The result does not
+depend on the slabs, nor on the threads and processes that share the work.
 
 Faces (6-connectivity) rather than edges or corners: a mitochondrion is at least a hundred
 nanometres thick, which is many voxels in a section, so its consecutive sections overlap. Voxels
@@ -12,31 +12,28 @@ that meet only in an edge or a corner more likely belong to two neighbours.
 """
 
 import math
+import pickle
+import secrets
+import shutil
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
-import h5py
 import numpy as np
-from scipy import ndimage
-from scipy.cluster.hierarchy import DisjointSet
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dataloader.formats.voxel_size import VoxelSize
-from prediction.instances.table import Box, Mitochondrion, measure, spacing
+from prediction.instances.necks import PURPOSE, part
+from prediction.instances.runs import drawn, equal_runs, in_box, out_of_box, shifted
+from prediction.instances.slabs import Components, section_runs, write_slabs
+from prediction.instances.table import Box, Mitochondrion, object_of, spacing
 from prediction.metrics import THRESHOLD
+from prediction.outputs import SCRATCH
 from utils.optional import wanted
 from utils.progress import progress
-
-CONNECTIVITY = 6
-FACES = ndimage.generate_binary_structure(3, 1)
-PURPOSE = "for --instances"
-SCRATCH_DATASET = "labels"
-SCRATCH_CHUNK = 64  # pixels; the side of the tiles in which a section is stored
+from utils.runtime.distributed import Group
+from utils.runtime.threads import Budget, cores, prefetch
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class InstanceSettings:
     """What counts as one mitochondrion.
 
     Attributes:
+        threshold: probability from which a voxel is mitochondria.
         part: split components at narrow necks.
         neck: a component is split where the radius of a neck is less than this fraction of the
             radius of the smaller body that it joins; radii are distances to the background. Chosen
@@ -54,17 +52,19 @@ class InstanceSettings:
             the smallest allows for those cut by the border.
         min_voxels: the same where the voxel size is unknown; 0.001 um^3 at 30 x 8 x 8 nm.
         measured: measure the objects; otherwise ``table`` is empty.
-        slab_voxels: labelled at a time, in whole sections; 12 bytes of memory each.
-        largest_parted: largest bounding box, in voxels, of a component that is split; about 90
-            bytes of memory each.
+        slab_runs: runs of pixels (``prediction.instances.runs``) labelled at a time, in whole
+            sections; about 150 bytes of memory each.
+        largest_parted: largest bounding box, in voxels, of a component that is split, and of those
+            that are split at a time together; about 90 bytes of memory each.
     """
 
+    threshold: float = THRESHOLD
     part: bool = True
     neck: float = 0.3
     min_volume_um3: float = 0.001
     min_voxels: int = 500
     measured: bool = True
-    slab_voxels: int = 2**26
+    slab_runs: int = 2**22
     largest_parted: int = 2**24
 
     def smallest(self, voxel_size: VoxelSize | None) -> int:
@@ -75,67 +75,78 @@ class InstanceSettings:
         return max(1, math.ceil(self.min_volume_um3 / math.prod(spacing(voxel_size)) - 1e-9))
 
 
+class Found(NamedTuple):
+    """An object without its number.
+
+    Attributes:
+        component: that it is, or is part of.
+        part: its number from 1 in the component; 0: it is the component.
+        first: index of its first voxel in the volume.
+        row: its measures; None where they are not wanted.
+    """
+
+    component: int
+    part: int
+    first: int
+    row: Mitochondrion | None
+
+
 class Instances:
     """The mitochondria of a volume, numbered from 1 in the order of their first voxels.
 
-    All is computed on construction; labels are then read from the scratch file. Use it as a
-    context, or ``close`` it: that deletes the scratch file.
+    All is computed on construction; labels are then read from the scratch files. Use it as a
+    context, or ``close`` it: that deletes the scratch files.
+
+    Of several processes each finds the components of its part of the sections, and then splits and
+    measures its part of the components. Only the main one has the result.
 
     Args:
-        probability: of mitochondria, (H, W) float, by section. Each is read twice.
+        probability: of mitochondria, float: called with a section's index it returns (H, W), with
+            slices of sections, rows and columns a box. Each section is read once, and again the
+            boxes of components that are split. Called in several threads.
         shape: (sections, H, W).
         voxel_size: None where it is not known; all is then measured in voxels.
         settings: what counts as one mitochondrion.
-        scratch: an existing folder for the scratch file, a few per cent of the size of the
-            probabilities; None: the system's.
+        scratch: an existing folder for the scratch files, a few per cent of the size of the
+            probabilities; None: the system's. Shared by all processes.
+        group: the processes.
 
     Attributes:
         shape: as given.
         voxel_size: as given.
-        table: one row per mitochondrion; row ``n - 1`` is of number ``n``.
+        table: one row per mitochondrion; row ``n - 1`` is of number ``n``. Empty in all processes
+            but the main one.
         notes: what was left out, for the user.
 
     Raises:
         UserError: an optional package is missing.
-        OSError: the scratch file cannot be written.
+        OSError: a scratch file cannot be written.
+        PeerLost: another process has ended.
     """
 
     def __init__(
         self,
-        probability: Callable[[int], np.ndarray],
+        probability: Callable[[int | Box], np.ndarray],
         shape: tuple[int, int, int],
         voxel_size: VoxelSize | None = None,
         settings: InstanceSettings | None = None,
         scratch: Path | None = None,
+        group: Group | None = None,
     ) -> None:
-        wanted("cc3d", PURPOSE)
+        wanted("edt", PURPOSE)
         wanted("skimage", PURPOSE)
         self.shape, self.voxel_size = shape, voxel_size
         self.settings = settings or InstanceSettings()
         self.smallest = self.settings.smallest(voxel_size)
-        self._removed = self._too_large = self._parted = 0
-        self._folder = tempfile.TemporaryDirectory(prefix=".instances-", dir=scratch)
-        self._file = h5py.File(Path(self._folder.name) / "labels.hdf", "w")
+        self._probability, self._group = probability, group or Group()
+        number = self._group.agree(secrets.randbits(31))
+        self._folder = Path(scratch or tempfile.gettempdir()) / f"{SCRATCH}{number}"
+        self._budget = Budget(self.settings.largest_parted)
         try:
-            self._labels = self._file.create_dataset(
-                SCRATCH_DATASET,
-                shape,
-                np.uint32,
-                chunks=(1, min(shape[1], SCRATCH_CHUNK), min(shape[2], SCRATCH_CHUNK)),
-                compression="lzf",
-            )
-            components = self._find(probability)
-            if self.settings.part:
-                self._part(components)
-            count = int(self._of_label.max())
-            self._numbers = np.zeros(count + 1, np.uint32)
-            self.table: list[Mitochondrion] = []
-            if self.settings.measured:
-                self.table = measure(
-                    self._numbering(), count, probability, self.crop, shape, voxel_size
-                )
-            else:
-                deque(self._numbering(), maxlen=0)  # numbers them
+            self._find()
+            self._components = Components(self._folder, shape, self.smallest)
+            self._measure()
+            self._number()
         except BaseException:
             self.close()
             raise
@@ -147,9 +158,9 @@ class Instances:
         self.close()
 
     def close(self) -> None:
-        """Delete the scratch file; the table stays."""
-        self._file.close()
-        self._folder.cleanup()
+        """Delete the scratch files; the table stays."""
+        if self._group.is_main:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def notes(self) -> str:
@@ -159,112 +170,161 @@ class Instances:
             least = f"{self.settings.min_volume_um3:g} um^3 ({least})"
         notes = f"mitochondria: {len(self.table)}"
         if self.settings.part:
-            notes += f", components parted: {self._parted}"
-        notes += f", removed as smaller than {least}: {self._removed}"
-        if self._too_large:
+            notes += f", components parted: {len(self._parted)}"
+        notes += f", removed as smaller than {least}: {self._components.removed}"
+        if too_large := int(np.count_nonzero(self._too_large())):
             notes += (
                 ", too large to be parted (bounding boxes of more than "
-                f"{self.settings.largest_parted / 1e6:.3g} million voxels): {self._too_large}"
+                f"{self.settings.largest_parted / 1e6:.3g} million voxels): {too_large}"
             )
         return notes
 
     def section(self, index: int) -> np.ndarray:
         """The instances of a section (H, W) uint32; 0 is background."""
-        return self._numbers[self._of_label[self._labels[index]]]
+        slab = self._components.slab_of(index)
+        if slab != self._open[0]:
+            self._open = slab, *self._numbered(slab)
+        _, runs, numbers = self._open
+        size = self.shape[1] * self.shape[2]
+        own = slice(*np.searchsorted(runs["start"], (index * size, (index + 1) * size)))
+        section = drawn(shifted(runs[own], -index * size), numbers[own], size)
+        return section.reshape(self.shape[1:])
 
     def sections(self) -> Iterator[tuple[int, np.ndarray]]:
         """Index and instances of one section after another."""
         for index in range(self.shape[0]):
             yield index, self.section(index)
 
-    def crop(self, box: Box) -> np.ndarray:
-        """The instances within a box, uint32."""
-        return self._numbers[self._of_label[self._labels[box]]]
+    def _find(self) -> None:
+        """Write the components of this process's sections."""
+        if self._group.is_main:
+            self._folder.mkdir()
+        self._group.wait()
+        own = self._group.share(range(self.shape[0]))
+        threads = cores()
 
-    def _find(self, probability: Callable[[int], np.ndarray]) -> dict[int, tuple[int, Box]]:
-        """Label the components in the scratch file, and look up which labels are of which.
+        def find(index: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+            return index, section_runs(self._probability(index), self.settings.threshold)
 
-        Returns:
-            Voxels and bounding box of each component by its number. ``_of_label`` tells the
-            component of each label, 0 for what is removed.
+        found = prefetch(find, own, 2 * threads, threads)
+        sections = progress(found, len(own), "section")
+        write_slabs(self._folder, sections, self.shape, self.smallest, self.settings.slab_runs)
+        self._group.wait()
+
+    def _measure(self) -> None:
+        """Split and measure this process's components, the largest first."""
+        boxes = self._components.boxes
+        order = np.argsort(-np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1), kind="stable")
+        own = (order[self._group.rank :: self._group.size] + 1).tolist()
+        threads = cores()
+        found = prefetch(self._objects, own, 2 * threads, threads)
+        objects = [one for several in progress(found, len(own), "object") for one in several]
+        with (self._folder / f"{self._group.rank}.objects").open("wb") as file:
+            pickle.dump(objects, file)
+        self._group.wait()
+
+    def _objects(self, number: int) -> list[Found]:
+        """A component's parts, or the component."""
+        components = self._components
+        first, likely = int(components.first[number - 1]), float(components.likely[number - 1])
+        if not (self.settings.part or self.settings.measured):
+            return [Found(number, 0, first, None)]
+        runs = components.runs(number)
+        parts = self._parts(number, runs)
+        if parts is None:
+            return [Found(number, 0, first, self._row(runs, likely))]
+        runs, of_run, likely = parts
+        return [
+            Found(number, k, int(own["start"][0]), self._row(own, float(likely[k])))
+            for k in range(1, len(likely))
+            for own in (runs[of_run == k],)
+        ]
+
+    def _row(self, runs: np.ndarray, likely: float) -> Mitochondrion | None:
+        if not self.settings.measured:
+            return None
+        return object_of(runs, self.shape, spacing(self.voxel_size), likely)
+
+    def _parts(
+        self, number: int, runs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Runs of a component's parts, the part of each, and their sums of probabilities.
+
+        None if it stays whole. Runs and parts are also written to a file.
         """
-        sections, height, width = self.shape
-        depth = max(1, self.settings.slab_voxels // (height * width))
-        voxels, boxes, joined = [np.zeros(1, np.int64)], [np.zeros((1, 6), np.int64)], []
-        last, labels = None, 0
-        slabs = range(0, sections, depth)
-        for start in progress(slabs, len(slabs), "slab"):
-            stop = min(start + depth, sections)
-            mask = np.stack([probability(index) >= THRESHOLD for index in range(start, stop)])
-            closed = start == 0, stop == sections
-            slab, counts, bounds, removed = label_slab(mask, self.smallest, closed, labels)
-            self._removed += removed
-            bounds[:, :2] += start
-            voxels.append(counts)
-            boxes.append(bounds)
-            labels += len(counts)
-            if last is not None:
-                both = (last > 0) & (slab[0] > 0)
-                joined.append(np.unique(np.stack([last[both], slab[0][both]]), axis=1))
-            last = slab[-1].copy()
-            for index in range(start, stop):
-                self._labels[index] = slab[index - start]
-            del mask, slab  # before the next ones are made
-        pairs = np.concatenate(joined, axis=1) if joined else np.zeros((2, 0), np.int64)
-        graph = coo_array((np.ones(pairs.shape[1], bool), pairs), shape=(labels + 1, labels + 1))
-        count, component = connected_components(graph, directed=False)
-        total, bounds = merged(component, count, np.concatenate(voxels), np.concatenate(boxes))
-        kept = total >= self.smallest
-        self._removed += int(np.count_nonzero(~kept)) - 1  # label 0 is a component of its own
-        numbers = np.cumsum(kept) * kept
-        self._of_label = numbers[component].astype(np.uint32)
-        slices = (tuple(slice(*map(int, side)) for side in b.reshape(3, 2)) for b in bounds[kept])
-        return dict(enumerate(zip(total[kept].tolist(), slices, strict=True), 1))
-
-    def _part(self, components: dict[int, tuple[int, Box]]) -> None:
-        """Part what hangs together by necks: give the parts labels of their own."""
-        distances = spacing(self.voxel_size)
-        new_labels = [self._of_label]
-        labels, instances = len(self._of_label), len(components)
-        for number, (voxels, box) in progress(components.items(), len(components), "component"):
-            if voxels < 2 * self.smallest:
-                continue
-            if math.prod(side.stop - side.start for side in box) > self.settings.largest_parted:
-                self._too_large += 1
-                continue
-            crop = self._labels[box]
-            # labels of parts are at home in other components
-            known = np.where(crop < len(self._of_label), crop, 0)
-            mask = self._of_label[known] == number
-            # beyond the volume's border a mitochondrion goes on, so far as one can know
-            ends = [
-                (int(side.start > 0), int(side.stop < length))
-                for side, length in zip(box, self.shape, strict=True)
-            ]
-            parts = part(np.pad(mask, ends), distances, self.settings.neck, self.smallest)
+        voxels, box = self._components.voxels[number - 1], self._components.box(number)
+        sides = tuple(side.stop - side.start for side in box)
+        size = math.prod(sides)
+        if not self.settings.part or voxels < 2 * self.smallest:
+            return None
+        if size > self.settings.largest_parted:
+            return None
+        # beyond the volume's border a mitochondrion goes on, so far as one can know
+        ends = [
+            (int(side.start > 0), int(side.stop < length))
+            for side, length in zip(box, self.shape, strict=True)
+        ]
+        inside = tuple(slice(a, a + n) for (a, _), n in zip(ends, sides, strict=True))
+        with self._budget.taken(size):
+            mask = drawn(in_box(runs, self.shape, box), np.ones(len(runs), bool), size)
+            mask = np.pad(mask.reshape(sides), ends)
+            parts = part(mask, spacing(self.voxel_size), self.settings.neck, self.smallest)
             if parts is None:
-                continue
-            inside = tuple(slice(a, a + n) for (a, _), n in zip(ends, mask.shape, strict=True))
-            count = int(parts.max())
-            self._labels[box] = np.where(mask, parts[inside] + (labels - 1), crop)
-            # the first part keeps the component's number
-            new_labels.append(np.array([number, *range(instances + 1, instances + count)]))
-            labels, instances = labels + count, instances + count - 1
-            self._parted += 1
-        self._of_label = np.concatenate(new_labels).astype(np.uint32)
+                return None
+            parts = parts[inside]
+            likely = np.bincount(parts.ravel(), self._probability(box).ravel())
+            runs = equal_runs(parts)
+            of_run = parts.ravel()[runs["start"]]
+        runs = out_of_box(runs[of_run > 0], self.shape, box)
+        of_run = of_run[of_run > 0]
+        np.savez(self._folder / f"{number}.parts", runs=runs, of_run=of_run)
+        return runs, of_run, likely
 
-    def _numbering(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The sections, numbering the instances as they come."""
-        known = 0
-        for index in progress(range(self.shape[0]), self.shape[0], "section"):
-            instances = self._of_label[self._labels[index]]
-            inside = instances[instances > 0]
-            inside = inside[self._numbers[inside] == 0]
-            new, first = np.unique(inside, return_index=True)
-            new = new[np.argsort(first)]
-            self._numbers[new] = np.arange(known + 1, known + 1 + len(new))
-            known += len(new)
-            yield index, self._numbers[instances]
+    def _too_large(self) -> np.ndarray:
+        """Which components are not split because of their size."""
+        boxes = self._components.boxes
+        size = np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
+        splittable = self._components.voxels >= 2 * self.smallest
+        return self.settings.part & splittable & (size > self.settings.largest_parted)
+
+    def _number(self) -> None:
+        """Number the objects of all processes."""
+        self.table: list[Mitochondrion] = []
+        self._open = -1, None, None
+        self._parted: dict[int, np.ndarray] = {}  # component: number of each part
+        self._numbers = np.zeros(len(self._components) + 1, np.uint32)  # of whole components
+        if not self._group.is_main:
+            return
+        objects: list[Found] = []
+        for rank in range(self._group.size):
+            with (self._folder / f"{rank}.objects").open("rb") as file:
+                objects += pickle.load(file)
+        counts = np.bincount([one.component for one in objects], minlength=len(self._numbers))
+        for n, one in enumerate(sorted(objects, key=lambda one: one.first), 1):
+            if one.row is not None:
+                self.table.append(one.row._replace(label=n))
+            if one.part == 0:
+                self._numbers[one.component] = n
+                continue
+            empty = np.zeros(counts[one.component] + 1, np.uint32)
+            self._parted.setdefault(one.component, empty)[one.part] = n
+
+    def _numbered(self, slab: int) -> tuple[np.ndarray, np.ndarray]:
+        """The runs of a slab, sorted, and the number of each."""
+        size = self.shape[1] * self.shape[2]
+        start, stop = (z * size for z in self._components.slabs[slab].sections)
+        runs, component = self._components.slab_runs(slab)
+        whole = self._numbers[component] > 0
+        all_runs, numbers = [runs[whole]], [self._numbers[component[whole]]]
+        for number in np.unique(component[~whole]).tolist():
+            with np.load(self._folder / f"{number}.parts.npz") as file:
+                runs, of_run = file["runs"], file["of_run"]
+            own = slice(*np.searchsorted(runs["start"], (start, stop)))
+            all_runs.append(runs[own])
+            numbers.append(self._parted[number][of_run[own]])
+        runs, numbers = np.concatenate(all_runs), np.concatenate(numbers)
+        order = np.argsort(runs["start"])
+        return runs[order], numbers[order]
 
 
 def mask_components(
@@ -279,127 +339,3 @@ def mask_components(
     """
     settings = InstanceSettings(part=False, min_voxels=1, measured=False)
     return Instances(mask, shape, settings=settings, scratch=scratch)
-
-
-def label_slab(
-    mask: np.ndarray, smallest: int, closed: tuple[bool, bool], labelled: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """The components of some sections, without those that are surely too small.
-
-    Args:
-        mask: (Z, H, W) bool.
-        smallest: least voxels of a component.
-        closed: whether the volume ends before the first section, and after the last; what reaches
-            a border that is none of the volume's is kept, however small.
-        labelled: number of the labels given before.
-
-    Returns:
-        Labels (Z, H, W) uint32 from ``labelled + 1`` on, 0 outside; voxels (N,) and bounding boxes
-        (N, 6) int64, from z0 and z1 to x1, the ends not included; the number of components removed.
-    """
-    cc3d = wanted("cc3d", PURPOSE)
-    labels = cc3d.connected_components(mask, connectivity=CONNECTIVITY, out_dtype=np.uint32)
-    statistics = cc3d.statistics(labels, no_slice_conversion=True)
-    voxels = statistics["voxel_counts"].astype(np.int64)
-    boxes = statistics["bounding_boxes"].astype(np.int64)
-    boxes[:, 1::2] += 1
-    kept = voxels >= smallest
-    kept |= (boxes[:, 0] == 0) & (not closed[0])
-    kept |= (boxes[:, 1] == len(mask)) & (not closed[1])
-    kept[0] = False  # background
-    removed = len(kept) - 1 - int(np.count_nonzero(kept))
-    lookup = ((np.cumsum(kept) + labelled) * kept).astype(np.uint32)
-    for section in labels:
-        section[:] = lookup[section]
-    return labels, voxels[kept], boxes[kept], removed
-
-
-def merged(
-    component: np.ndarray, count: int, voxels: np.ndarray, boxes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (count,) and boxes (count, 6) of components from those of their labels."""
-    total = np.zeros(count, np.int64)
-    np.add.at(total, component, voxels)
-    bounds = np.zeros((count, 6), np.int64)
-    bounds[:, ::2] = np.iinfo(np.int64).max
-    np.minimum.at(bounds[:, ::2], component, boxes[:, ::2])
-    np.maximum.at(bounds[:, 1::2], component, boxes[:, 1::2])
-    return total, bounds
-
-
-def part(
-    mask: np.ndarray, distances: tuple[float, float, float], neck: float, smallest: int
-) -> np.ndarray | None:
-    """Part a component at its narrow necks, by a watershed of the distance to the background.
-
-    The watershed starts from every maximum of the distance d, bumps as well. Then basins are
-    joined over their highest saddles first, unless both are bodies of their own: of ``smallest``
-    voxels at least, and the saddle's distance below ``neck * d`` and below d by one and a half of
-    the largest side of a voxel, d being the lower one's maximum. (The latter is more than a step
-    from one section to the next can feign.) What is left are the maxima of a dynamic, or height,
-    of at least h (h-maxima) with an h that grows with d, and their basins.
-
-    Args:
-        mask: (Z, H, W) bool, a component; what is beyond counts as unknown, not as background.
-        distances: sides of a voxel (z, y, x).
-        neck: share of the smaller body's radius.
-        smallest: least voxels of a part.
-
-    Returns:
-        Parts (Z, H, W) int32 from 1, 0 outside of the mask; None if there is one alone.
-    """
-    if mask.all():  # no background to be distant from
-        return None
-    morphology = wanted("skimage.morphology", PURPOSE)
-    segmentation = wanted("skimage.segmentation", PURPOSE)
-    distance = ndimage.distance_transform_edt(mask, sampling=distances).astype(np.float32)
-    maxima = morphology.local_maxima(distance, connectivity=1) & mask
-    seeds, count = ndimage.label(maxima, FACES)
-    if count == 1:
-        return None
-    basins = segmentation.watershed(-distance, seeds, mask=mask)
-    voxels = np.bincount(basins.ravel(), minlength=count + 1).tolist()
-    peaks = np.zeros(count + 1, np.float32)
-    peaks[seeds[maxima]] = distance[maxima]
-    peaks = peaks.tolist()
-    margin = 1.5 * max(distances)
-    bodies = DisjointSet(range(1, count + 1))
-    for one, other, saddle in zip(*saddles(basins, distance), strict=True):
-        low, high = sorted((bodies[one], bodies[other]), key=peaks.__getitem__)
-        narrow = saddle < min(neck * peaks[low], peaks[low] - margin)
-        if low == high or (narrow and min(voxels[low], voxels[high]) >= smallest):
-            continue
-        bodies.merge(low, high)
-        body = bodies[low]
-        voxels[body], peaks[body] = voxels[low] + voxels[high], peaks[high]
-    if bodies.n_subsets == 1:
-        return None
-    body_of = [0, *(bodies[basin] for basin in range(1, count + 1))]
-    _, parts = np.unique(body_of, return_inverse=True)
-    return parts.astype(np.int32)[basins]
-
-
-def saddles(basins: np.ndarray, distance: np.ndarray) -> tuple[list[int], list[int], list[float]]:
-    """Where basins meet: pairs of numbers, and the highest distance at which one is left for the
-    other, highest first.
-
-    Args:
-        basins: (Z, H, W) of numbers from 1; 0 is background.
-        distance: (Z, H, W).
-    """
-    keys, heights = [], []
-    size = int(basins.max()) + 1
-    for axis in range(3):
-        behind = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
-        ahead = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
-        one, other = basins[behind], basins[ahead]
-        meet = (one != other) & (one > 0) & (other > 0)
-        one, other = one[meet].astype(np.int64), other[meet].astype(np.int64)
-        keys.append(np.minimum(one, other) * size + np.maximum(one, other))
-        heights.append(np.minimum(distance[behind][meet], distance[ahead][meet]))
-    keys, heights = np.concatenate(keys), np.concatenate(heights)
-    order = np.lexsort((keys, -heights))
-    _, first = np.unique(keys[order], return_index=True)
-    chosen = order[np.sort(first)]
-    one, other = np.divmod(keys[chosen], size)
-    return one.tolist(), other.tolist(), heights[chosen].tolist()

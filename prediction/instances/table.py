@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from dataloader.formats.voxel_size import VoxelSize
+from prediction.instances.runs import drawn, in_box, placed
 from utils.optional import wanted
-from utils.progress import progress
 
 Box = tuple[slice, slice, slice]
 
@@ -68,132 +68,79 @@ def spacing(voxel_size: VoxelSize | None) -> tuple[float, float, float]:
     return (1.0, 1.0, 1.0) if voxel_size is None else tuple(side / 1e3 for side in voxel_size)
 
 
-def runs(*sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of pixels in rows along which each of several sections (H, W) is constant.
-
-    Returns:
-        Flat indices of their first pixels, and their lengths.
-    """
-    changes = np.zeros(sections[0].shape, bool)
-    changes[:, 0] = True
-    for section in sections:
-        changes[:, 1:] |= section[:, 1:] != section[:, :-1]
-    starts = np.flatnonzero(changes)
-    return starts, np.diff(starts, append=changes.size)
-
-
-class Sums:
-    """Sums over the voxels of instances 1 to N, section by section; number n at index n.
-
-    Attributes:
-        voxels, sections, probability: (N + 1,).
-        first: sums of z, y and x, (N + 1, 3).
-        second: sums of their products, (N + 1, 3, 3), voxels counting as points.
-        low, high: least and largest z, y and x, (N + 1, 3).
-    """
-
-    def __init__(self, count: int) -> None:
-        self.voxels = np.zeros(count + 1, np.int64)
-        self.sections = np.zeros(count + 1, np.int64)
-        self.probability = np.zeros(count + 1)
-        self.first = np.zeros((count + 1, 3))
-        self.second = np.zeros((count + 1, 3, 3))
-        self.low = np.full((count + 1, 3), np.iinfo(np.int64).max)
-        self.high = np.full((count + 1, 3), -1)
-
-    def add(self, z: int, numbers: np.ndarray, probability: np.ndarray) -> None:
-        """Add a section: instances and probabilities, (H, W) each."""
-        starts, lengths = runs(numbers)
-        likely = np.add.reduceat(probability.ravel(), starts, dtype=np.float64)
-        n = numbers.ravel()[starts]
-        inside = n > 0
-        present, index = np.unique(n[inside], return_inverse=True)
-        starts, lengths, likely = starts[inside], lengths[inside], likely[inside]
-        y, x = np.divmod(starts, numbers.shape[1])
-        sum_x = lengths * x + lengths * (lengths - 1) // 2
-        sum_xx = (
-            lengths * x * x
-            + x * lengths * (lengths - 1)
-            + (lengths - 1) * lengths * (2 * lengths - 1) // 6
-        )
-
-        def total(values: np.ndarray) -> np.ndarray:
-            return np.bincount(index, values, len(present))
-
-        voxels, sum_y, sum_x, sum_yx = map(total, (lengths, lengths * y, sum_x, sum_x * y))
-        self.voxels[present] += voxels.astype(np.int64)
-        self.sections[present] += 1
-        self.probability[present] += total(likely)
-        self.first[present] += np.stack([z * voxels, sum_y, sum_x], axis=1)
-        products = [
-            [z * z * voxels, z * sum_y, z * sum_x],
-            [z * sum_y, total(lengths * y * y), sum_yx],
-            [z * sum_x, sum_yx, total(sum_xx)],
-        ]
-        self.second[present] += np.moveaxis(np.array(products), 2, 0)
-        least = np.stack([np.full_like(y, z), y, x], axis=1)
-        np.minimum.at(self.low, n[inside], least)
-        np.maximum.at(self.high, n[inside], least + np.outer(lengths - 1, [0, 0, 1]))
-
-
-def measure(
-    sections: Iterable[tuple[int, np.ndarray]],
-    count: int,
-    probability: Callable[[int], np.ndarray],
-    crop: Callable[[Box], np.ndarray],
-    shape: tuple[int, int, int],
-    voxel_size: VoxelSize | None,
-) -> list[Mitochondrion]:
-    """Measure the instances of a volume.
+def object_of(
+    runs: np.ndarray, shape: tuple[int, int, int], sides: tuple[float, float, float], likely: float
+) -> Mitochondrion:
+    """Measure an object; its number is left at 0.
 
     Args:
-        sections: index and instances (H, W) of each.
-        count: number of instances, 1 to ``count``, each with a voxel at least.
-        probability: (H, W) float, by section.
-        crop: the instances within a box; called when all sections are through.
+        runs: of the object, in the volume (``prediction.instances.runs``).
         shape: of the volume.
-        voxel_size: None where it is not known.
+        sides: of a voxel (z, y, x).
+        likely: sum of the probabilities.
     """
-    sums = Sums(count)
-    for z, numbers in sections:
-        sums.add(z, numbers, probability(z))
-    sides = np.array(spacing(voxel_size))
-    voxels = np.maximum(sums.voxels, 1)[:, None]
-    centroids = (sums.first / voxels + 0.5) * sides
-    lengths = elongations(sums, sides)
-    touching = ((sums.low == 0) | (sums.high == np.array(shape) - 1)).any(axis=1)
-    table = []
-    for n in progress(range(1, count + 1), count, "mitochondrion"):
-        low, high = sums.low[n], sums.high[n] + 1
-        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        table.append(
-            Mitochondrion(
-                n,
-                int(sums.voxels[n]),
-                float(sums.voxels[n] * sides.prod()),
-                surface_area(lambda part, n=n: crop(part) == n, box, tuple(sides)),
-                *centroids[n].tolist(),
-                *(low * sides).tolist(),
-                *(high * sides).tolist(),
-                int(low[0]),
-                int(high[0]) - 1,
-                int(sums.sections[n]),
-                float(lengths[n]),
-                bool(touching[n]),
-                float(sums.probability[n] / sums.voxels[n]),
-            )
-        )
-    return table
+    length = runs["length"].astype(np.int64)
+    voxels = int(length.sum())
+    places = np.stack(placed(runs, shape))
+    low, high = places.min(axis=1), places.max(axis=1) + 1
+    high[2] = (places[2] + length).max()
+    box = tuple(slice(*side) for side in zip(low.tolist(), high.tolist(), strict=True))
+    first, second = moments(places - low[:, None], length)
+    sides = np.array(sides)
+
+    def inside(part: Box) -> np.ndarray:
+        own = in_box(runs, shape, part)
+        size = tuple(side.stop - side.start for side in part)
+        return drawn(own, np.ones(len(own), bool), math.prod(size)).reshape(size)
+
+    return Mitochondrion(
+        0,
+        voxels,
+        float(voxels * sides.prod()),
+        surface_area(inside, box, tuple(sides)),
+        *(((first + low * voxels) / voxels + 0.5) * sides).tolist(),
+        *(low * sides).tolist(),
+        *(high * sides).tolist(),
+        int(low[0]),
+        int(high[0]) - 1,
+        int(high[0] - low[0]),  # connected by faces, so there is no gap
+        elongation(first / voxels, second / voxels, sides),
+        bool(((low == 0) | (high == shape)).any()),
+        likely / voxels,
+    )
 
 
-def elongations(sums: Sums, sides: np.ndarray) -> np.ndarray:
-    """Length over breadth of each instance (N + 1,), see ``Mitochondrion``; >= 1."""
-    voxels = np.maximum(sums.voxels, 1)[:, None, None]
-    means = sums.first[:, :, None] / voxels
-    points = sums.second / voxels - means * means.transpose(0, 2, 1)
-    covariance = (points + np.eye(3) / 12) * np.outer(sides, sides)
-    moments = np.linalg.eigvalsh(covariance)  # rising
-    return np.sqrt(moments[:, 2] / moments[:, 1])
+def moments(places: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of z, y, x (3,) and of their products (3, 3) over the voxels of runs, as points.
+
+    Args:
+        places: of the first voxels, (3, N) int64.
+        length: (N,) int64.
+    """
+    # of x over a run: n voxels from x on
+    added = length * (length - 1) // 2
+    squares = (length - 1) * length * (2 * length - 1) // 6
+    x = places[2]
+    first = places @ length
+    first[2] += added.sum()
+    second = (places * length) @ places.T
+    second[:, 2] += places @ added
+    second[2] = second[:, 2]
+    second[2, 2] = (length * x * x + 2 * x * added + squares).sum()
+    return first, second
+
+
+def elongation(mean: np.ndarray, square: np.ndarray, sides: np.ndarray) -> float:
+    """Length over breadth, see ``Mitochondrion``; >= 1.
+
+    Args:
+        mean: of z, y, x, (3,).
+        square: of their products, (3, 3).
+        sides: of a voxel.
+    """
+    covariance = (square - np.outer(mean, mean) + np.eye(3) / 12) * np.outer(sides, sides)
+    _, middle, largest = np.linalg.eigvalsh(covariance)  # rising
+    return math.sqrt(largest / middle)
 
 
 def surface_area(

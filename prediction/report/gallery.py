@@ -5,8 +5,7 @@ import base64
 import cv2
 import numpy as np
 
-from dataloader.volume import Volume, resample
-from prediction.metrics import THRESHOLD
+from dataloader.volume import Volume, evenly_spaced, resample
 from prediction.pictures import contours, grey, instances_picture
 from prediction.report.tables import column_values
 
@@ -19,7 +18,7 @@ ONLY_HERE, ONLY_THERE = (213, 94, 0), (0, 114, 178)  # RGB of orange and blue
 
 def gallery(
     raw: Volume,
-    prediction: Volume,
+    masks: Volume,
     labels: Volume | None,
     instances: Volume | None,
     stride: int,
@@ -28,18 +27,18 @@ def gallery(
     """Large pictures of evenly spaced sections, by the names that the template has for them."""
     f1 = column_values(rows, "F1")
     entries = []
-    for index in spaced(len(raw), GALLERY):
+    for index in evenly_spaced(len(raw), GALLERY):
         other = index + stride if index + stride < len(raw) else index - stride
         name = raw.names[index]
         scored = index < len(f1) and np.isfinite(f1[index])
         entry = {"name": name, "score": f"F1 {f1[index]:.3f}" if scored else ""}
         small = fitting(_middle(raw, index).shape, GALLERY_SIDE)
         image = resample(_middle(raw, index), small)
-        mask = _small(_middle(prediction, index) >= THRESHOLD, small)
+        mask = _small(_middle(masks, index), small)
         label = None if labels is None else _small(_middle(labels, index) == 1, small)
         entry["contours"] = _jpeg(contours(image, mask, label, 1))
         if 0 <= other < len(raw):
-            there = _small(_middle(prediction, other) >= THRESHOLD, small)
+            there = _small(_middle(masks, other), small)
             entry["residual"] = _jpeg(_residual(image, mask, there))
             entry["other"] = raw.names[other]
         if instances is not None:
@@ -63,12 +62,12 @@ def _residual(image: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndar
     return picture
 
 
-def contact_sheet(raw: Volume, prediction: Volume) -> str:
+def contact_sheet(raw: Volume, masks: Volume) -> str:
     """One picture with thumbnails of evenly spaced sections and their predicted masks."""
     panels = []
-    for index in spaced(len(raw), SHEET):
+    for index in evenly_spaced(len(raw), SHEET):
         small = fitting(raw.shape[1:], SHEET_SIDE)
-        mask = _small(prediction.section(index) >= THRESHOLD, small)
+        mask = _small(masks.section(index), small)
         panel = contours(resample(raw.section(index), small), mask, None, 1)
         text = str(index)
         for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
@@ -84,11 +83,6 @@ def contact_sheet(raw: Volume, prediction: Volume) -> str:
         for start in range(0, len(panels), columns)
     ]
     return _jpeg(np.concatenate(lines))
-
-
-def spaced(sections: int, count: int) -> list[int]:
-    """Indices of ``count`` evenly spaced sections, or of all if there are fewer."""
-    return sorted(set(np.linspace(0, sections - 1, min(count, sections)).round().astype(int)))
 
 
 def fitting(shape: tuple[int, int], side: int) -> tuple[int, int]:

@@ -7,10 +7,12 @@ from typing import Any
 
 from dataloader.formats.opening import open_volume
 from dataloader.volume import Volume
+from prediction.metrics import THRESHOLD
 from prediction.outputs import OBJECTS, PREDICTIONS, REPORT, SECTIONS, SUMMARY
 from prediction.report.charts import PURPOSE, histograms, sections_chart, training_charts
 from prediction.report.gallery import GALLERY_PART, contact_sheet, gallery
 from prediction.report.tables import best_and_worst, objects_table, read_table
+from prediction.threshold import Thresholded, read_threshold
 from utils.files import part_of
 from utils.optional import wanted
 
@@ -61,7 +63,8 @@ def write_report(
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     rows = read_table(folder / SECTIONS)
     objects = read_table(folder / OBJECTS)
-    prediction = open_volume(folder / PREDICTIONS, keep=False)
+    probability = open_volume(folder / PREDICTIONS, keep=False)
+    masks = Thresholded(probability, read_threshold(folder / PREDICTIONS))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
@@ -77,14 +80,14 @@ def write_report(
         instance_scores=summary["instance_scores"],
         sections_chart=sections_chart(rows),
         extremes=best_and_worst(rows),
-        gallery=gallery(raw, prediction, labels, instances, stride, rows),
+        gallery=gallery(raw, masks, labels, instances, stride, rows),
         has_labels=labels is not None,
         stride=stride,
         part=GALLERY_PART if max(raw.shape[1:]) > GALLERY_PART else None,
         training=training_charts(logs),
         objects=objects_table(objects),
         histograms=histograms(objects),
-        sheet=contact_sheet(raw, prediction),
+        sheet=contact_sheet(raw, masks),
     )
     part = part_of(folder / REPORT)
     part.write_text(html, encoding="utf-8")
@@ -102,6 +105,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("voxel (z, y, x)", " x ".join(f"{s:g}" for s in size) + " nm" if size else "unknown"),
         *([("blank areas", f"{blank:.2%} of the volume: not scored")] if blank else []),
         ("labels", summary["labels"] or "none: nothing could be scored"),
+        ("masks", f"probability >= {summary.get('threshold', THRESHOLD):g}"),
         ("model", f"{summary['run']}, iteration {summary['iteration']}"),
         ("checkpoint", summary["checkpoint"]),
         ("chosen by", summary["chosen_by"]),

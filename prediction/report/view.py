@@ -8,8 +8,8 @@ import numpy as np
 from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.volume import Volume
-from prediction.metrics import THRESHOLD
 from prediction.outputs import PREDICTIONS
+from prediction.threshold import Thresholded, read_threshold
 from utils.errors import UserError
 
 
@@ -25,27 +25,20 @@ def require_napari() -> Any:
 class Lazy:
     """A volume as an array that reads sections when they are shown."""
 
-    def __init__(self, volume: Volume, threshold: float | None = None) -> None:
+    def __init__(self, volume: Volume) -> None:
         self.volume, self.shape, self.ndim = volume, volume.shape, 3
-        self.threshold = threshold
-        self.dtype = np.dtype(np.uint8) if threshold is not None else volume.section(0).dtype
+        self.dtype = volume.section(0).dtype
 
     def __getitem__(self, place: Any) -> np.ndarray:
         place = place if isinstance(place, tuple) else (place,)
         first, *rest = (*place, *[slice(None)] * (3 - len(place)))
         single = not isinstance(first, slice)
         sections = [int(first)] if single else range(*first.indices(len(self.volume)))
-        shown = np.stack([self._section(index) for index in sections])[(slice(None), *rest)]
+        shown = np.stack([self.volume.section(index) for index in sections])[(slice(None), *rest)]
         return shown[0] if single else shown
 
     def __len__(self) -> int:
         return len(self.volume)
-
-    def _section(self, index: int) -> np.ndarray:
-        section = self.volume.section(index)
-        if self.threshold is None:
-            return section
-        return (section >= self.threshold).astype(np.uint8)
 
 
 def add_layers(
@@ -68,12 +61,13 @@ def add_layers(
     """
     scale = [step / 1000 for step in voxel_size] if voxel_size else [1.0] * 3
     probability = open_volume(folder / PREDICTIONS, keep=False)
+    threshold = read_threshold(folder / PREDICTIONS)
     viewer.add_image(Lazy(raw), name="raw", scale=scale)
     viewer.add_image(
         Lazy(probability), name="probability", scale=scale, contrast_limits=(0, 1),
         colormap="magma", opacity=0.4, visible=False,
     )  # fmt: skip
-    viewer.add_labels(Lazy(probability, THRESHOLD), name="mask", scale=scale)
+    viewer.add_labels(Lazy(Thresholded(probability, threshold)), name="mask", scale=scale)
     if instances is not None:
         viewer.add_labels(Lazy(open_volume(instances, keep=False)), name="instances", scale=scale)
     if labels is not None:

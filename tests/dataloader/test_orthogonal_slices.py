@@ -69,10 +69,10 @@ def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> 
         PaddedVolume(images, CROP), PaddedVolume(masks, CROP), Sampling(4, CROP, (3, 1), 300)
     )
     alone = [own[number] for number in range(20)]
-    slices = TargetLabels(config(), images, tmp_path).pairs(own, masks).other_axes
+    slices = TargetLabels(config(), images, tmp_path).pairs(own, masks).others
     own = own.labelled(own.labels, slices)
     read = len(images.read), len(masks.read)
-    assert own.other_axes[0][0].keys() == own.other_axes[1][0].keys() == {"images", "masks"}
+    assert own.others[0][0].keys() == own.others[1][0].keys() == {"images", "masks"}
     assert read == (len(images.read), len(masks.read))  # all slices lie ready for workers
     kinds = {"xz": 0, "yz": 0, "": 0}
     for number in range(300):
@@ -99,4 +99,4 @@ def test_slices_are_learned_from_only_where_voxels_are_near_to_cubes(tmp_path: P
         TargetLabels(config(None), images, tmp_path)
     labels = TargetLabels(config(orthoplane=False), images, tmp_path)
     pairs = PairDataset(PaddedVolume(images, CROP), None, Sampling(4, CROP, (3, 1), 9))
-    assert labels.pairs(pairs, images).other_axes == ()
+    assert labels.pairs(pairs, images).others == ()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from dataloader.description import describe_volume
 from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import nanometres
 from dataloader.roles import at_common_size, open_images, open_labels, pixel_size, voxel_size
@@ -141,6 +142,64 @@ def test_voxel_sizes(tmp_path: Path, name: str) -> None:
     known = [(a, b) for a, b in zip(found, expected, strict=True) if b is not None]
     for side, size in known:
         assert side == pytest.approx(size, rel=1e-5)
+
+
+NO_UNIT = "without a unit of length in the {} are not used"
+ORIGINS: dict[str, tuple[Callable[[Path], Path], str | None, str]] = {
+    # where it was read; what is wrong with its unit
+    "no unit": (
+        lambda p: hdf5(p / "v.h5", V, resolution=[40, 4, 4]), "attribute resolution",
+        "the attribute resolution has no unit; nm is assumed",
+    ),
+    "a unit": (
+        lambda p: hdf5(p / "v.h5", V, voxel_size=[40, 4, 4], units="nm"), "attribute voxel_size",
+        "",
+    ),
+    "um": (
+        lambda p: hdf5(p / "v.h5", V, element_size_um=[0.04, 0.004, 0.004]),
+        "attribute element_size_um", "",
+    ),
+    "another unit": (
+        lambda p: zarr_array(p / "v.zarr", V, {"resolution": [40, 4, 4], "units": "pixel"}), None,
+        NO_UNIT.format("attribute resolution"),
+    ),
+    "OME-Zarr": (lambda p: scaled(p, [40, 4, 4], space("zyx")), "OME-Zarr metadata", ""),
+    "OME-Zarr without a unit": (
+        lambda p: scaled(p, [40, 4, 4], unit_axes(None, None, None)), None,
+        NO_UNIT.format("OME-Zarr metadata"),
+    ),
+    "OME-Zarr, voxels of 1": (
+        lambda p: scaled(p, [1, 1, 1], unit_axes(None, None, None)), None, "",
+    ),
+    "OME-TIFF": (
+        lambda p: ome_tiff(p / "v.tif", V, **pixels(Z=0.04, Y=0.004, X=0.004)), "OME metadata", "",
+    ),
+    "ImageJ": (lambda p: imagej(p / "v.tif", V, side=4, spacing=40, unit="nm"),
+               "ImageJ metadata", ""),
+    "ImageJ without a unit": (
+        lambda p: imagej(p / "v.tif", V, side=4, spacing=40), None,
+        NO_UNIT.format("ImageJ metadata"),
+    ),
+    "MRC": (lambda p: mrc(p / "v.mrc", V.astype(np.int16)), "MRC header", ""),
+    "NIfTI": (lambda p: nifti(p / "v.nii", V, (4e-6, 4e-6, 4e-5), "mm"), "NIfTI header", ""),
+    "NIfTI without a unit": (
+        lambda p: nifti(p / "v.nii", V, (4, 4, 40), "unknown"), None,
+        NO_UNIT.format("NIfTI header"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_where_a_voxel_size_was_read_and_whether_it_has_a_unit(tmp_path: Path, name: str) -> None:
+    make, where, note = ORIGINS[name]
+    volume = open_volume(make(tmp_path), keep=False, fill=True)
+    assert volume.voxel_size_from == where
+    assert (volume.voxel_size is None) == (where is None)
+    assert (note in volume.voxel_size_note) if note else volume.voxel_size_note == ""
+    lines = describe_volume(volume.path, means=False).warnings
+    assert (
+        any(note in line for line in lines) if note else not any("unit" in line for line in lines)
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,12 @@ from skimage.measure import regionprops
 from skimage.morphology import local_maxima, reconstruction
 
 from dataloader.formats.voxel_size import VoxelSize
+from prediction.instances.necks import FACES, part
 from prediction.instances.scores import InstanceScorer, InstanceScores
 from prediction.instances.segmentation import (
-    FACES,
     Instances,
     InstanceSettings,
     mask_components,
-    part,
 )
 from prediction.instances.table import (
     Mitochondrion,
@@ -86,14 +85,12 @@ def dumbbell(voxel_size: VoxelSize, radius: float, neck: float, axis: int = 0) -
 # labelling
 
 
-@given(volumes, st.integers(0, 10**6), st.floats(0.1, 0.9), st.integers(1, 7), st.integers(1, 5))
-def test_components_are_those_of_the_whole_volume(shape, seed, density, depth, smallest) -> None:
+@given(volumes, st.integers(0, 10**6), st.floats(0.1, 0.9), st.integers(1, 99), st.integers(1, 5))
+def test_components_are_those_of_the_whole_volume(shape, seed, density, slab, smallest) -> None:
     probability = np.random.default_rng(seed).random(shape).astype(np.float32)
     probability[probability >= 1 - density] = 0.75
     probability[probability < 1 - density] = 0.25
-    found, table, notes = stacked(
-        probability, part=False, min_voxels=smallest, slab_voxels=depth * shape[1] * shape[2]
-    )
+    found, table, notes = stacked(probability, part=False, min_voxels=smallest, slab_runs=slab)
     labels, count = ndimage.label(probability >= 0.5, FACES)
     small = np.bincount(labels.ravel()) < smallest
     labels[small[labels]] = 0
@@ -104,12 +101,12 @@ def test_components_are_those_of_the_whole_volume(shape, seed, density, depth, s
     assert notes.endswith(f": {count - len(table)}")
 
 
-@given(volumes, st.integers(0, 10**6), st.integers(1, 7))
-def test_parts_and_table_do_not_depend_on_the_slabs(shape, seed, depth) -> None:
+@given(volumes, st.integers(0, 10**6), st.integers(1, 99))
+def test_parts_and_table_do_not_depend_on_the_slabs(shape, seed, slab) -> None:
     probability = smooth_noise(seed, shape)
     chosen = {"min_voxels": 4, "neck": 0.99}
     whole, table, notes = stacked(probability, **chosen)
-    slabs = stacked(probability, **chosen, slab_voxels=depth * shape[1] * shape[2])
+    slabs = stacked(probability, **chosen, slab_runs=slab)
     np.testing.assert_array_equal(slabs[0], whole)
     assert slabs[1:] == (table, notes)
 
@@ -205,7 +202,30 @@ def test_no_part_is_too_small() -> None:
             assert len(instances.table) == count
 
 
-@given(volumes, st.integers(0, 10**6), st.sampled_from([0.5, 0.8, 0.99]))
+def h_maxima(
+    mask: np.ndarray, sides: tuple[float, float, float], neck: float
+) -> tuple[np.ndarray, int]:
+    """The maxima left of the distance to the background, numbered, and how many there are."""
+    distance = ndimage.distance_transform_edt(mask, sampling=sides).astype(np.float32)
+    lowered = np.minimum(neck * distance, distance - 1.5 * max(sides))
+    filled = reconstruction(np.clip(lowered, 1e-3, None) * mask, distance * mask, footprint=FACES)
+    return ndimage.label(local_maxima(filled, connectivity=1) & mask, FACES)
+
+
+@given(st.floats(3, 9), st.floats(1.5, 9), st.floats(0, 4), st.floats(0.2, 0.5))
+def test_no_neck_is_overlooked(one, other, rod, neck) -> None:
+    """Two discs of some radii, joined by a rod of another one."""
+    y, x = np.ogrid[-10:11, -11:34]
+    section = (y**2 + x**2 <= one**2) | (y**2 + (x - 22) ** 2 <= other**2)
+    section |= (abs(y) <= rod) & (x >= 0) & (x <= 22)
+    mask = np.stack([section])
+    sides = (1.0, 1.0, 1.0)
+    _, count = h_maxima(mask, sides, neck)
+    parts = part(mask, sides, neck, smallest=1)
+    assert (1 if parts is None else parts.max()) == count
+
+
+@given(volumes, st.integers(0, 10**6), st.sampled_from([0.3, 0.5, 0.8, 0.99]))
 def test_parts_are_those_of_the_h_maxima(shape, seed, neck) -> None:
     """As many as the maxima left when the distance is lowered by h and filled again."""
     mask = smooth_noise(seed, shape) >= 0.5
@@ -214,10 +234,7 @@ def test_parts_are_those_of_the_h_maxima(shape, seed, neck) -> None:
         return
     sides = (0.5, 0.2, 0.3)
     parts = part(mask, sides, neck, smallest=1)
-    distance = ndimage.distance_transform_edt(mask, sampling=sides).astype(np.float32)
-    lowered = np.clip(np.minimum(neck * distance, distance - 0.75), 1e-3, None) * mask
-    filled = reconstruction(lowered, distance * mask, footprint=FACES)
-    seeds, count = ndimage.label(local_maxima(filled, connectivity=1) & mask, FACES)
+    seeds, count = h_maxima(mask, sides, neck)
     if parts is None:
         assert count == 1
         return

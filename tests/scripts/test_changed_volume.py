@@ -1,5 +1,6 @@
 """A prediction that goes on, or is made again, when its volume or its settings have changed."""
 
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from dataloader.formats.opening import open_volume
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.segmentor import Segmentor
 from prediction.inference import Inference, Request, open_inference
+from prediction.instances.table import Mitochondrion
 from prediction.predict import predict
 from prediction.predictor import PairPredictor
 from prediction.run import Wanted, run
@@ -217,6 +219,8 @@ def test_predictions_of_an_earlier_format_are_begun_anew(place: Place) -> None:
 class Refusing:
     """A predictor that must not be asked."""
 
+    device = torch.device("cpu")
+
     def encode(self, sections) -> None:
         raise ZeroDivisionError("predicted")
 
@@ -394,25 +398,38 @@ LABELLED = (*FOLDER, "DATA.data_dir_val_label=folder")
 ALWAYS = {"preds.hdf", "scores.csv", "scores.txt", "summary.json"}
 
 
-def test_outputs_of_an_earlier_format_or_volume_go(place: Place) -> None:
+def test_outputs_of_another_volume_go(place: Place) -> None:
     everything(place, *LABELLED)
-    derived = {"objects.csv", "report.html", "seg_img", "masks", "probability", "instances"}
-    assert left(place) == ALWAYS | derived
+    everything(place, *LABELLED, output_format="ome-zarr")
     folder, kept = place.root / "out/inference/tiny", {"notes.txt", "masks.tif", "my_masks"}
     (folder / "my_masks").mkdir()
     for name in ("notes.txt", "masks.tif", "masks/mine.txt", "seg_img/mine.txt"):
         (folder / name).write_text("mine")
-    for output_format, suffix in (("tiff", ".ome.tif"), ("ome-zarr", ".ome.zarr")):
-        everything(place, *LABELLED, output_format=output_format)
-        volumes = {f"{stem}{suffix}" for stem in ("masks", "probability", "instances")}
-        others = {"objects.csv", "report.html", "seg_img", "masks"}
-        assert left(place) == ALWAYS | volumes | others | kept
-        assert [path.name for path in (folder / "masks").iterdir()] == ["mine.txt"]
     place.list([0, 6])
     place.predict(*FOLDER, "DATA.target_stride=1")
     assert left(place) == {"preds.hdf", "masks", "probability", "seg_img"} | kept
     assert {path.name for path in (folder / "masks").iterdir()} == {"0.png", "6.png", "mine.txt"}
     assert [path.name for path in (folder / "seg_img").iterdir()] == ["mine.txt"]
+
+
+def test_outputs_of_the_same_prediction_stay(place: Place) -> None:
+    everything(place, *LABELLED)
+    derived = {"objects.csv", "report.html", "seg_img", "masks", "probability", "instances"}
+    assert left(place) == ALWAYS | derived
+    folder = place.root / "out/inference/tiny"
+    (folder / ".instances-7").mkdir()  # killed while objects were being found
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["seconds"] is not None
+    run(place.inference(*LABELLED, output_format="tiff"), Wanted())
+    assert left(place) == ALWAYS | derived | {"masks.ome.tif", "probability.ome.tif"}
+    again = json.loads((folder / "summary.json").read_text())
+    for name in ("seconds", "instance_scores", "scores"):
+        assert again[name] == summary[name]
+    row = ",".join("777" for _ in Mitochondrion._fields)
+    header, *_ = (folder / "objects.csv").read_text().splitlines()
+    (folder / "objects.csv").write_text(f"{header}\n{row}\n")
+    run(place.inference(*LABELLED), Wanted(report=True))
+    assert "777" in (folder / "report.html").read_text()
 
 
 def test_unfinished_predictions_of_another_kind_go(place: Place) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from model.checkpoint import LAST, TRAINING_STATE, load_checkpoint, load_file
 from tests.killing import Kill, run
@@ -130,7 +131,9 @@ def test_a_process_that_dies_ends_the_others_in_one_line(project: Project) -> No
 
 
 UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # that OME-TIFF is given
-PREDICTION = ("--set", "DATA.data_dir_val=target.hdf", "-mn", "tiny", "--format", "tiff")
+PREDICTION = (
+    *("--set", "DATA.data_dir_val=target.hdf", "-mn", "tiny", "--format", "tiff", "--instances"),
+)
 
 
 def predicted_alone(project: Project, arguments: list[str]) -> Path:
@@ -155,6 +158,7 @@ def test_two_processes_predict_as_one_byte_for_byte(
     assert finished(torchrun(2, "inference", *arguments)).count("Done") == 1
     names = {path.name for path in alone.iterdir()}
     assert {"preds.hdf", "masks.ome.tif", "probability.ome.tif", "scores.csv"} <= names
+    assert {"objects.csv", "instances.ome.tif"} <= names
     same(project.root / "inference/tiny", alone)
 
 
@@ -163,7 +167,7 @@ def test_two_processes_make_good_what_one_that_died_has_left(project: Project) -
     arguments = project.arguments(*PREDICTION)
     alone = predicted_alone(project, arguments)
     arguments += ["--set", f"TRAIN.save_path={project.models.parent}"]
-    for number in range(20, 40):  # openings of files, until one comes after the first section
+    for number in range(36, 80):  # openings of files, until one comes after the first section
         killed = project.root / f"killed{number}"
         killed.mkdir()
         where = [*arguments, "--out", str(killed)]
@@ -185,3 +189,44 @@ def same(folder: Path, alone: Path) -> None:
     for name in names - {"summary.json", ".lock"}:
         one, two = (UUID.sub(b"", (place / name).read_bytes()) for place in (alone, folder))
         assert one == two, name
+
+
+OBJECTS = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from prediction.instances.segmentation import Instances, InstanceSettings
+from utils.runtime.distributed import Group
+
+folder = Path(__file__).parent
+probability = np.load(folder / "probability.npy")
+settings = InstanceSettings(neck=0.5, min_voxels=20, slab_runs=300)
+group = Group.join()
+instances = Instances(
+    probability.__getitem__, probability.shape, None, settings, folder, group=group
+)
+with instances:
+    if group.is_main:
+        found = np.stack([section for _, section in instances.sections()])
+        table = np.array(instances.table)
+        np.savez(folder / f"{sys.argv[1]}.npz", found=found, table=table, notes=instances.notes)
+group.leave()
+"""
+
+
+def test_two_processes_find_the_objects_of_one(tmp_path: Path) -> None:
+    noise = gaussian_filter(np.random.default_rng(0).random((11, 90, 90)), 2.5)
+    np.save(tmp_path / "probability.npy", (0.5 + noise - np.median(noise)).astype(np.float32))
+    script = tmp_path / "script.py"
+    script.write_text(OBJECTS)
+    for processes in (1, 2):
+        finished(torchrun(processes, script, str(processes)))
+    one, two = (dict(np.load(tmp_path / f"{n}.npz")) for n in (1, 2))
+    assert one["found"].max() > 10
+    assert re.search(r"components parted: [1-9]", str(one["notes"]))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+    assert not list(tmp_path.glob(".instances-*"))

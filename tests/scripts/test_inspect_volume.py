@@ -18,17 +18,20 @@ def inspect(*arguments: object) -> subprocess.CompletedProcess:
 
 
 def test_inspect_volume_speaks_to_programs_and_people(tmp_path: Path) -> None:
-    path = hdf5(tmp_path / "v.h5", V, resolution=[40, 4, 4])
+    path = hdf5(tmp_path / "v.h5", V, resolution=[40, 4, 4], units="nm")
     facts = json.loads(inspect(path, "--json").stdout)
     assert facts["format"] == "hdf5"
     assert facts["shape"] == list(SHAPE)
     assert facts["dtype"] == "uint8"
     assert facts["voxel_size_nm"] == [40, 4, 4]
+    assert facts["voxel_size_from"] == "attribute resolution"
+    assert facts["warnings"] == []
     assert facts["section_means"] == pytest.approx(V.mean((1, 2)).tolist())
     spoken = inspect(path, "--picture", tmp_path / "sheet.png")
     assert not spoken.stderr
     text = spoken.stdout
     assert "40 x 4 x 4 nm (z, y, x)" in text
+    assert "from the attribute resolution" in text
     assert max(len(line) for line in text.splitlines()[1:-1]) <= 80
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.mode == "RGB"

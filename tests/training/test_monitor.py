@@ -11,7 +11,7 @@ from dataloader.formats.opening import open_volume
 from dataloader.pairs import PairDataset, Sampling
 from dataloader.volume import MaskVolume
 from model.segmentor import PairLogits
-from tests.projects import SHAPE, Project
+from tests.projects import Project
 from training.monitor import TargetMeasures, TargetMonitor, foreground
 
 
@@ -22,8 +22,7 @@ def logits_of(current: torch.Tensor, auxiliary: torch.Tensor, residual: torch.Te
 def test_measures_of_the_target(project: Project) -> None:
     images = open_volume(project.root / "target.hdf")
     target = PairDataset(images, None, Sampling(1, 32, (1, 1), 9))
-    labels = MaskVolume(open_volume(project.root / "source_groundtruth.hdf"))
-    watch = TargetMonitor(target, labels, 10)
+    watch = TargetMonitor(target, 0.1, 10)
     draw = np.random.default_rng(0)
     maps = draw.normal(size=(8, 3, 32, 32)).astype(np.float32)
     seen = []
@@ -41,6 +40,10 @@ def test_measures_of_the_target(project: Project) -> None:
     again = len(seen)
     watch.measure(lambda pair: seen.append(pair) or logits_of(*maps_like(pair)), seen[0].device)
     assert all(torch.equal(a, b) for a, b in zip(seen[:again], seen[again:], strict=True))
+
+
+def test_foreground_of_labels(project: Project) -> None:
+    labels = MaskVolume(open_volume(project.root / "source_groundtruth.hdf"))
     with h5py.File(project.root / "source_groundtruth.hdf") as file:
         expected = (file["main"][:] > 0).mean()
     assert foreground(labels) == pytest.approx(expected, rel=1e-6)
@@ -62,14 +65,9 @@ def maps_like(pair: torch.Tensor) -> list[torch.Tensor]:
     ],
 )
 def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) -> None:
-    labels = np.zeros(SHAPE, np.uint8)
-    labels[:, :10, :24] = 255
-    labels[:, 0, 0] = 255  # 240 of 2304 pixels
-    project.write("tenth.hdf", labels)
     images = open_volume(project.root / "target.hdf")
     target = PairDataset(images, None, Sampling(1, 32, (1, 1), 9))
-    watch = TargetMonitor(target, MaskVolume(open_volume(project.root / "tenth.hdf")), 100)
-    watch.source_foreground = 0.1
+    watch = TargetMonitor(target, 0.1, 100)
     measures = TargetMeasures(fraction, 0.0, 1.0)
     assert watch.check(1, measures) is None  # too early to tell
     assert watch.check(4, measures) is None

@@ -232,7 +232,7 @@ def test_slices_are_learned_from_while_labels_are_sound(
     masks = labels.open(4)
     check = labels.check(4, masks, trainer.monitor.source_foreground)
     assert check.sound == (others > 0)
-    assert len(labels.pairs(trainer.target, masks).other_axes) == 2
+    assert len(labels.pairs(trainer.target, masks).others) == 2
 
 
 def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from utils.config.removed import refuse_removed
-from utils.config.schema import Config, Settings
+from utils.config.schema import Config, Settings, SourceSettings
 from utils.config.yaml_text import read_yaml
 from utils.errors import UserError
 
@@ -36,7 +36,7 @@ def load_config(name: str, overrides: list[str], config_dir: Path) -> LoadedConf
     refuse_removed(flat(values), str(path))
     origin = {}
     for override in overrides:
-        key, value = _parse_override(override)
+        key, value = parse_override(override)
         origin[key] = f"--set {override}"
         refuse_removed(flat({key: value}), origin[key])
         section, _, field = key.partition(".")
@@ -92,7 +92,8 @@ def _read_yaml(path: Path) -> dict:
     return {key: {} if value is None and key != "NAME" else value for key, value in values.items()}
 
 
-def _parse_override(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of ``SECTION.key=value``; raises UserError."""
     key, equals, value = override.partition("=")
     if not equals:
         raise UserError(f"--set {override}: expected SECTION.key=value, as TRAIN.total_iters=20")
@@ -108,7 +109,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     place = [str(part) for part in first["loc"] if isinstance(part, str)]
     key, kind = ".".join(place), first["type"]
     if kind == "extra_forbidden":
-        return key, f"unknown key{_nearest(key, _all_keys())}"
+        return key, f"unknown key{_nearest(key, _all_keys(key))}"
     if kind == "missing":
         return key, "missing; expected a value"
     if kind == "value_error":  # raised in the schema as "field: problem"
@@ -119,7 +120,10 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     return key, f"found {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _all_keys() -> list[str]:
+def _all_keys(unknown: str) -> list[str]:
+    """The keys that may be meant by an unknown one."""
+    if unknown.startswith("DATA.sources."):
+        return [f"DATA.sources.{name}" for name in SourceSettings.model_fields]
     keys = []
     for section, field in Config.model_fields.items():
         keys.append(section)

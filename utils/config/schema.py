@@ -145,6 +145,8 @@ class TrainSettings(Settings):
     keep_checkpoints: bool = False  # keep the checkpoint of every save_freq
     if_valid: bool = True  # validate if there are validation labels
 
+    # checkpoint whose weights the segmentor starts from, of this project or a published one
+    init_from: Path | None = None
     resume: bool = False  # continue from models/<model_name>/training_state.ckpt
     model_name: str | None = None  # the run to continue; default: this run
     save_path: Path = Path("../models")  # folder of the runs' checkpoints
@@ -206,19 +208,33 @@ class BeyondSettings(Settings):
         return self
 
 
-class DataSettings(Settings):
-    """DATA. Paths are relative to the data root; docs/formats.md lists the formats."""
+class SourceSettings(Settings):
+    """A labelled source volume: an entry of ``DATA.sources``."""
 
     data_dir_img: Path  # source sections
     data_dir_label: Path  # their masks
     data_list: Path | None = None  # text file with the names of the sections to use, one per line
     source_stride: PositiveInt = 1  # sections from the current to the auxiliary one
+    pixel_size_source: Nanometres | None = None  # in-plane, nm; None: from the file, if it has one
+    section_spacing_source: Nanometres | None = None  # nm; None: from the file, if it has one
+
+
+class DataSettings(SourceSettings):
+    """DATA. Paths are relative to the data root; docs/formats.md lists the formats.
+
+    The source is one volume, or several in ``sources``. With ``sources``, the keys of a single
+    source have the values of the first one.
+    """
+
+    sources: tuple[SourceSettings, ...] = ()  # source pairs come from them with equal probability
     input_size: Size = (512, 512)  # crop, pixels
 
     data_dir_target: Path  # target sections, without labels
     data_dir_target_label: Path | None = None  # never read in training
     data_list_target: Path | None = None
     target_stride: PositiveInt = 1
+    # corrected masks of some target sections (dataloader/corrections.py); main.py --corrections
+    corrections: Path | None = None
     input_size_target: Size | None = None  # must equal input_size
 
     data_dir_val: Path | None = None  # the volume to score
@@ -227,11 +243,9 @@ class DataSettings(Settings):
     # for HDF5 volumes, pixels: tiles in inference, and the square scored in training
     input_size_test: Size = (1024, 1024)
 
-    pixel_size_source: Nanometres | None = None  # in-plane, nm; None: from the file, if it has one
     pixel_size_target: Nanometres | None = None  # of target and validation volume
-    # sections are resampled to it; None: the coarser of the two, if both are known and differ
+    # sections are resampled to it; None: the coarsest of all, if all are known and they differ
     pixel_size_working: Nanometres | None = None
-    section_spacing_source: Nanometres | None = None  # nm; None: from the file, if it has one
     section_spacing_target: Nanometres | None = None  # of target and validation volume
 
     @model_validator(mode="after")
@@ -248,6 +262,34 @@ class DataSettings(Settings):
                 "like input_size: both domains share a batch"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_source(cls, values: Any) -> Any:
+        """Give the keys of a single source the values of the first in ``sources``."""
+        if not isinstance(values, dict) or not values.get("sources"):
+            return values
+        sources = values["sources"]
+        first = sources[0] if isinstance(sources, (list, tuple)) else None
+        first = first if isinstance(first, dict) else {}
+        filled = dict(values)
+        for key, field in SourceSettings.model_fields.items():
+            # a missing path is reported as missing in the entry
+            filled[key] = first.get(key, "missing" if field.is_required() else field.default)
+            if values.get(key, filled[key]) != filled[key]:
+                raise ValueError(
+                    f"{key}: found {values[key]} besides sources; expected it in their list only"
+                )
+        return filled
+
+    @property
+    def each_source(self) -> tuple["DataSettings", ...]:
+        """The settings with one of the sources each."""
+        if not self.sources:
+            return (self,)
+        return tuple(
+            self.model_copy(update={**dict(source), "sources": ()}) for source in self.sources
+        )
 
     @property
     def crop(self) -> int:
@@ -280,6 +322,9 @@ class TestSettings(Settings):
     # average the predictions of xy, xz and yz slices (prediction/orthoplane.py); for nearly
     # isotropic voxels
     orthoplane: bool = False
+    # probability from which a pixel is mitochondria, in masks, objects, pictures and the labels of
+    # a round; expected_f1: chosen without labels (prediction/threshold.py). Scores: also at 0.5
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["expected_f1"] = 0.5
     flips: bool = False  # average over the eight flips and rotations of a window; 8 times the work
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint to use; -mn overrides

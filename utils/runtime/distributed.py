@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-TIMEOUT = timedelta(hours=2)  # others wait while the first process validates
+TIMEOUT = timedelta(days=1)  # others wait while the first process validates, or joins files
 PEER_LOST = "another process of the run has ended; see its own message"
 
 

@@ -1,5 +1,7 @@
-"""Prefetch results and write in the background, each in one thread."""
+"""Prefetch results and write in the background, in threads."""
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +12,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """The CPU cores that this process may use, divided among the run's processes on the machine."""
+    try:
+        present = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        present = os.cpu_count() or 1
+    return max(1, present // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def prefetch(
-    function: Callable[[Item], Result], items: Iterable[Item], limit: int = 2
+    function: Callable[[Item], Result], items: Iterable[Item], limit: int = 2, threads: int = 1
 ) -> Iterator[Result]:
     """``map(function, items)`` with up to ``limit`` results computed ahead."""
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -42,3 +53,28 @@ def write_behind(function: Callable[..., None], limit: int = 2) -> Iterator[Call
         yield submit
         while waiting:
             waiting.popleft().result()
+
+
+class Budget:
+    """A number of units, such as bytes of memory, that threads share.
+
+    Args:
+        units: what may be taken at a time, except that one thread alone may take more.
+    """
+
+    def __init__(self, units: int) -> None:
+        self.units, self._taken = units, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, units: int) -> Iterator[None]:
+        """Wait until ``units`` are free; they are taken within the context."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + units <= self.units)
+            self._taken += units
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= units
+                self._changed.notify_all()

@@ -1,0 +1,115 @@
+"""Corrected masks of some sections of the target, and training pairs with them.
+
+A section that is not corrected is absent, blank, or marked as ignored (``utils.ignore``); a part of
+a section can be marked as ignored as well. None of these pixels counts in a loss.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from dataloader.pairs import Draw, PairDataset, Sampling
+from dataloader.volume import DerivedVolume, Volume
+from utils.errors import UserError
+from utils.ignore import IGNORE
+
+
+class CorrectedSections(DerivedVolume):
+    """Masks of 0, 1 and 255 for all sections of the target, 255 where there is no correction.
+
+    Args:
+        masks: the corrected sections: those of the target in a folder, found by their names, or a
+            stack of as many sections as the target has. At the working pixel size.
+        target: the sections.
+        folder: whether ``masks`` are a folder of sections.
+
+    Attributes:
+        corrected: indices of the sections with at least one pixel of mitochondria.
+
+    Raises:
+        UserError: the corrections do not fit the target, or none of them holds mitochondria.
+    """
+
+    def __init__(self, masks: Volume, target: Volume, folder: bool) -> None:
+        super().__init__(masks, target.shape)
+        if masks.shape[1:] != target.shape[1:]:
+            raise UserError(
+                f"{masks.path}: sections of {masks.shape[1]} x {masks.shape[2]} pixels, expected "
+                f"{target.shape[1]} x {target.shape[2]} as in {target.path}"
+            )
+        self.places = _by_name(masks, target) if folder else _in_order(masks, target)
+        self.corrected = [
+            k for k, place in self.places.items() if np.any(masks.section(place) == 1)
+        ]
+        if not self.corrected:
+            raise UserError(f"{masks.path}: no section with mitochondria, so nothing is corrected")
+
+    def section(self, index: int) -> np.ndarray:
+        return self.crop(index, 0, 0, *self.shape[1:])
+
+    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        if index in self.corrected:
+            return self.volume.crop(self.places[index], y, x, height, width)
+        rows, columns = (range(side) for side in self.shape[1:])
+        shape = len(rows[y : y + height]), len(columns[x : x + width])
+        return np.full(shape, IGNORE, np.uint8)
+
+
+def _in_order(masks: Volume, target: Volume) -> dict[int, int]:
+    if len(masks) != len(target):
+        raise UserError(
+            f"{masks.path}: found {len(masks)} sections, expected {len(target)} as in "
+            f"{target.path}, blank where nothing is corrected; or a folder with the corrected "
+            "sections alone, named as those of the target"
+        )
+    return {index: index for index in range(len(target))}
+
+
+def _by_name(masks: Volume, target: Volume) -> dict[int, int]:
+    """Place in a folder of each of the target's sections that are there."""
+    sections = {Path(name).stem: index for index, name in enumerate(target.names)}
+    places = {}
+    for place, name in enumerate(masks.names):
+        if (stem := Path(name).stem) not in sections:
+            raise UserError(
+                f"{masks.path}/{name}: no section of the target has this name; expected a name "
+                f"such as {target.names[0]}"
+            )
+        places[sections[stem]] = place
+    return places
+
+
+class CorrectedPairs(PairDataset):
+    """Pairs with at least one corrected section, in crops that show corrected pixels.
+
+    A crop is drawn again if more than half of it is ignored in both sections.
+
+    Args:
+        images: the sections of the target.
+        labels: their corrections.
+        sampling: how pairs are drawn.
+
+    Raises:
+        UserError: as for ``PairDataset``, or no pair has a corrected section.
+    """
+
+    def __init__(self, images: Volume, labels: CorrectedSections, sampling: Sampling) -> None:
+        super().__init__(images, labels, sampling)
+        self.blank = True  # draw crops again
+        firsts = range(len(images) - sampling.stride)
+        known = set(labels.corrected)
+        self.pairs = [(k, k + sampling.stride) for k in firsts if {k, k + sampling.stride} & known]
+        if not self.pairs:
+            raise UserError(
+                f"{labels.path}: no corrected section is in a pair of two sections that are "
+                f"{sampling.stride} apart (DATA.target_stride)"
+            )
+
+    def _pair(self, rng: np.random.Generator) -> tuple[int, int]:
+        return self.pairs[rng.integers(len(self.pairs))]
+
+    def _blank_share(self, draw: Draw) -> float:
+        masks = self._masks(draw)
+        if draw.augmented:
+            _, masks = self.augment(np.zeros(masks.shape, np.float32), masks, draw.seed)
+        return float((masks == IGNORE).mean((1, 2)).min())

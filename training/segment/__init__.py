@@ -1,0 +1,1 @@
+"""From a raw volume to its mitochondria in one command."""

@@ -1,0 +1,111 @@
+"""The options of ``segment.py``."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dataloader.formats.opening import find_volume
+from dataloader.volume import Volume
+from utils.errors import UserError
+from utils.paths import Workspace
+
+SIZES = ("pixel_size", "section_spacing", "pixel_size_source", "section_spacing_source")
+LATER = ("device", "output_format", "overwrite", "workspace")  # do not change the config
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for; sizes in nm.
+
+    Attributes:
+        volume: to segment.
+        labels: of the volume, for scores; None: not scored.
+        source: pairs of a volume and its labels; empty: a published set under the data root.
+        pixel_size, section_spacing: of the volume; None: as the file says.
+        pixel_size_source, section_spacing_source: of each source; None: as the files say.
+        size: of the network; "auto": full on a GPU.
+        run_name: of the folders; None: that of the volume.
+        quick: predict with a shipped model.
+        preview: work on a crop.
+        overwrite: start again, whatever lies in the folders.
+        output_format: of the results; None: that of the volume.
+        device: name of the device.
+        overrides: of the config, ``SECTION.key=value``.
+        workspace: data root and output folder.
+    """
+
+    volume: str
+    labels: str | None
+    source: list[list[str]]
+    pixel_size: float | None
+    section_spacing: float | None
+    pixel_size_source: list[float] | None
+    section_spacing_source: list[float] | None
+    size: Literal["auto", "full", "small"]
+    run_name: str | None
+    quick: bool
+    preview: bool
+    overwrite: bool
+    output_format: str | None
+    device: str
+    overrides: list[str]
+    workspace: Workspace
+
+    def check(self) -> None:
+        """Raise UserError if options contradict each other or a size is impossible."""
+        if self.quick and self.preview:
+            raise UserError("--quick and --preview: found both, expected one of them")
+        if self.quick and (self.source or self.size != "auto"):
+            option = "--source" if self.source else "--size"
+            raise UserError(f"{option}: has no effect with --quick, which trains no network")
+        for override in self.overrides:
+            if override.partition("=")[0].strip() == "NAME":
+                raise UserError(f"--set {override}: expected --run-name, which names the folders")
+        for name in SIZES:
+            self._check_sizes(f"--{name.replace('_', '-')}", getattr(self, name))
+
+    def _check_sizes(self, option: str, given: float | list[float] | None) -> None:
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{option}: found {value}, expected nanometres above 0")
+        if isinstance(given, list) and len(given) != len(self.source):
+            raise UserError(
+                f"{option}: given {len(given)} times, expected once for each --source "
+                f"({len(self.source)}), or never"
+            )
+
+    def asked(self, volume: Volume) -> dict[str, Any]:
+        """All that the config follows from, as JSON values; paths are absolute.
+
+        For a preview this includes the files of the volume, as it works on a copy.
+        """
+        asked = {key: value for key, value in asdict(self).items() if key not in LATER}
+        asked["volume"] = str(Path(self.volume).resolve())
+        asked["labels"] = self.labels and str(Path(self.labels).resolve())
+        asked["content"] = volume.fingerprint() if self.preview else None
+        asked["source"] = [[str(Path(path).resolve()) for path in pair] for pair in self.source]
+        return asked
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of the volume by default, with an ending for parts of the work."""
+        name = self.run_name
+        if name is None:
+            place = find_volume(Path(self.volume).resolve())
+            path = Path(self.volume).resolve() if place is None else place.path
+            name = path.name if path.is_dir() and path.suffix != ".zarr" else _stem(path.name)
+            name += (
+                f"-{place.dataset.strip('/').replace('/', '-')}" if place and place.dataset else ""
+            )
+        ending = "-quick" if self.quick else "-preview" if self.preview else ""
+        return name + ending
+
+
+def _stem(name: str) -> str:
+    """A file name without its suffixes: ``stack`` for ``stack.ome.tif``."""
+    stem = name
+    for _ in range(2):
+        before, dot, suffix = stem.rpartition(".")
+        if before and dot and (stem == name or suffix.lower() in ("ome", "nii")):
+            stem = before
+    return stem

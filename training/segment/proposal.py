@@ -1,0 +1,109 @@
+"""The config of ``segment.py``: to adapt to a volume, or to predict it with a shipped model."""
+
+from typing import Any
+
+import yaml
+
+from dataloader.formats.voxel_size import VoxelSize
+from prediction.shipped import MODELS, ShippedModel, nearest_model
+from prediction.windows import MARGIN, round_up
+from training.propose_config import (
+    Keys,
+    Proposal,
+    RunSize,
+    SeveralSources,
+    VolumeFacts,
+    propose,
+)
+from utils.config.schema import Config
+from utils.paths import CONFIG_DIR
+
+
+def propose_adaptation(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
+    """The recipe that goes beyond the paper. Labels of the target only score the result."""
+    proposal = propose(sources, target, size, plus=True)
+    proposal["TRAIN"]["if_valid"] = (False, "labels of the target only score the result")
+    return proposal
+
+
+def propose_preview(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
+    """The recipe for a run that is too short for the usual one.
+
+    The labels of a network that has not learned the source yet lack most mitochondria, and
+    training on them confirms that. So it learns from the source for longer.
+    """
+    proposal = propose_adaptation(sources, target, size)
+    proposal["BEYOND"]["warmup_fraction"] = (0.8, "fraction of the run on the source alone")
+    proposal["BEYOND"]["rounds"] = (1, "times the target is labelled and trained on after that")
+    proposal["TRAIN"]["compile"] = (False, "does not pay in so short a run")
+    return proposal
+
+
+def config_of(proposal: Proposal, name: str) -> Config:
+    """The config of a proposal."""
+    values = {section: _values(keys) for section, keys in proposal.items()}
+    return Config.model_validate({"NAME": name} | values)
+
+
+def _values(keys: Keys) -> dict[str, Any]:
+    """The values of keys, without their comments."""
+    return {
+        key: [_values(entry) for entry in value.entries]
+        if isinstance(value, SeveralSources)
+        else value
+        for key, (value, _) in keys.items()
+    }
+
+
+def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:
+    """The config of the shipped model that is nearest in voxel size, for another volume.
+
+    Returns:
+        The proposal, and lines that say which model it is and what that is worth.
+    """
+    model = nearest_model(VoxelSize(target.spacing, target.pixel, target.pixel))
+    text = (CONFIG_DIR / f"{model.name}.yaml").read_text(encoding="utf-8")
+    written = {key: value for key, value in yaml.safe_load(text).items() if key != "NAME"}
+    proposal = {
+        section: {key: (value, "") for key, value in keys.items()}
+        for section, keys in written.items()
+    }
+    where = target.images.where
+    proposal["TRAIN"]["save_path"] = (str(MODELS), "folder of the shipped models")
+    proposal["DATA"] |= {
+        "data_dir_target": (where, "the volume"),
+        "data_dir_val": (where, "the volume to predict and to score"),
+        "data_dir_val_label": (target.labels and target.labels.where, "its labels, if any"),
+        "target_stride": (_stride(model, target), "distance of the two sections of a pair"),
+        "pixel_size_target": (target.pixel if target.square else None, "nm, in-plane"),
+        "section_spacing_target": (target.spacing, "nm, between sections"),
+    }
+    test = proposal.setdefault("TEST", {})
+    if not target.spacing:
+        test["z_average"] = (None, "no spacing, no neighbours to average over")
+    test["model_name"] = (model.name, "the shipped model")
+    shape = target.shape_at(model.config.DATA.pixel_size_working)
+    padded = None if target.images.tiled else [round_up(side + MARGIN) for side in shape]
+    test["padded_size"] = (padded, "whole sections are reflect-padded to this size")
+    return proposal, worth(model)
+
+
+def worth(model: ShippedModel) -> list[str]:
+    """What is known of the quality of a shipped model."""
+    known = "its card has no scores"
+    if model.f1 is not None:
+        known = f"F1 {model.f1:g} % on {model.config.DATA.data_dir_val} (its card)"
+    return [
+        f"model: {model.name}, shipped, adapted to voxels of {model.voxel_size}",
+        f"  worth: {known}; on your volume it may be far less:",
+        "  look at the report. Without --quick the network adapts to your volume.",
+    ]
+
+
+def _stride(model: ShippedModel, target: VolumeFacts) -> int:
+    """The stride at which sections are as far apart as in the volume the model was adapted to."""
+    limit = max(1, (len(target.images) - 1) // 2)
+    if not target.spacing:
+        return 1
+    apart = model.config.DATA.target_stride * model.voxel_size.z
+    return max(1, min(round(apart / target.spacing), limit))
