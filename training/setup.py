@@ -15,6 +15,7 @@ from dataloader.volume import Volume
 from model.checkpoint import load_checkpoint, segmentor_from
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
+from training.compilation import compiles
 from training.learner import Learner, Networks
 from training.resuming import with_seed
 from training.steps import DaIscStep, SupervisedStep
@@ -152,9 +153,11 @@ def join(
     trained |= {"disc_residual": disc_residual} if train.weight_adv_temporal else {}
     learner = Learner(trained, train, group)
     device = next(segmentor.parameters()).device
-    compiles = train.compiles(device) and can_compile(device, "TRAIN.compile")
+    compiled = compiles(config, device, precision, group.size if group else 1) and can_compile(
+        device, "TRAIN.compile"
+    )
     networks = Networks(
-        in_precision(torch.compile(segmentor) if compiles else segmentor, precision),
+        in_precision(torch.compile(segmentor) if compiled else segmentor, precision),
         in_precision(disc_seg, precision),
         in_precision(disc_residual, precision),
     )

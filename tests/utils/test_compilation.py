@@ -1,4 +1,4 @@
-"""torch.compile: where it is used, that it changes nothing, and what happens where it fails."""
+"""torch.compile: that it changes nothing, and what happens where it fails."""
 
 import shutil
 
@@ -6,18 +6,7 @@ import pytest
 import torch
 
 from model.segmentor import ConvBlock
-from utils.config.schema import TrainSettings
 from utils.runtime.device import can_compile
-
-
-def test_for_long_runs_unless_the_config_decides() -> None:
-    cpu, gpu, other = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
-    for iterations, expected in ((100, []), (1500, [cpu]), (200_000, [cpu, gpu])):
-        settings = TrainSettings(total_iters=iterations)
-        assert [device for device in (cpu, gpu, other) if settings.compiles(device)] == expected
-    for choice in (True, False):
-        assert TrainSettings(compile=choice).compiles(cpu) is choice
-        assert TrainSettings(compile=choice).compiles(gpu) is choice
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs g++")
