@@ -25,7 +25,8 @@ def norm_relu(x: Tensor) -> Tensor:
 class _NormRelu(torch.autograd.Function):
     """relu(n) with n = (x - mean) / sqrt(variance + EPSILON) over H and W, for channels-last maps.
 
-    bfloat16 maps are summed in float32; tensors saved and returned are bfloat16.
+    bfloat16 maps are summed in float32; tensors saved and returned are bfloat16. Compiled, the
+    forward pass reads the map twice and writes it once.
 
     Backward, with g the gradient where n > 0 and 0 elsewhere:
     dx = (g - mean(g) - n mean(g n)) / sqrt(variance + EPSILON).
@@ -34,8 +35,13 @@ class _NormRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         rows = x.permute(0, 2, 3, 1)
-        normed = rows - _mean(rows)
-        scale = (_mean(normed.square()) + EPSILON).rsqrt_()
+        if torch.compiler.is_compiling():
+            mean, variance = _statistics_by_row(rows)
+            normed = rows - mean
+        else:
+            normed = rows - _mean(rows)
+            variance = _mean(normed.square())
+        scale = (variance + EPSILON).rsqrt_()
         normed = normed.mul_(scale).to(x.dtype)
         ctx.save_for_backward(normed, scale)
         result = normed.relu() if ctx.needs_input_grad[0] else normed.relu_()
@@ -57,3 +63,17 @@ def _mean(rows: Tensor) -> Tensor:
     dtype = torch.promote_types(rows.dtype, torch.float32)
     count = rows.shape[1] * rows.shape[2]
     return rows.sum(2, keepdim=True, dtype=dtype).sum(1, keepdim=True) / count
+
+
+def _statistics_by_row(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over H and W of (B, H, W, C), from those of each row.
+
+    The compiler fuses both sums over a row, which stays in the cache in between. Without it this
+    takes one more pass over the map than the plain formula. Source: Chan et al., *Updating formulae
+    and a pairwise algorithm for computing sample variances*, 1979.
+    """
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    means = rows.mean(2, keepdim=True)
+    within = (rows - means).square().mean(2, keepdim=True)
+    mean = means.mean(1, keepdim=True)
+    return mean, (within + (means - mean).square()).mean(1, keepdim=True)

@@ -16,6 +16,8 @@ def prediction_fingerprint(
 ) -> dict[str, Any]:
     """All that the predictions along an axis depend on, by name, as JSON values.
 
+    What changes them by rounding alone is left out: number of threads, processor, compilation.
+
     Args:
         axis: the sections, their pairs and windows.
         predict: the network, its device and precision.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dataloader.volume import resample
+from prediction.compilation import shapes_to_compile
 from prediction.derived import Derived
 from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.inference import Inference
@@ -65,6 +66,7 @@ def predict(inference: Inference, again: bool = False) -> Derived:
                 derived.open(inference, stack)
             derived.reused = finished
             if not finished:
+                _compile(inference)
                 fill = _predict_averaged if inference.averages else _predict_sections
                 fill(inference, (chosen or derived).add, stop)
             elif chosen:
@@ -111,6 +113,17 @@ def _remove_earlier(inference: Inference, finished: bool) -> None:
         singles = [single_predictions(inference.out, axis.name) for axis in inference.axes]
         kept += [part_of(path) for path in singles]
     remove_earlier(inference.out, kept)
+
+
+def _compile(inference: Inference) -> None:
+    """Compile the network where that saves time."""
+    test = inference.config.TEST
+    shapes = shapes_to_compile(
+        test.compile, inference.axes, inference.network, test.batch_size, inference.group.size
+    )
+    if shapes and inference.group.is_main:
+        inference.say("compiling the network, which takes up to a minute the first time")
+    inference.network.compile_for(shapes)
 
 
 def _use(inference: Inference, use: SectionUser, stop: StopSignal) -> None:

@@ -62,6 +62,8 @@ def noise(sections: int, *shape: int) -> np.ndarray:
 class Plain:
     """Predicts pairs (windows, 2, h, w) by a function; counts what it encodes."""
 
+    device = torch.device("cpu")
+
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.function = function
         self.encoded = 0

@@ -4,6 +4,7 @@ from dataloader.corrections import CorrectedSections
 from dataloader.pairs import PairDataset
 from dataloader.roles import pixel_size
 from dataloader.volume import Volume
+from training.compilation import compiles
 from training.rounds import phases
 from training.trainer import Trainer
 from utils.paths import shown
@@ -46,6 +47,8 @@ def describe(trainer: Trainer) -> list[str]:
         lines.append(
             f"crops: {trainer.crop} pixels in this check, {config.DATA.crop} in a full run"
         )
+    if compiles(config, trainer.device, trainer.precision, trainer.group.size):
+        lines.append("the networks are compiled, which takes one to four minutes the first time")
     if all(phase.learns == "source" for phase in planned):
         lines.append("source only: the consistency and adversarial weights are all 0")
     return lines

@@ -15,6 +15,7 @@ from dataloader.volume import Volume
 from model.checkpoint import load_checkpoint, segmentor_from
 from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
+from training.compilation import compiles
 from training.learner import Learner, Networks
 from training.resuming import with_seed
 from training.steps import DaIscStep, SupervisedStep
@@ -22,7 +23,7 @@ from training.validation import Validation
 from utils.config.schema import Config
 from utils.errors import UserError, warn
 from utils.paths import Workspace, shown
-from utils.runtime.device import choose_precision, compiled, in_precision
+from utils.runtime.device import can_compile, choose_precision, in_precision
 from utils.runtime.distributed import Group
 
 SEEDS = {"source": 0, "target": 1}  # the domains draw different random numbers
@@ -151,9 +152,12 @@ def join(
     trained |= {"disc_seg": disc_seg} if train.weight_adv_spatial else {}
     trained |= {"disc_residual": disc_residual} if train.weight_adv_temporal else {}
     learner = Learner(trained, train, group)
-    compiles = train.compiles(next(segmentor.parameters()).device)
+    device = next(segmentor.parameters()).device
+    compiled = compiles(config, device, precision, group.size if group else 1) and can_compile(
+        device, "TRAIN.compile"
+    )
     networks = Networks(
-        in_precision(compiled(segmentor) if compiles else segmentor, precision),
+        in_precision(torch.compile(segmentor) if compiled else segmentor, precision),
         in_precision(disc_seg, precision),
         in_precision(disc_residual, precision),
     )

@@ -1,5 +1,7 @@
 """InstanceNorm and ReLU in one, against PyTorch's own two."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,3 +49,23 @@ def test_large_maps_keep_their_digits() -> None:
 def test_constant_maps_are_zero() -> None:
     x = torch.full((1, 4, 8, 8), 7.0).to(memory_format=torch.channels_last)
     assert norm_relu(x).abs().max() < 1e-3
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs g++")
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 5e-4), (torch.bfloat16, 0.02)], ids=str
+)
+def test_compiled_values_and_gradient(dtype: torch.dtype, tolerance: float) -> None:
+    x = maps(64, dtype, offset=50.0)[:, :4].contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    gradient = maps(64, torch.float64)[:, :4].sin()
+    exact = x.detach().double().requires_grad_()
+    expected = F.relu(F.instance_norm(exact))
+    found = torch.compile(norm_relu)(x)
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    (found,) = torch.autograd.grad(found, x, gradient.to(dtype))
+    (expected,) = torch.autograd.grad(expected, exact, gradient)
+    largest = expected.abs().amax((2, 3), keepdim=True)
+    torch.testing.assert_close(
+        found / largest, expected / largest, rtol=0, atol=tolerance, check_dtype=False
+    )

@@ -1,5 +1,7 @@
 """From windows back to a volume: every pixel comes back to its place, from every pair it is in."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -201,15 +203,28 @@ def test_a_single_section_is_a_pair_with_itself(combine: str) -> None:
     assert (volume.read, predict.encoded) == ([0], 1)
 
 
-def test_features_of_many_windows_are_not_kept() -> None:
-    predict = Plain(half)
-    windows = tiles((32, 32), 16, 16, 0)
-    for batch_size, encoded in ((3, 4 * 2 * 4), (4, 5 * 4)):  # 4 pairs of 4 windows
-        predict.encoded = 0
-        volume = ArrayVolume(noise(5, 32, 32))
-        dict(predict_volume(predict, Task(volume, section_pairs(5, 1), windows, batch_size)))
-        assert predict.encoded == encoded
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_features_are_kept_while_memory_allows(stride: int) -> None:
+    """Five sections of four tiles (16 x 16 float32), in batches of one or three."""
+    windows, pairs = tiles((32, 32), 16, 16, 0), section_pairs(5, stride)
+    again = sum(any(i in before for i in pair) for before, pair in pairwise(pairs))
+    tile, found = 16 * 16 * 4, []
+    for batch_size, memory, kept in (
+        (1, None, 4),
+        (1, 2 * tile, 2),
+        (1, 0, 0),
+        (3, None, 4),
+        (3, 3 * tile, 3),
+        (3, 3 * tile - 1, 1),  # the last batch is a single tile
+    ):
+        predict, volume = Plain(half), ArrayVolume(noise(5, 32, 32))
+        task = Task(volume, pairs, windows, batch_size, memory)
+        found.append(dict(predict_volume(predict, task)))
+        assert predict.encoded == 2 * 4 * len(pairs) - kept * again
         assert len(volume.read) == 5
+    for other in found[1:]:
+        for index, probability in found[0].items():
+            np.testing.assert_array_equal(other[index], probability)
 
 
 def test_predictions_return_to_the_sections_own_grid() -> None:

@@ -22,6 +22,8 @@ seeds = st.integers(0, 2**32 - 1)
 class Mixing:
     """A made network: what it says of a pixel hangs on the other section and on the window."""
 
+    device = torch.device("cpu")
+
     def encode(self, sections: Tensor) -> Tensor:
         return sections
 

@@ -219,6 +219,8 @@ def test_predictions_of_an_earlier_format_are_begun_anew(place: Place) -> None:
 class Refusing:
     """A predictor that must not be asked."""
 
+    device = torch.device("cpu")
+
     def encode(self, sections) -> None:
         raise ZeroDivisionError("predicted")
 

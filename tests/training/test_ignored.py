@@ -370,6 +370,8 @@ def test_validation_scores_what_counts(data: Path) -> None:
     class Exact:
         """Finds the mitochondria, and some wherever nothing counts."""
 
+        device = torch.device("cpu")
+
         def encode(self, sections):
             return sections
 

@@ -4,9 +4,8 @@ Keys have the names of the published YAML files. A field marked *published* is a
 those files load unchanged; it has no effect.
 """
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -17,9 +16,6 @@ from pydantic import (
     Field,
     model_validator,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _parse_size(value: Any) -> Any:
@@ -37,7 +33,6 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
-COMPILATION_PAYS = {"cuda": 5000, "cpu": 500}  # iterations; shorter runs are faster without
 Optimiser = Annotated[
     Literal["adam", "sgd"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
@@ -109,8 +104,8 @@ class TrainSettings(Settings):
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 2
     if_cuda: bool = True  # use a GPU if there is one (--device overrides)
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 if the device supports it
-    # torch.compile, which takes a minute or two; auto: for runs of at least 5,000 iterations on
-    # CUDA or 500 on a CPU
+    # torch.compile, which takes one to four minutes; auto: for runs long enough that it saves more
+    # (training/compilation.py)
     compile: Literal["auto"] | bool = "auto"
 
     learning_rate: Rate = 1e-4  # segmentor
@@ -167,12 +162,6 @@ class TrainSettings(Settings):
     def adversarial(self) -> bool:
         """Whether the run has discriminators."""
         return self.weight_adv_spatial + self.weight_adv_temporal > 0
-
-    def compiles(self, device: "torch.device") -> bool:
-        """Whether the networks are compiled on a device."""
-        if self.compile == "auto":
-            return self.total_iters >= COMPILATION_PAYS.get(device.type, math.inf)
-        return self.compile
 
 
 class BeyondSettings(Settings):
@@ -287,7 +276,7 @@ class DataSettings(SourceSettings):
         for key, field in SourceSettings.model_fields.items():
             # a missing path is reported as missing in the entry
             filled[key] = first.get(key, "missing" if field.is_required() else field.default)
-            if values.get(key, filled[key]) != filled[key]:
+            if values.get(key) not in (None, filled[key]):
                 raise ValueError(
                     f"{key}: found {values[key]} besides sources; expected it in their list only"
                 )
@@ -324,6 +313,9 @@ class TestSettings(Settings):
     tile_pad: Annotated[int, Field(ge=0)] = 256  # reflect padding of the sections, pixels
     batch_size: PositiveInt = 1  # windows per batch
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 if the device supports it
+    # torch.compile; auto: for volumes large enough that it saves more time than it takes
+    # (prediction/compilation.py)
+    compile: Literal["auto"] | bool = "auto"
     # average the predictions of neighbouring sections over this thickness, nm
     # (prediction/z_average.py); no effect on thicker sections
     z_average: Nanometres | None = None

@@ -2,12 +2,14 @@
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.errors import UserError, warn
 from utils.runtime.rank import local_rank
@@ -109,20 +111,30 @@ def widened(maps: Tensor | None) -> Tensor | None:
     return maps.float() if maps is not None and maps.dtype == torch.bfloat16 else maps
 
 
-def compiled(network: nn.Module) -> Callable:
-    """The compiled network; with a warning, the network itself if compilation does not work.
+def can_compile(device: torch.device, key: str) -> bool:
+    """Whether ``torch.compile`` works for a device; if not, a warning names a key of the config.
 
-    A tiny function is compiled first, which fails at once without a C++ compiler or Triton.
+    A tiny function is compiled, which fails at once without a C++ compiler or Triton.
     """
-    device = next(network.parameters()).device
+    _keep_compiled_code()
     try:
-        torch.compile(_trial)(torch.ones(2, device=device))
+        without_caches = torch._inductor.config.patch(force_disable_caches=True)
+        with without_caches, warnings.catch_warnings(action="ignore"):
+            torch.compile(_trial)(torch.ones(2, device=device))
     except Exception as error:  # compiler errors have no common base class
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        warn(f"TRAIN.compile: compilation does not work, so the run is slower ({reason})")
-        return network
-    return torch.compile(network)
+        warn(f"{key}: compilation does not work, so this takes longer ({reason})")
+        return False
+    return True
+
+
+def _keep_compiled_code() -> None:
+    """Let later runs find compiled code; by default it is in a folder for temporary files."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "da-isc/inductor"
+    with suppress(OSError):  # a home that cannot be written to
+        cache.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 
 
 def _trial(x: Tensor) -> Tensor:

@@ -49,6 +49,17 @@ def available_memory() -> int | None:
     return max(0, min(free)) if free else None
 
 
+def free_memory(device: "torch.device") -> int | None:
+    """Bytes available on a device; None if unknown."""
+    if device.type != "cuda":
+        return available_memory()
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + unused  # what PyTorch keeps for itself, and what nobody has
+
+
 def free_in_control_groups(
     own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
