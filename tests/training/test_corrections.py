@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataloader.synthetic import write_sections
 from model.checkpoint import LAST, load_checkpoint
 from tests.projects import SHAPE, Project
 from training.trainer import Trainer
@@ -64,10 +65,14 @@ def test_a_stack_is_blank_where_nothing_is_corrected(project: Project) -> None:
 
 def test_pairs_show_what_is_corrected(project: Project) -> None:
     corrected_half(project)
-    run = trainer(project, *CORRECTED, "TRAIN.total_iters=100")
+    with h5py.File(project.root / "target.hdf") as file:
+        write_sections(project.root / "sections", file["main"][:])  # crops at random places
+    (project.root / "corrected/0001.png").rename(project.root / "corrected/001.png")
+    target = "DATA.data_dir_target=sections"
+    run = trainer(project, *CORRECTED, target, "TRAIN.total_iters=100")
     pairs = run.with_corrected(run.source)
     places = [pairs.describe(number) for number in range(100)]
-    ours = [number for number, place in enumerate(places) if "target.hdf" in place]
+    ours = [number for number, place in enumerate(places) if "/sections, " in place]
     assert 0.35 < len(ours) / 100 < 0.65
     known = []
     for number in ours:

@@ -35,7 +35,7 @@ def segment(options: Options) -> None:
     """
     began = time.perf_counter()
     require_report()
-    for package in ("cc3d", "skimage"):
+    for package in ("edt", "skimage"):
         wanted(package, "to find single mitochondria")
     with _interruptible():
         device = choose_device(options.device)
