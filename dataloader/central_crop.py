@@ -63,12 +63,19 @@ def write_crop(
         The file or folder.
     """
     names = [f"{Path(name).stem}.png" for name in crop.names]
-    dtype = crop.section(0).dtype
-    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype  # a type that every format has
+    dtype = _written(crop.section(0).dtype, crop.kind)
     spec = VolumeSpec(crop.shape, dtype, size, names, masks)
     for kind in WRITERS.values():  # an earlier crop may have another format or other sections
         discard(folder / f"{stem}{kind.suffix}")
     with WRITERS[crop.kind](folder, stem, spec) as writer:
         for index in range(len(crop)):
-            writer.write(index, crop.section(index).astype(dtype, copy=False))
+            writer.write(index, crop.section(index).astype(dtype))
     return writer.path
+
+
+def _written(dtype: np.dtype, kind: str) -> type:
+    """The type of ``VolumeSpec`` that keeps the values of a dtype; float32 for signed numbers."""
+    if kind == "mrc" and dtype.itemsize == 1:
+        return np.float32  # its bytes are masks
+    types = {"uint8": np.uint8, "bool": np.uint8, "uint16": np.uint16, "uint32": np.uint32}
+    return types.get(dtype.name, np.float32)

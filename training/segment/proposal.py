@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 from dataloader.formats.voxel_size import VoxelSize
+from dataloader.volume import TILED_FROM
 from prediction.shipped import MODELS, ShippedModel, nearest_model
 from prediction.windows import MARGIN, round_up
 from training.propose_config import (
@@ -23,7 +24,21 @@ def propose_adaptation(sources: list[VolumeFacts], target: VolumeFacts, size: Ru
     """The recipe that goes beyond the paper. Labels of the target only score the result."""
     proposal = propose(sources, target, size, plus=True)
     proposal["TRAIN"]["if_valid"] = (False, "labels of the target only score the result")
+    working, _ = proposal["DATA"]["pixel_size_working"]
+    proposal["TEST"] = proposal.get("TEST", {}) | _windows(target, working)
     return proposal
+
+
+def _windows(target: VolumeFacts, working: float | None) -> Keys:
+    """Whole sections as windows if they are not large, also of an HDF5 volume."""
+    shape = target.shape_at(working)
+    if max(shape) > TILED_FROM:
+        return {"windows": ("tile", "sections are large"), "padded_size": (None, "")}
+    padded = [round_up(side + MARGIN) for side in shape]
+    return {
+        "windows": ("section", "whole sections"),
+        "padded_size": (padded, "whole sections are reflect-padded to this size"),
+    }
 
 
 def propose_preview(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
@@ -82,9 +97,7 @@ def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:
     if not target.spacing:
         test["z_average"] = (None, "no spacing, no neighbours to average over")
     test["model_name"] = (model.name, "the shipped model")
-    shape = target.shape_at(model.config.DATA.pixel_size_working)
-    padded = None if target.images.tiled else [round_up(side + MARGIN) for side in shape]
-    test["padded_size"] = (padded, "whole sections are reflect-padded to this size")
+    test |= _windows(target, model.config.DATA.pixel_size_working)
     return proposal, worth(model)
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from model.checkpoint import MODEL
 from utils.config.load import load_config
@@ -25,6 +25,7 @@ class Row(Settings):
     of: str | None = None  # name of the row whose networks this row predicts with
     sections: str | None = None  # file in config/ with names of sections; only these are scored
     seeds: tuple[int, ...] | None = None  # a subset of the study's seeds
+    pairs: tuple[str, ...] | None = None  # a subset of the study's pairs
 
 
 class Study(Settings):
@@ -37,7 +38,28 @@ class Study(Settings):
     seeds: Annotated[list[int], Field(min_length=1)]
     set: tuple[str, ...] = ()  # config overrides of all runs
     checkpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (MODEL,)  # each is scored
+    # pairs of volumes: name, and config overrides; each row is trained for each of them
+    pairs: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     rows: Annotated[list[Row], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_row_a_pair(self) -> "Study":
+        """Replace each row by one for each of its pairs."""
+        rows = []
+        for row in self.rows:
+            if unknown := set(row.pairs or ()) - set(self.pairs):
+                known = ", ".join(self.pairs) or "no pairs"
+                raise ValueError(f"{row.name}: pairs: found {min(unknown)!r}, expected {known}")
+            rows += [_of_pair(row, pair, self.pairs[pair]) for pair in row.pairs or self.pairs]
+        self.rows = rows or self.rows
+        return self
+
+
+def _of_pair(row: Row, pair: str, overrides: tuple[str, ...]) -> Row:
+    changes = {"name": f"{pair}, {row.name}", "set": (*overrides, *row.set), "pairs": None}
+    if row.of:
+        changes["of"] = f"{pair}, {row.of}"
+    return row.model_copy(update=changes)
 
 
 class Run(NamedTuple):
@@ -82,7 +104,8 @@ def load_study(name: str) -> tuple[Study, str]:
         return Study.model_validate(read_yaml(path.read_text(encoding="utf-8"))), path.stem
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise UserError(f"{path}: {place}{first['msg'].removeprefix('Value error, ')}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -276,7 +276,7 @@ class DataSettings(SourceSettings):
         for key, field in SourceSettings.model_fields.items():
             # a missing path is reported as missing in the entry
             filled[key] = first.get(key, "missing" if field.is_required() else field.default)
-            if values.get(key, filled[key]) != filled[key]:
+            if values.get(key) not in (None, filled[key]):
                 raise ValueError(
                     f"{key}: found {values[key]} besides sources; expected it in their list only"
                 )
