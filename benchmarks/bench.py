@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -97,10 +98,15 @@ def measured(
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Elapsed time of one call."""
-    begin = time.perf_counter()
+    """Time of one call: elapsed, or on a single thread of a CPU the process's own.
+
+    Other programs disturb the latter least.
+    """
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    clock = time.process_time if alone else time.perf_counter
+    begin = clock()
     work()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def matrix_rate(dtype: torch.dtype, side: int = 2048) -> float:
@@ -179,12 +185,12 @@ def bench_pairs(size: Size, bandwidth: float, folder: Path, pairs: int = 24) -> 
 
 
 def bench_inference(
-    size: Size, precision: torch.dtype, rate: float, folder: Path, sections: int = 4
+    size: Size, precision: torch.dtype, rate: float, folder: Path, compiles: bool
 ) -> Row:
-    """Time the prediction of whole sections at stride 1, without padding."""
+    """Time the prediction of four whole sections at stride 1, without padding."""
     torch.manual_seed(0)
+    sections = 4
     images, _ = make_volume(0, (sections, *size.section))
-
     write_sections(folder / "sections", images)
     volume = open_volume(folder / "sections")
     plain_network = Segmentor(size.width).eval()
@@ -201,8 +207,10 @@ def bench_inference(
             pass
 
     flops = operations(fast)
+    if compiles:
+        predict.compile_for([(1, *size.section)])
     rounds = 2 if size.width == 64 else size.rounds
-    name = f"{sections} sections, width {size.width}"
+    name = f"{sections} sections, width {size.width}" + (", compiled" if compiles else "")
     return measured(name, plain, fast, rounds, flops / rate)
 
 
@@ -265,10 +273,14 @@ def main() -> None:
     parser.add_argument(
         "--memory-sections", type=int, metavar="N", help="sections in the memory measurement"
     )
+    parts = ("step", "pairs", "inference", "scores", "memory")
+    parser.add_argument("--width", type=int, help="of the network")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART")
     args = parser.parse_args()
     if args.memory_sections is not None and args.memory_sections < 2:
         parser.error("--memory-sections: expected 2 or more")
     size = QUICK if args.quick else FULL
+    size = size._replace(width=args.width or size.width)
     device = choose_device("cpu")
     precision = choose_precision("auto", device)
     rates = {dtype: matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
@@ -281,16 +293,21 @@ def main() -> None:
     print(f"\n{HEADER}")
     with tempfile.TemporaryDirectory() as folder:
         rate = rates[precision]
-        for bench in (
-            lambda: bench_step(size, precision, rate),
-            lambda: bench_pairs(size, bandwidth, Path(folder)),
-            lambda: bench_inference(size, precision, rate, Path(folder)),
-            lambda: bench_scores(size, bandwidth),
-        ):
+        benches = {
+            "step": [lambda: bench_step(size, precision, rate)],
+            "pairs": [lambda: bench_pairs(size, bandwidth, Path(folder))],
+            "inference": [
+                partial(bench_inference, size, precision, rate, Path(folder), compiles)
+                for compiles in (False, True)
+            ],
+            "scores": [lambda: bench_scores(size, bandwidth)],
+        }
+        for bench in (bench for part, row in benches.items() if part in args.only for bench in row):
             print(bench(), flush=True)
         print(LEGEND)
-        sections = args.memory_sections or size.memory_sections
-        print("\n" + memory_of_a_volume(sections, Path(folder)))
+        if "memory" in args.only:
+            sections = args.memory_sections or size.memory_sections
+            print("\n" + memory_of_a_volume(sections, Path(folder)))
 
 
 if __name__ == "__main__":

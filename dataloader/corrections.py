@@ -4,17 +4,16 @@ A section that is not corrected is absent, blank, or marked as ignored (``utils.
 a section can be marked as ignored as well. None of these pixels counts in a loss.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from dataloader.pairs import Draw, PairDataset, Sampling
-from dataloader.volume import DerivedVolume, Volume
+from dataloader.partial_labels import PartialLabels, places_by_name
+from dataloader.volume import Volume
 from utils.errors import UserError
 from utils.ignore import IGNORE
 
 
-class CorrectedSections(DerivedVolume):
+class CorrectedSections(PartialLabels):
     """Masks of 0, 1 and 255 for all sections of the target, 255 where there is no correction.
 
     Args:
@@ -31,28 +30,17 @@ class CorrectedSections(DerivedVolume):
     """
 
     def __init__(self, masks: Volume, target: Volume, folder: bool) -> None:
-        super().__init__(masks, target.shape)
         if masks.shape[1:] != target.shape[1:]:
             raise UserError(
                 f"{masks.path}: sections of {masks.shape[1]} x {masks.shape[2]} pixels, expected "
                 f"{target.shape[1]} x {target.shape[2]} as in {target.path}"
             )
-        self.places = _by_name(masks, target) if folder else _in_order(masks, target)
-        self.corrected = [
-            k for k, place in self.places.items() if np.any(masks.section(place) == 1)
-        ]
+        places = places_by_name(masks, target) if folder else _in_order(masks, target)
+        filled = {k: n for k, n in places.items() if np.any(masks.section(n) == 1)}
+        super().__init__(masks, target.shape, filled)
+        self.corrected = list(filled)
         if not self.corrected:
             raise UserError(f"{masks.path}: no section with mitochondria, so nothing is corrected")
-
-    def section(self, index: int) -> np.ndarray:
-        return self.crop(index, 0, 0, *self.shape[1:])
-
-    def crop(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-        if index in self.corrected:
-            return self.volume.crop(self.places[index], y, x, height, width)
-        rows, columns = (range(side) for side in self.shape[1:])
-        shape = len(rows[y : y + height]), len(columns[x : x + width])
-        return np.full(shape, IGNORE, np.uint8)
 
 
 def _in_order(masks: Volume, target: Volume) -> dict[int, int]:
@@ -63,20 +51,6 @@ def _in_order(masks: Volume, target: Volume) -> dict[int, int]:
             "sections alone, named as those of the target"
         )
     return {index: index for index in range(len(target))}
-
-
-def _by_name(masks: Volume, target: Volume) -> dict[int, int]:
-    """Place in a folder of each of the target's sections that are there."""
-    sections = {Path(name).stem: index for index, name in enumerate(target.names)}
-    places = {}
-    for place, name in enumerate(masks.names):
-        if (stem := Path(name).stem) not in sections:
-            raise UserError(
-                f"{masks.path}/{name}: no section of the target has this name; expected a name "
-                f"such as {target.names[0]}"
-            )
-        places[sections[stem]] = place
-    return places
 
 
 class CorrectedPairs(PairDataset):

@@ -10,7 +10,7 @@ import torch
 from prediction.orthoplane import SlicingAxis
 from prediction.predictor import NetworkPredictor
 
-COMPILING = 60.0  # seconds for a shape; 20 on two idle cores, 60 on busy ones
+COMPILING = 60.0  # seconds for a shape; twice the CPU time that it takes
 # Seconds saved on one CPU core per pair, pixel and channel at full resolution; docs/performance.md
 SAVED = {torch.float32: 6e-9, torch.bfloat16: 17e-9}
 

@@ -14,6 +14,7 @@ from dataloader.formats.hdf5 import HDF5_DATASET
 from dataloader.formats.registry import WRITERS
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.pairs import check_same_shape
+from dataloader.partial_labels import labels_to_score
 from dataloader.roles import as_trained, open_images, open_labels, voxel_size
 from dataloader.volume import Volume
 from model.checkpoint import MODEL, Checkpoint, load_checkpoint, segmentor_from
@@ -153,6 +154,7 @@ def open_inference(
     volume = open_images(workspace, data, "val", keep=False)
     labels = open_labels(workspace, data, "val", working=False, keep=False)
     if labels is not None:
+        labels = labels_to_score(labels, volume.original)
         check_same_shape(volume.original, labels)
     out = workspace.inference(request.folder or request.model)
     return Inference(

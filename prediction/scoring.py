@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dataloader.partial_labels import PartialLabels
 from dataloader.volume import Volume
 from prediction.derived import Derived
 from prediction.inference import Inference
@@ -166,6 +167,8 @@ def _labelled_objects(
 ) -> tuple[Volume | Instances | None, InstanceScorer]:
     """Labels that number the objects, or the components of binary ones; None without labels."""
     labels = inference.labels
+    if isinstance(labels, PartialLabels):  # no object is labelled in 3-D
+        labels = None
     if labels is None or labels.meaning.kind == "instances":
         return labels and labels.volume, InstanceScorer()
     inference.say(

@@ -8,10 +8,10 @@ import torch
 
 from utils.config.schema import Config
 
-COMPILING = 120.0  # seconds on a CPU; 30 to 60 on idle cores, over 200 on busy ones
+COMPILING = 120.0  # seconds; twice the CPU time that it takes
 # Seconds saved on one CPU core per iteration, pixel of a pair and channel at full resolution, the
-# lowest measured; docs/performance.md
-SAVED = {torch.float32: 1.2e-8, torch.bfloat16: 3e-8}
+# lowest measured; docs/performance.md.
+SAVED = {torch.float32: 1.2e-8, torch.bfloat16: 1.7e-8}
 CUDA_ITERATIONS = 5000  # from which a GPU compiles; estimated, not measured
 
 

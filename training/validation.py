@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from dataloader.pairs import check_same_shape
+from dataloader.partial_labels import labels_to_score
 from dataloader.volume import CroppedVolume, Volume
 from prediction.metrics import Counts, DiceScores
 from prediction.predictor import PairPredictor, Task
@@ -32,6 +33,7 @@ class Validation:
     def __init__(
         self, config: Config, volume: Volume, labels: Volume, limit: int | None = None
     ) -> None:
+        labels = labels_to_score(labels, volume.original)
         check_same_shape(volume.original, labels)
         self.own_blank = volume.own_blank  # of whole sections
         self.pooled = volume.tiled

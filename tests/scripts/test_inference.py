@@ -186,6 +186,22 @@ def test_results_are_added_to_a_finished_prediction(command, data, trained, tmp_
     np.testing.assert_array_equal(project.predictions(), trained.predictions())
 
 
+def test_without_a_compiler_sections_are_predicted_uncompiled(
+    command, data, trained, tmp_path
+) -> None:
+    (tmp_path / "models").symlink_to(trained.out / "models")
+    project = Project(command, data, tmp_path)
+    write_config(project.config, TEST={"compile": True})
+    torch.compiler.reset()
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/g++")}):
+        finished = project("inference")
+    assert finished.code == 0, finished.err
+    assert finished.err.count("warning: TEST.compile: compilation does not work") == 1
+    np.testing.assert_array_equal(project.predictions(), trained.predictions())
+    write_config(project.config, TEST={"compile": False})
+    assert "not predicted again" in project.run("inference")
+
+
 def test_view_without_napari_says_what_to_install(project: Project) -> None:
     finished = project("inference", "--view")
     assert finished.code == 2

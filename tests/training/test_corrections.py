@@ -127,7 +127,7 @@ def test_an_interrupted_run_does_not_start_again(project: Project) -> None:
 @pytest.mark.parametrize(
     ("name", "mask", "said"),
     [
-        ("0007.png", np.ones(SHAPE[1:], np.uint8), "no section of the target has this name"),
+        ("0007.png", np.ones(SHAPE[1:], np.uint8), "has this name; expected a name such as"),
         ("0001.png", np.ones((20, 20), np.uint8), "sections of 20 x 20 pixels, expected 48 x 48"),
         ("0001.png", np.zeros(SHAPE[1:], np.uint8), "no section with mitochondria"),
     ],
