@@ -97,6 +97,7 @@ def _die_at_file(folders: tuple[str, ...], number: int) -> None:
 
 
 def _signal_at_file(interrupt: Interrupt) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs in the background
     waiting = True
 
     def hook(event: str, arguments: tuple) -> None:

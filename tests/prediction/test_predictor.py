@@ -322,7 +322,7 @@ def test_validation_of_a_tiled_volume_is_f1_of_its_top_left_square() -> None:
     assert found == {"F1": pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))}
 
 
-@pytest.mark.parametrize("shape", [(3, 40, 48), (4, 40, 47)])
+@pytest.mark.parametrize("shape", [(5, 40, 48), (4, 40, 47), (3, 40, 47)])
 def test_validation_needs_a_label_for_every_pixel(shape: tuple) -> None:
     with pytest.raises(UserError, match="do not fit"):
         Validation(config(), ArrayVolume(noise(4, 40, 48)), ArrayVolume(noise(*shape)))

@@ -49,6 +49,7 @@ class Stopped:
 
     def __init__(self, predict: PairPredictor, pairs: int) -> None:
         self.predict, self.encode, self.left = predict, predict.encode, pairs
+        self.device = predict.device
 
     def decode(self, current, auxiliary) -> torch.Tensor:
         self.left -= 1

@@ -148,7 +148,7 @@ def test_a_prediction_that_is_killed_goes_on_to_the_same_files(
     for number in range(max(3, KILLS // 2)):
         out = tmp_path / f"killed{number}"
         for _ in range(2):
-            killed += not predict(arguments, models, out, Kill("file", draw.randint(1, 25)))
+            killed += not predict(arguments, models, out, Kill("file", draw.randint(30, 60)))
         said = predict(arguments, models, out)
         goings_on += "are predicted already" in said
         for path in expected:
