@@ -15,6 +15,7 @@ import yaml
 from tests.scripts.sound_input import CONFIG, Input
 from training.study.spec import STUDIES, list_runs, load_study
 from training.study.table import StudyTable, gather
+from utils.errors import UserError
 from utils.paths import ROOT, Workspace
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
@@ -261,3 +262,31 @@ def test_the_documents_tables_are_those_of_the_logs(tmp_path: Path, name: str) -
     for suffix in (".md", ".csv"):
         written = (tmp_path / f"results/{name}{suffix}").read_text(encoding="utf-8")
         assert written == (ROOT / f"docs/results/{name}{suffix}").read_text(encoding="utf-8")
+
+
+def test_each_row_is_trained_for_each_of_its_pairs(study: Input) -> None:
+    path = study.root / "trial.yaml"
+    content = yaml.safe_load(path.read_text())
+    content |= {
+        "seeds": [1],
+        "pairs": {"A to B": ["DATA.source_stride=1"], "C to B": ["DATA.source_stride=2"]},
+    }
+    content["rows"] = [
+        {"name": "published", "set": ["TRAIN.weight_cross=0"]},
+        {"name": "flipped", "of": "published", "pairs": ["C to B"], "set": ["TEST.flips=true"]},
+    ]
+    path.write_text(yaml.safe_dump(content))
+    runs = list_runs(*load_study(str(path)))
+    assert [run.row.name for run in runs] == [
+        "A to B, published",
+        "C to B, published",
+        "C to B, flipped",
+    ]
+    assert runs[0].name == "trial-a_to_b_published-1"
+    assert runs[0].overrides[:2] == ["DATA.source_stride=1", "TRAIN.weight_cross=0"]
+    assert runs[2].model == runs[1].name
+    assert runs[2].overrides[:2] == ["DATA.source_stride=2", "TRAIN.weight_cross=0"]
+    content["rows"][1]["pairs"] = ["B to A"]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="flipped: pairs: found 'B to A', expected A to B, C to B"):
+        load_study(str(path))
