@@ -11,7 +11,7 @@ from utils.config.schema import Config
 COMPILING = 120.0  # seconds; twice the CPU time that it takes
 # Seconds saved on one CPU core per iteration, pixel of a pair and channel at full resolution, the
 # lowest measured; docs/performance.md.
-SAVED = {torch.float32: 1.2e-8, torch.bfloat16: 1.7e-8}
+SAVED = {torch.float32: 9.7e-9, torch.bfloat16: 1.4e-8}
 CUDA_ITERATIONS = 5000  # from which a GPU compiles; estimated, not measured
 
 

@@ -43,7 +43,7 @@ def test_compiled_probabilities_are_the_same(monkeypatch) -> None:
 def test_large_volumes_are_compiled_unless_the_config_decides() -> None:
     small, large = axis_of(noise(2, 32, 32), 32, 16), axis_of(noise(2, 32, 32), 32, 16)
     large = large._replace(pairs=10**7 * large.pairs)
-    wide, narrow = (NetworkPredictor(Segmentor(width), CPU) for width in (8, 2))
+    wide, narrow = (NetworkPredictor(Segmentor(width), CPU) for width in (16, 8))
     shape = [(1, 32, 32)]
     assert shapes_to_compile("auto", [small], wide, 1) == []
     assert shapes_to_compile("auto", [small, large], wide, 1) == shape

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.settings import config_of
-from training.compilation import compiles
+from training.compilation import COMPILING, SAVED, compiles
 
 CPU, GPU, OTHER = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 WIDE = {"width": 64, "compile": "auto", "total_iters": 200_000}
@@ -29,7 +29,7 @@ def test_auto_compiles_long_runs() -> None:
 
 def test_auto_counts_the_work_of_a_process() -> None:
     """The run is just long enough with both domains in one process."""
-    seconds = 120 * torch.get_num_threads() / 1.2e-8
+    seconds = COMPILING * torch.get_num_threads() / SAVED[torch.float32]
     iterations = int(seconds / (2 * 512**2 * 2 * 4)) + 1
     enough = {"width": 2, "compile": "auto", "batch_size": 4, "total_iters": iterations}
     alone = {"weight_cross": 0.0, "weight_adv_spatial": 0.0, "weight_adv_temporal": 0.0}
