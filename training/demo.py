@@ -13,7 +13,7 @@ import numpy as np
 
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
 from prediction.inference import Inference, Request, open_inference
-from prediction.metrics import THRESHOLD, Scores
+from prediction.metrics import Scores
 from prediction.pictures import contours, grey, side_by_side, stacked
 from prediction.predict import predict
 from prediction.scoring import measure
@@ -91,7 +91,7 @@ def compare(models: dict[str, Inference], scores: dict[str, Scores]) -> np.ndarr
         label = enlarge(first.labels.section(index))
         panels = [grey(section)]
         for model in models.values():
-            mask = enlarge((model.probability(index) >= THRESHOLD).astype(np.uint8))
+            mask = enlarge((model.probability(index) >= model.threshold).astype(np.uint8))
             panels.append(contours(section, mask, label))
         rows.append(side_by_side(panels))
     return stacked(rows)

@@ -14,6 +14,7 @@ from dataloader.roles import SAME_SIZE
 from dataloader.volume import MaskVolume, Volume, evenly_spaced, resample
 from prediction.pictures import contours, side_by_side, stacked
 from training.propose_config import FULL, SMALL, Proposal, SeveralSources, VolumeFacts, propose
+from utils.cli import check_sizes
 from utils.config.load import load_config
 from utils.errors import UserError, warn, writing_to
 from utils.files import write_picture
@@ -90,16 +91,8 @@ def _check_answers(answers: Answers, output: Path) -> None:
     if output.exists() and not answers.overwrite:
         raise UserError(f"{output}: exists already; --overwrite replaces it")
     for name in SIZES:
-        option, given = f"--{name.replace('_', '-')}", getattr(answers, name)
-        values = given if isinstance(given, list) else [given]
-        for value in values:
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{option}: found {value}, expected nanometres above 0")
-        if isinstance(given, list) and len(given) != len(answers.source):
-            raise UserError(
-                f"{option}: given {len(given)} times, expected once for each of the "
-                f"{len(answers.source)} sources, or never"
-            )
+        option = f"--{name.replace('_', '-')}"
+        check_sizes(option, getattr(answers, name), len(answers.source))
 
 
 def inspect(

@@ -80,6 +80,22 @@ def read_arguments(args: argparse.Namespace) -> tuple[LoadedConfig, Workspace]:
     return loaded, Workspace(args.data.resolve(), args.out.resolve())
 
 
+def check_sizes(option: str, given: float | list[float] | None, sources: int) -> None:
+    """Check an option that gives a size in nm, or one for each ``--source``.
+
+    Raises:
+        UserError: a size is impossible, or there are not as many as sources.
+    """
+    for value in given if isinstance(given, list) else [given]:
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{option}: found {value}, expected nanometres above 0")
+    if isinstance(given, list) and len(given) != sources:
+        raise UserError(
+            f"{option}: given {len(given)} times, expected once for each --source ({sources}), "
+            "or never"
+        )
+
+
 def folder_name(option: str, name: str) -> str:
     """Check the name of a run or model, which must be that of one folder; raises UserError."""
     try:

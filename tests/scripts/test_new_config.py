@@ -228,11 +228,11 @@ def test_two_sources(command, volumes: Path, tissue) -> None:
     write_sections(volumes / "more_labels", np.tile(tissue[1], (1, 2, 2)))
     options = [
         *("--source", volumes / "more", volumes / "more_labels", "--size", "small"),
-        *("--pixel-size-source", 4, "--section-spacing-source", 80, "--section-spacing-source", 40),
+        *("--pixel-size-source", 4, "--section-spacing-source", 40, "--section-spacing-source", 80),
     ]
     once = ask(command, volumes, *options)
     assert once.code == 2
-    assert "--pixel-size-source: given 1 times, expected once for each of the 2" in once.err
+    assert "--pixel-size-source: given 1 times, expected once for each --source (2)" in once.err
     finished = ask(command, volumes, *options, "--pixel-size-source", 12)
     assert finished.code == 0, finished.err
     data = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))["DATA"]
@@ -241,7 +241,7 @@ def test_two_sources(command, volumes: Path, tissue) -> None:
     assert second["data_dir_label"] == str(volumes / "more_labels")
     assert [entry["pixel_size_source"] for entry in (first, second)] == [4, 12]
     # 80 nm everywhere
-    assert [first["source_stride"], second["source_stride"], data["target_stride"]] == [1, 2, 2]
+    assert [first["source_stride"], second["source_stride"], data["target_stride"]] == [2, 1, 2]
     assert data["pixel_size_working"] == 12
     printed = check(command, volumes)
     assert "pixel size: source 1 4 nm, source 2 12 nm, target 8 nm; resampled to 12" in printed

@@ -19,7 +19,7 @@ from utils.runtime.device import choose_precision
 TRIAL_CROP, TRIAL_WINDOW = 256, 384  # pixels, at most: what is timed is to take seconds
 LOADING = 1.15  # an iteration with its augmented pairs, divided by the network's part
 STARTING = 15.0  # seconds to open the volumes and start a run
-OBJECT_VOXELS = 8e6  # voxels a second when objects are found (docs/performance.md)
+OBJECT_VOXELS = 25e6  # voxels a second when objects are found (docs/performance.md)
 REPORT = 10.0  # seconds
 ADAPT, PREDICT, OBJECTS, REPORTING = "adapt", "predict", "objects", "report"
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from dataloader.formats.opening import find_volume
 from dataloader.volume import Volume
+from utils.cli import check_sizes
 from utils.errors import UserError
 from utils.paths import Workspace
 
@@ -62,17 +63,8 @@ class Options:
             if override.partition("=")[0].strip() == "NAME":
                 raise UserError(f"--set {override}: expected --run-name, which names the folders")
         for name in SIZES:
-            self._check_sizes(f"--{name.replace('_', '-')}", getattr(self, name))
-
-    def _check_sizes(self, option: str, given: float | list[float] | None) -> None:
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{option}: found {value}, expected nanometres above 0")
-        if isinstance(given, list) and len(given) != len(self.source):
-            raise UserError(
-                f"{option}: given {len(given)} times, expected once for each --source "
-                f"({len(self.source)}), or never"
-            )
+            option = f"--{name.replace('_', '-')}"
+            check_sizes(option, getattr(self, name), len(self.source))
 
     def asked(self, volume: Volume) -> dict[str, Any]:
         """All that the config follows from, as JSON values; paths are absolute.
