@@ -181,6 +181,60 @@ class SectionScores:
         return Scores(*np.mean(kept or self.scores, axis=0).tolist())
 
 
+class UpperBound(NamedTuple):
+    """The best F1 that any threshold gives, and that threshold, chosen with these labels.
+
+    It tells apart what is lost by the order of the pixels and by the threshold. It is not a score.
+    """
+
+    F1: float
+    threshold: float
+
+    def __str__(self) -> str:
+        return (
+            f"upper bound of F1 (threshold chosen with these labels): {self.F1:.4f} "
+            f"at {self.threshold:g}"
+        )
+
+
+class BestThreshold:
+    """Finds the threshold with the best F1; add sections one by one.
+
+    Args:
+        pooled: F1 of all voxels together; else the mean over the sections.
+    """
+
+    BINS = 1000
+
+    def __init__(self, pooled: bool) -> None:
+        self.pooled = pooled
+        self.counts: list[np.ndarray] = []  # by section: true and false positives by threshold
+
+    def add(self, probability: np.ndarray, label: np.ndarray) -> None:
+        """Add a section: probability (H, W) float in [0, 1], label (H, W) of 0, 1 and 255."""
+        probability, label = counted(probability, label)
+        if not probability.size:
+            return
+        positive = label.astype(bool)
+        found = [
+            np.histogram(probability[part], self.BINS, (0, 1))[0][::-1].cumsum()[::-1]
+            for part in (positive, ~positive)
+        ]
+        self.counts.append(np.stack(found))
+
+    def result(self) -> UpperBound | None:
+        """The best of the thresholds 0, 1 / ``BINS``, ...; None without a labelled pixel."""
+        if not self.counts:
+            return None
+        true, false = np.stack(self.counts, axis=1)  # (sections, thresholds) each
+        if self.pooled:
+            true, false = true.sum(0, keepdims=True), false.sum(0, keepdims=True)
+        both = true + false + true[:, :1]  # at the threshold 0, all positives are found
+        f1 = np.where(both, 2 * true / np.maximum(both, 1), 1.0).mean(0)
+        best = int(np.argmax(f1))
+        return UpperBound(float(f1[best]), best / self.BINS)
+
+
 class PooledScores:
     """Scores pooled over all voxels, from histograms of the probabilities (64 MiB for any volume).
 

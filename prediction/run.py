@@ -137,6 +137,7 @@ def score(inference: Inference, name: str, derived: Derived) -> dict[str, Any]:
         "measure": name,
         "scores": measured.scores._asdict(),
         "scores_at_threshold": measured.own and measured.own._asdict(),
+        "upper_bound": measured.best and measured.best._asdict(),
         "notes": measured.notes,
     }
 

@@ -16,12 +16,14 @@ from prediction.instances.table import write_table
 from prediction.measures import MEASURES
 from prediction.metrics import (
     THRESHOLD,
+    BestThreshold,
     Counts,
     DiceJaccard,
     DiceScores,
     PooledScores,
     Scores,
     SectionScores,
+    UpperBound,
 )
 from prediction.outputs import INSTANCES, OBJECTS, SCORES
 from utils.errors import UserError, writing_to
@@ -39,12 +41,14 @@ class Measured(NamedTuple):
         notes: what to know of them: the measure, how many sections, what was left out.
         own: of the masks at the threshold of the inference; None if it is the same.
         threshold: of the inference.
+        best: what the best threshold would give; None for dice, and without a labelled pixel.
     """
 
     scores: Scores | DiceJaccard
     notes: str
     own: Scores | DiceJaccard | None
     threshold: float
+    best: UpperBound | None
 
     def lines(self) -> list[str]:
         """Scores and notes as text."""
@@ -53,6 +57,8 @@ class Measured(NamedTuple):
             rule = str(self.own).split(", ")  # mAP, if any, is the first, and needs no threshold
             own = ", ".join(part for part in rule if not part.startswith("mAP"))
             lines.insert(1, f"masks at {self.threshold:g}: {own}; above: at {THRESHOLD:g}")
+        if self.best:
+            lines.append(str(self.best))
         return lines
 
 
@@ -68,12 +74,14 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
     """
     kinds = {"map_3d": PooledScores, "dice": DiceScores}
     scorer, at_own = (kinds.get(name, SectionScores)() for _ in range(2))
+    best = BestThreshold(pooled=name == "map_3d")
     threshold = inference.threshold
     ignored = 0.0
     for index in range(len(inference.labels)):
         ignored += ignored_share(inference.labels.section(index)) / len(inference.labels)
         label, probability = inference.label(index), inference.probability(index)
         scorer.add(probability >= THRESHOLD if name == "dice" else probability, label)
+        best.add(probability, label)
         mask = probability >= threshold
         if threshold != THRESHOLD:
             at_own.add(mask if name == "dice" else mask.astype(np.float32), label)
@@ -87,7 +95,8 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
     if blank := derived.blank_share:
         notes += f"; {blank:.2%} of the volume is blank, and not scored"
     own = None if threshold == THRESHOLD else at_own.result()
-    measured = Measured(scorer.result(), notes, own, threshold)
+    found = None if name == "dice" else best.result()
+    measured = Measured(scorer.result(), notes, own, threshold, found)
     _write(inference, measured)
     return measured
 

@@ -52,6 +52,7 @@ def write_summary(inference: Inference, derived: Derived, results: dict[str, Any
         "threshold": inference.threshold,
         "scores": None,
         "scores_at_threshold": None,
+        "upper_bound": None,
         "notes": "",
         "instance_scores": None,
     }

@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from prediction.metrics import (
+    BestThreshold,
     Counts,
     DiceScores,
     PooledScores,
@@ -13,6 +14,7 @@ from prediction.metrics import (
     binned_average_precision,
     score,
 )
+from utils.ignore import IGNORE
 
 
 def random_section(seed: int, levels: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -176,3 +178,30 @@ def test_scores_print_as_published() -> None:
     probability, label = random_section(0)
     assert str(score(probability, label)).startswith("mAP=0.")
     assert str(score(label.astype(float), label)) == "mAP=1.0000, F1=1.0000, MCC=1.0000, IoU=1.0000"
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_upper_bound_is_the_best_of_all_thresholds(pooled: bool) -> None:
+    sections = [random_section(seed) for seed in range(3)]
+    sections[1][1][:5] = IGNORE
+    found = BestThreshold(pooled)
+    for section in sections:
+        found.add(*section)
+
+    def f1(threshold: float) -> float:
+        masks = [(p >= threshold)[y != IGNORE] for p, y in sections]
+        truths = [y[y != IGNORE] for _, y in sections]
+        if pooled:
+            masks, truths = [np.concatenate(masks)], [np.concatenate(truths)]
+        pairs = zip(truths, masks, strict=True)
+        return float(np.mean([sk.f1_score(truth, mask) for truth, mask in pairs]))
+
+    best, threshold = found.result()
+    assert best == pytest.approx(max(f1(t) for t in np.arange(1000) / 1000), abs=1e-9)
+    assert best == pytest.approx(f1(threshold), abs=1e-9)
+
+
+def test_there_is_no_upper_bound_where_all_is_ignored() -> None:
+    found = BestThreshold(pooled=False)
+    found.add(np.zeros((4, 4), np.float32), np.full((4, 4), IGNORE, np.uint8))
+    assert found.result() is None

@@ -44,6 +44,7 @@ def test_inference_prints_as_published(trained: Project) -> None:
         SCORES_LINE,
         r"Measurement time \(s\): \d+\.\d+",
         r"map: per section, .*; sections: \d+, without mitochondria: \d+, with none predicted: \d+",
+        r"upper bound of F1 \(threshold chosen with these labels\): 0\.\d{4} at 0(\.\d+)?",
         r"Show\.\.\.",
         r"peak memory: \d+\.\d GB",
         r"Done",
@@ -59,13 +60,15 @@ def test_scores_are_sklearns_of_the_predictions(trained: Project) -> None:
     assert probability.shape == SHAPE
     assert probability.dtype == np.float32
     assert 0 <= probability.min() < probability.max() <= 1
-    scores, notes, origin = (trained.out / "inference/tiny/scores.txt").read_text().splitlines()
+    text = (trained.out / "inference/tiny/scores.txt").read_text()
+    scores, notes, best, origin = text.splitlines()
     assert re.fullmatch(SCORES_LINE, scores)
     assert scores in trained.inference_output
     expected = np.mean([sklearn_scores(*pair) for pair in zip(probability, label, strict=True)], 0)
     assert numbers(scores) == pytest.approx(expected, abs=1e-4)
     assert notes in trained.inference_output
     assert notes.startswith("map: per section, averaged over sections; sections: ")
+    assert best in trained.inference_output
     assert origin == f"checkpoint=model.ckpt, iteration=6, chosen by: {CHOSEN_AVERAGE}"
 
 
@@ -250,7 +253,7 @@ def test_pooled_scores_dice_and_the_best_checkpoint(command, data, trained, tmp_
     probability, label = trained.predictions(), labels(data)
     (tmp_path / "models").symlink_to(trained.out / "models")
     project = Project(command, data, tmp_path)
-    pooled = project.run("inference", "-mm", "map_3d").splitlines()[-5]
+    pooled = project.run("inference", "-mm", "map_3d").splitlines()[-6]
     assert numbers(pooled) == pytest.approx(sklearn_scores(probability, label), abs=1e-4)
 
     output = project.run("inference", "-mm", "dice").splitlines()
