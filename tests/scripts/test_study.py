@@ -72,6 +72,9 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     values = [float(row["F1"]) for row in rows if row["row"] != "published"][:2]
     mean, spread = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
     assert f" {100 * mean:.1f} ± {100 * spread:.1f} |" in line
+    logs = (study.out / "logs").glob("trial-no_consistency-*/scores-last.json")
+    bounds = [json.loads(path.read_text())["upper_bound"]["F1"] for path in logs]
+    assert line.rsplit("|", 2)[1].split()[0] == f"{100 * sum(bounds) / 2:.1f}"
     assert "--set TRAIN.weight_cross=0" in text
     assert (study.root / "results/trial.png").is_file()
     assert not any((study.out / "inference").iterdir())  # probabilities are not kept

@@ -18,6 +18,7 @@ from utils.paths import CONFIG_DIR, Workspace
 SCORES = ("mAP", "F1", "MCC", "IoU")
 STORED = (
     "scores",
+    "upper_bound",
     "iteration",
     "chosen_by",
     "notes",
@@ -60,6 +61,7 @@ def store_scores(workspace: Workspace, run: Run, checkpoint: str) -> Summary:
     if run.row.sections:
         scored = _rows_of(inference / SECTIONS, CONFIG_DIR / run.row.sections)
         summary["scores"] = {name: mean(float(row[name]) for row in scored) for name in SCORES}
+        summary["upper_bound"] = None  # that of all sections
         summary["volume"]["shape"] = [len(scored), *summary["volume"]["shape"][1:]]
         summary["notes"] = f"{MEASURES['map']}; {run.row.sections}"
     file = _score_file(workspace, run, checkpoint)

@@ -16,6 +16,7 @@ from utils.paths import Workspace
 
 RULES = {chosen: rule for rule, chosen in CHOSEN_BY.items()}  # by a checkpoint's ``chosen_by``
 LEGEND = {LAST: "last weights", AVERAGE: CHOSEN_AVERAGE, MODEL: "model.ckpt"}  # of the figure
+UPPER_BOUND = "best F1"
 COLOURS = ("#c77", "#247", "#7a5", "#a7c")
 
 
@@ -29,6 +30,12 @@ class Line(NamedTuple):
     def values(self, score: str) -> list[float]:
         """A score of every seed, per cent."""
         return [100 * summary["scores"][score] for summary in self.summaries.values()]
+
+    @property
+    def upper_bounds(self) -> list[float]:
+        """The F1 of every seed at its best threshold, per cent; none where it was not measured."""
+        found = [summary.get("upper_bound") for summary in self.summaries.values()]
+        return [100 * bound["F1"] for bound in found if bound]
 
 
 class StudyTable:
@@ -81,14 +88,22 @@ class StudyTable:
         total = len(self.study.rows) * len(self.study.checkpoints)
         if len(self.lines) < total:
             text += [f"{len(self.lines)} of {total} rows are finished.", ""]
+        bounded = any(line.upper_bounds for line in self.lines)
+        heading = ["run", "checkpoint", "scored on", "iterations", "seeds", *SCORES]
+        heading += [UPPER_BOUND] if bounded else []
         text += [
-            "| run | checkpoint | scored on | iterations | seeds | mAP | F1 | MCC | IoU |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *map(_table_line, self.lines),
+            f"| {' | '.join(heading)} |",
+            "|" + "---|" * len(heading),
+            *(_table_line(line, bounded) for line in self.lines),
             "",
             "Percent; mean ± standard deviation over the seeds. Checkpoints: the last weights, or "
             f"the {CHOSEN_AVERAGE}. No checkpoint was selected with target labels.",
         ]
+        if bounded:
+            text[-1] += (
+                f" *{UPPER_BOUND}*: at the threshold that is best for these labels, an upper bound "
+                "and not a result."
+            )
         if self.lines:
             text += ["", f"![F1 of every seed]({self.name}.png)"]
         if self.study.found:
@@ -129,8 +144,13 @@ class StudyTable:
         )
 
 
-def _table_line(line: Line) -> str:
-    """A line of the Markdown table, scores as mean and standard deviation."""
+def _table_line(line: Line, bounded: bool) -> str:
+    """A line of the Markdown table, scores as mean and standard deviation.
+
+    Args:
+        line: of the table.
+        bounded: whether the table has a column of upper bounds.
+    """
     summaries = line.summaries.values()
     rules = {RULES.get(summary["chosen_by"], summary["chosen_by"]) for summary in summaries}
     volumes = {
@@ -141,11 +161,15 @@ def _table_line(line: Line) -> str:
     cells = [line.row.name]
     cells += [", ".join(sorted(found)) for found in (rules, volumes, iterations)]
     cells.append(str(len(summaries)))
-    for name in SCORES:
-        values = line.values(name)
-        spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-        cells.append(f"{mean(values):.1f}{spread}")
+    cells += [_spread(line.values(name)) for name in SCORES]
+    cells += [_spread(line.upper_bounds)] if bounded else []
     return f"| {' | '.join(cells)} |"
+
+
+def _spread(values: list[float]) -> str:
+    """Mean and, of several values, standard deviation; empty without a value."""
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread}" if values else ""
 
 
 def _options(overrides: Sequence[str]) -> str:
