@@ -9,6 +9,7 @@ part in ElasticTransform and another motion blur, so these three are implemented
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from typing import Any, Literal, get_args
@@ -26,6 +27,7 @@ from utils.ignore import IGNORE
 
 FinalCrop = Literal["random", "centre"]
 
+AUGMENTED_FRACTION = 0.25  # of the samples, as published
 PUBLISHED_CROP = 512
 PUBLISHED_ANCHOR_SHIFT = 50.0  # pixels, at the published crop
 ELASTIC_ALPHA = 1.0
@@ -220,10 +222,10 @@ def transform_pair(
 
 
 class PairAugmentation:
-    """Augments one pair of sections in four and crops every pair.
+    """Augments some pairs of sections, as published one in four, and crops every pair.
 
-    A pair is augmented with an outer and an inner probability of one half. Both sections and both
-    masks get the same transform and the same crop.
+    A pair is augmented with an outer and an inner probability, as published one half each. Both
+    sections and both masks get the same transform and the same crop.
 
     Source: Huang et al. 2022, semantics of albumentations 1.3.0.
 
@@ -231,12 +233,15 @@ class PairAugmentation:
         crop: side of the square crop in pixels; 512 as published.
         final_crop: position of the crop after the augmentation: "random" for whole sections
             (folder data), "centre" for crops with a margin (HDF5 data).
+        fraction: of the pairs that are augmented, in [0, 1].
 
     Raises:
         ValueError: if `crop` is below 2 or `final_crop` is unknown.
     """
 
-    def __init__(self, crop: int, final_crop: FinalCrop):
+    def __init__(
+        self, crop: int, final_crop: FinalCrop, fraction: float = AUGMENTED_FRACTION
+    ) -> None:
         if crop < 2:
             raise ValueError(f"crop is {crop}, expected at least 2 pixels: set a larger crop")
         if final_crop not in get_args(FinalCrop):
@@ -245,6 +250,7 @@ class PairAugmentation:
             )
         self.crop = crop
         self.final_crop = final_crop
+        self.probability = math.sqrt(fraction)  # outer and inner
         named = pair_transforms(crop)
         self._pipeline = A.Compose(
             [
@@ -292,7 +298,7 @@ class PairAugmentation:
     def plain_window(self, shape: tuple[int, int], seed: int) -> tuple[slice, slice] | None:
         """Rows and columns of the crop if a call with this seed only crops; else None.
 
-        Three pairs in four are only cropped. The caller can then read that window alone.
+        Most pairs are only cropped. The caller can then read that window alone.
 
         Args:
             shape: (H, W) of the sections passed to the call.
@@ -301,11 +307,10 @@ class PairAugmentation:
         augmented, rng = self._draw(seed)
         return None if augmented else self._window(shape, rng)
 
-    @staticmethod
-    def _draw(seed: int) -> tuple[bool, np.random.Generator]:
+    def _draw(self, seed: int) -> tuple[bool, np.random.Generator]:
         """Whether a pair is augmented, and the generator of all further random numbers."""
         rng = np.random.default_rng(seed)
-        outer, inner = rng.random(2) < 0.5
+        outer, inner = rng.random(2) < self.probability
         return bool(outer and inner), rng
 
     def _window(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataloader.augment import PairAugmentation
+from dataloader.augment import AUGMENTED_FRACTION, PairAugmentation
+from dataloader.class_randomisation import randomise_class
 from dataloader.domain_randomisation import randomise_domain
 from dataloader.volume import Volume, normalise
 from utils.errors import UserError
@@ -16,7 +17,7 @@ from utils.ignore import IGNORE, ignoring
 TILE_MARGIN = 100  # pixels around a crop of a tiled volume: tissue for rotations to bring in
 Transfer = Callable[[np.ndarray], np.ndarray]  # of an image (H, W), float32 in [0, 1]
 # Appended to a sample's seed: each purpose has its own random numbers.
-PLAIN, APPEARANCE, OWNER, RETRY = 1, 2, 3, 4
+PLAIN, APPEARANCE, OWNER, RETRY, CLASS = 1, 2, 3, 4, 5
 MOSTLY_BLANK = 0.5  # a crop with a larger blank fraction is drawn again
 TRIES = 32  # draws at most; then the least blank one is used
 
@@ -38,12 +39,14 @@ class Sampling(NamedTuple):
         crop: side of the crops, pixels.
         seed: numbers that seed every sample, together with the sample's own number.
         length: number of samples.
+        augmented: fraction of the samples that are augmented.
     """
 
     stride: int
     crop: int
     seed: tuple[int, ...]
     length: int
+    augmented: float = AUGMENTED_FRACTION
 
 
 class Draw(NamedTuple):
@@ -70,10 +73,13 @@ class Appearance(NamedTuple):
     Attributes:
         random: apply domain randomisation (``dataloader.domain_randomisation``); requires labels.
         transfer: applied to each section, such as histogram matching; None: nothing.
+        random_class: change the mitochondria alone (``dataloader.class_randomisation``); requires
+            labels.
     """
 
     random: bool = False
     transfer: Transfer | None = None
+    random_class: bool = False
 
 
 UNCHANGED = Appearance()
@@ -123,7 +129,8 @@ class PairDataset(Dataset):
         # Asked once: all samples of a batch must have the same keys.
         self.blank = images.may_be_blank
         self.others: tuple[PairDataset, ...] = ()
-        self.augment = PairAugmentation(sampling.crop, "centre" if images.tiled else "random")
+        crop_at = "centre" if images.tiled else "random"
+        self.augment = PairAugmentation(sampling.crop, crop_at, sampling.augmented)
 
     def labelled(self, labels: Volume, others: tuple["PairDataset", ...] = ()) -> "PairDataset":
         """A copy of the dataset with labels, which shares its samples with others."""
@@ -153,6 +160,9 @@ class PairDataset(Dataset):
         images, masks = self._images(draw), self._masks(draw)
         if draw.augmented:
             images, masks = self.augment(images, masks, draw.seed)
+        if self.appearance.random_class:
+            rng = np.random.default_rng((*self.sampling.seed, number, CLASS))
+            images = randomise_class(images, masks, rng)
         if self.appearance.random:
             rng = np.random.default_rng((*self.sampling.seed, number, APPEARANCE))
             images, masks = randomise_domain(images, masks, rng)

@@ -216,7 +216,8 @@ def open_pairs(
         for line in found.warnings():
             warn(f"{shown(volume.path)}: {line}")
     seed, length = (train.random_seed, SEEDS[domain]), train.total_iters * train.batch_size
-    return PairDataset(images, labels, Sampling(stride, crop, seed, length))
+    augmented = config.BEYOND.augmented_fraction
+    return PairDataset(images, labels, Sampling(stride, crop, seed, length, augmented))
 
 
 def open_corrected(
@@ -239,7 +240,8 @@ def source_appearance(config: Config, source: PairDataset, target: PairDataset) 
     """What makes a source volume look like the target: ``BEYOND`` options, or nothing."""
     volumes = source.images, target.images
     transfer = match_histograms(*volumes) if config.BEYOND.histogram_matching else None
-    return Appearance(config.BEYOND.domain_randomisation, transfer)
+    beyond = config.BEYOND
+    return Appearance(beyond.domain_randomisation, transfer, beyond.class_randomisation)
 
 
 def open_validation(

@@ -167,7 +167,11 @@ class TrainSettings(Settings):
 class BeyondSettings(Settings):
     """BEYOND: options that are not in the paper. All are off by default."""
 
+    # fraction of the samples of both domains that are augmented (dataloader/augment.py)
+    augmented_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
     domain_randomisation: bool = False  # of the source (dataloader/domain_randomisation.py)
+    # of the source's mitochondria alone (dataloader/class_randomisation.py)
+    class_randomisation: bool = False
     histogram_matching: bool = False  # match the histogram of the source to that of the target
     # fraction of the run that trains on the source alone: pseudo labels of an untrained network
     # are empty, and would teach it to find nothing
