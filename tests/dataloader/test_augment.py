@@ -309,6 +309,13 @@ def test_chain_keeps_pairs_aligned(final_crop, applied):
     assert augmented > 15
 
 
+@pytest.mark.parametrize(("fraction", "least", "most"), [(0, 0, 0), (0.25, 70, 130), (1, 400, 400)])
+def test_a_fraction_of_the_pairs_is_augmented(fraction, least, most):
+    augmentation = PairAugmentation(CROP, "random", fraction)
+    windows = [augmentation.plain_window((192, 256), seed) for seed in range(400)]
+    assert least <= windows.count(None) <= most
+
+
 def test_cubic_overshoot_is_clipped(applied):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2, (2, 40, 40)).astype(np.float32)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataloader.class_randomisation import SURROUNDINGS, randomise_class
 from dataloader.domain_randomisation import randomise_domain
 from dataloader.histogram_matching import match_histograms
 from dataloader.pairs import Appearance, PairDataset, Sampling
@@ -17,6 +18,7 @@ from tests.helpers import Sections
 from tests.settings import config_of
 from training.averaging import WeightAverage, choose_decay
 from training.setup import build_learning
+from utils.ignore import IGNORE
 
 CPU = torch.device("cpu")
 
@@ -86,6 +88,42 @@ def test_randomise_domains_show_the_same_tissue() -> None:
     assert max(areas) > 1.4
 
 
+def test_mitochondria_alone_change_their_look() -> None:
+    masks = np.zeros((2, 96, 96), np.uint8)
+    masks[0, 30:60, 24:54], masks[1, 30:60, 34:64] = 1, 1
+    masks[:, :4] = IGNORE
+    noise = np.random.default_rng(0).normal(0, 0.02, masks.shape)
+    images = (0.7 - 0.4 * (masks == 1) + noise).astype(np.float32)
+    images[:, :4] = 1  # ignored pixels are not surroundings
+    means, spreads, unchanged = [], [], 0
+    for seed in range(60):
+        seen = randomise_class(images, masks, np.random.default_rng(seed))
+        if seen is images:
+            unchanged += 1
+            continue
+        assert seen.dtype == np.float32
+        far = masks == 0
+        far[:, 30 - SURROUNDINGS : 60 + SURROUNDINGS] = False
+        np.testing.assert_allclose(seen[far], images[far], atol=1e-6)
+        inner = seen[:, 40:50, 38:50]
+        means.append(inner.mean())
+        spreads.append(inner.std())
+        assert inner[0].mean() == pytest.approx(inner[1].mean(), abs=0.02)
+    assert 8 < unchanged < 30
+    assert 0.29 < min(means) < 0.36  # as they were
+    assert 0.6 < max(means) < 0.68  # nearly as bright as the surroundings
+    assert 0.012 < min(spreads) < 0.018
+    assert 0.03 < max(spreads) < 0.04
+
+
+@pytest.mark.parametrize("value", [0, 1, IGNORE])
+def test_sections_without_mitochondria_or_surroundings_do_not_change(value: int) -> None:
+    images = np.random.default_rng(0).random((2, 32, 32), np.float32)
+    masks = np.full(images.shape, value, np.uint8)
+    for seed in range(8):
+        assert randomise_class(images, masks, np.random.default_rng(seed)) is images
+
+
 def test_randomised_samples_repeat_and_move_their_masks() -> None:
     array = np.random.default_rng(0).random((4, 40, 40), np.float32)
     volumes = Sections(array), Sections((array > 0.9).astype(np.uint8))
@@ -93,6 +131,11 @@ def test_randomised_samples_repeat_and_move_their_masks() -> None:
     plain, random, again = (
         PairDataset(*volumes, sampling, Appearance(random=on)) for on in (False, True, True)
     )
+    look = Appearance(random_class=True)
+    classes = PairDataset(*volumes, sampling, look)
+    samples = [(classes[number], plain[number]) for number in range(6)]
+    assert any((one["images"] != other["images"]).any() for one, other in samples)
+    assert all((one["masks"] == other["masks"]).all() for one, other in samples)
     for number in range(6):
         one, other = plain[number], random[number]
         for name in ("images", "masks"):
