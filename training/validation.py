@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from dataloader.pairs import check_same_shape
-from dataloader.partial_labels import labels_to_score
+from dataloader.partial_labels import PartialLabels, labels_to_score
 from dataloader.volume import CroppedVolume, Volume
 from prediction.metrics import Counts, DiceScores
 from prediction.predictor import PairPredictor, Task
@@ -18,7 +18,8 @@ class Validation:
 
     As published: a folder of sections gives dice and Jaccard, averaged over sections; an HDF5
     volume gives F1 of all pixels in the top-left square of each section, whose side is
-    ``DATA.input_size_test`` on the volume's own grid.
+    ``DATA.input_size_test`` on the volume's own grid. Where some sections alone have labels, only
+    their pairs are predicted.
 
     Args:
         config: of the run.
@@ -47,7 +48,10 @@ class Validation:
         else:
             self.windows = choose_windows(config, volume)
         self.volume, self.labels = volume, labels
-        self.pairs = choose_pairs(config, volume)[:limit]
+        pairs = choose_pairs(config, volume)
+        if isinstance(labels, PartialLabels):
+            pairs = [pair for pair in pairs if labels.places.keys() & set(pair)]
+        self.pairs = pairs[:limit]
 
     def __call__(
         self, predict: PairPredictor, check: Callable[[], None] = lambda: None

@@ -58,3 +58,11 @@ def test_a_label_without_its_section_is_refused(folders: Project) -> None:
     assert finished.code == 2
     assert "2b.png: no section of" in finished.err
     assert "expected a name such as 000.png" in finished.err
+
+
+def test_a_check_validates_a_labelled_section(folders: Project) -> None:
+    settings = ("DATA.data_dir_val=sections", "DATA.data_dir_val_label=some", "TRAIN.if_valid=true")
+    options = [part for setting in settings for part in ("--set", setting)]
+    finished = folders.command("main", *folders.arguments(*options, "--check"))
+    assert finished.code == 0, finished.err
+    assert "nan" not in (folders.root / "logs/tiny-check/valid.txt").read_text().lower()
