@@ -3,16 +3,17 @@
 A round predicts the whole target as inference does. The probability of a section is the mean of its
 predictions as the current and as the auxiliary section of a pair, further averaged by
 ``TEST.z_average`` and ``BEYOND.orthoplane`` (prediction/orthoplane.py). The other section of a pair
-leaks into a mask; the mean over both roles cancels part of that. The run then trains on these masks
-as on any labels. With ``BEYOND.orthoplane`` it also trains on the xz and yz slices, where errors
-made on xy sections appear as noise.
+leaks into a mask; the mean over both roles cancels part of that. A label is 1 where the probability
+is at least ``BEYOND.label_threshold``. The run then trains on these masks as on any labels. With
+``BEYOND.orthoplane`` it also trains on the xz and yz slices, where errors made on xy sections
+appear as noise.
 
 Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et al., *Noisy student*,
 CVPR 2020.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +30,6 @@ from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.metrics import THRESHOLD
 from prediction.orthoplane import SlicingAxis, join, slicing_axes
 from prediction.predictor import NetworkPredictor, PairPredictor, predict_volume
-from prediction.threshold import EXPECTED_F1, ExpectedF1
 from training.monitor import foreground
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
@@ -119,7 +119,7 @@ class TargetLabels:
         self.target, self.folder, self.partial = target, folder, limit is not None
         self.axes = slicing_axes(config, target, "target", folder, limit)
         self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.foreground_ratio_limit
-        self.threshold = config.TEST.threshold
+        self.threshold = config.BEYOND.label_threshold
 
     def file(self, iteration: int) -> Path:
         """The file of the labels made after an iteration."""
@@ -155,29 +155,12 @@ class TargetLabels:
             )
             masks.attrs[FINGERPRINT] = json.dumps(made_from)
             predicted = [self._predict(axis, predict, check).__getitem__ for axis in self.axes]
-            threshold = self._threshold(predicted, check)
-            for index, probability in self._joined(predicted, check):
-                masks[index] = probability >= threshold
+            for index, probability in join(self.axes, predicted, self.folder, check):
+                blank = self.target.blank(index)
+                found = probability if blank is None else np.where(blank, 0, probability)
+                masks[index] = found >= self.threshold
         part.replace(path)
         return changed
-
-    def _joined(
-        self, predicted: list[Callable[[int], np.ndarray]], check: Callable[[], None]
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Sections and their probabilities, 0 in blank areas."""
-        for index, probability in join(self.axes, predicted, self.folder, check):
-            blank = self.target.blank(index)
-            yield index, probability if blank is None else np.where(blank, 0, probability)
-
-    def _threshold(
-        self, predicted: list[Callable[[int], np.ndarray]], check: Callable[[], None]
-    ) -> float:
-        if self.threshold != EXPECTED_F1:
-            return self.threshold
-        chosen = ExpectedF1()
-        for index, probability in self._joined(predicted, check):
-            chosen.add(index, probability)
-        return chosen.threshold
 
     def _fingerprint(self, predict: NetworkPredictor) -> dict[str, Any]:
         """What the labels are made from, for all slicing axes."""

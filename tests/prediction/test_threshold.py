@@ -109,19 +109,6 @@ def test_a_new_prediction_uses_it_at_once(trained: Project) -> None:
     np.testing.assert_array_equal(masks, probability >= summary["threshold"])
 
 
-def test_labels_of_a_round_use_it(project: Project) -> None:
-    off = ("TRAIN.weight_adv_spatial=0", "TRAIN.weight_adv_temporal=0")
-    settings = ("BEYOND.rounds=1", "BEYOND.warmup_fraction=0.5", *off)
-    rounds = [part for setting in settings for part in ("--set", setting)]
-    shares = []
-    for threshold in (0.1, 0.5, 0.9):
-        project.train(*rounds, "--set", f"TEST.threshold={threshold}", "--overwrite")
-        with h5py.File(next(project.models.glob("target_labels-*.hdf"))) as file:
-            shares.append((file["main"][:] > 0).mean())
-    assert shares[0] > shares[1] > shares[2] or shares == [1, shares[1], 0]
-    project.train(*rounds, *CHOSEN, "--overwrite")
-
-
 @pytest.mark.parametrize("value", ["0", "1", "best"])
 def test_mistakes(project: Project, value: str) -> None:
     assert "TEST.threshold" in project.fail("--set", f"TEST.threshold={value}")

@@ -74,10 +74,15 @@ def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
 
 
 Z_AVERAGE = ("TEST.z_average=30", "DATA.section_spacing_target=10")
+LOW = ("BEYOND.label_threshold=0.4",)
 SLICES = (*CUBES, "BEYOND.orthoplane=true")
 
 
-@pytest.mark.parametrize("sets", [(), Z_AVERAGE, SLICES], ids=["sections", "z_average", "slices"])
+@pytest.mark.parametrize(
+    "sets",
+    [(), LOW, Z_AVERAGE, SLICES],
+    ids=["sections", "threshold", "z_average", "slices"],
+)
 def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]) -> None:
     output = project.train(*ROUNDS, *options(sets))
     assert output.count("target labelled after") == 2
@@ -100,9 +105,11 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
         expected = (expected + xz + yz) / 3
     with h5py.File(folder / "target_labels-000004.hdf") as file:
         masks = file["main"][()]
-    sure = np.abs(expected - 0.5) > 1e-5
-    np.testing.assert_array_equal(masks[sure], (expected >= 0.5)[sure])
+    threshold = 0.4 if sets == LOW else 0.5
+    sure = np.abs(expected - threshold) > 1e-5
+    np.testing.assert_array_equal(masks[sure], (expected >= threshold)[sure])
     assert sure.mean() > 0.99
+    assert 0.01 < masks.mean() < 0.99
 
 
 @pytest.mark.parametrize(
@@ -252,6 +259,8 @@ def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> N
             "BEYOND.foreground_ratio_limit=3 BEYOND.rounds=0",
             "foreground_ratio_limit: found 3 without rounds",
         ),
+        ("BEYOND.label_threshold=0.3 BEYOND.rounds=0", "label_threshold: found 0.3 without rounds"),
+        ("BEYOND.label_threshold=1", "BEYOND.label_threshold"),
         ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: BEYOND.rounds requires 0"),
     ],
 )

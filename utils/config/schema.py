@@ -182,6 +182,9 @@ class BeyondSettings(Settings):
     # number of times that the whole target is labelled by inference and then trained on alone,
     # evenly spaced after the warm-up (training/rounds.py); 0: never
     rounds: Annotated[int, Field(ge=0)] = 0
+    # probability from which a pixel is mitochondria in the labels of a round; below 0.5, since a
+    # network is unsure of mitochondria unlike those that it has learned from
+    label_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     # label, and train on, xz and yz slices besides the xy sections; for nearly isotropic voxels
     orthoplane: bool = False
     # a round's labels are not used if their foreground fraction differs from that of the source by
@@ -195,6 +198,11 @@ class BeyondSettings(Settings):
             raise ValueError(
                 f"foreground_ratio_limit: found {limit:g} without rounds, whose labels it checks; "
                 "set rounds, or 0 here"
+            )
+        if self.label_threshold != 0.5 and not self.rounds:
+            raise ValueError(
+                f"label_threshold: found {self.label_threshold:g} without rounds, whose labels it "
+                "makes; set rounds, or 0.5 here"
             )
         if self.rounds and not self.warmup_fraction:
             raise ValueError(
@@ -326,8 +334,8 @@ class TestSettings(Settings):
     # average the predictions of xy, xz and yz slices (prediction/orthoplane.py); for nearly
     # isotropic voxels
     orthoplane: bool = False
-    # probability from which a pixel is mitochondria, in masks, objects, pictures and the labels of
-    # a round; expected_f1: chosen without labels (prediction/threshold.py). Scores: also at 0.5
+    # probability from which a pixel is mitochondria, in masks, objects and pictures; expected_f1:
+    # chosen without labels (prediction/threshold.py). Scores: also at 0.5
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["expected_f1"] = 0.5
     flips: bool = False  # average over the eight flips and rotations of a window; 8 times the work
     pad: Ignored = None  # published
