@@ -4,9 +4,9 @@ A round predicts the whole target as inference does. The probability of a sectio
 predictions as the current and as the auxiliary section of a pair, further averaged by
 ``TEST.z_average`` and ``BEYOND.orthoplane`` (prediction/orthoplane.py). The other section of a pair
 leaks into a mask; the mean over both roles cancels part of that. A label is 1 where the probability
-is at least ``BEYOND.label_threshold``. The run then trains on these masks as on any labels. With
-``BEYOND.orthoplane`` it also trains on the xz and yz slices, where errors made on xy sections
-appear as noise.
+is at least 0.5, in the first round ``BEYOND.label_threshold``. The run then trains on these masks
+as on any labels. With ``BEYOND.orthoplane`` it also trains on the xz and yz slices, where errors
+made on xy sections appear as noise.
 
 Source: Zou et al., *Class-balanced self-training*, ECCV 2018 (rounds); Xie et al., *Noisy student*,
 CVPR 2020.
@@ -119,11 +119,19 @@ class TargetLabels:
         self.target, self.folder, self.partial = target, folder, limit is not None
         self.axes = slicing_axes(config, target, "target", folder, limit)
         self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.foreground_ratio_limit
-        self.threshold = config.BEYOND.label_threshold
+        self.first, self.label_threshold = config.warmup_iters, config.BEYOND.label_threshold
 
     def file(self, iteration: int) -> Path:
         """The file of the labels made after an iteration."""
         return self.folder / f"target_labels-{iteration:06d}.hdf"
+
+    def threshold(self, iteration: int) -> float:
+        """The probability from which a pixel is mitochondria in the labels made after an iteration.
+
+        A network that has learned from the source alone is unsure of mitochondria that look
+        different. Once it has learned from labels of the target, it is as sure as they are.
+        """
+        return self.label_threshold if iteration == self.first else THRESHOLD
 
     def make(
         self, iteration: int, predict: NetworkPredictor, check: Callable[[], None]
@@ -138,7 +146,7 @@ class TargetLabels:
         Returns:
             If other labels were replaced, the names of what has changed since.
         """
-        path, made_from = self.file(iteration), self._fingerprint(predict)
+        path, made_from = self.file(iteration), self._fingerprint(iteration, predict)
         changed = _changed(path, made_from)
         if path.exists() and not changed:
             return []
@@ -158,11 +166,11 @@ class TargetLabels:
             for index, probability in join(self.axes, predicted, self.folder, check):
                 blank = self.target.blank(index)
                 found = probability if blank is None else np.where(blank, 0, probability)
-                masks[index] = found >= self.threshold
+                masks[index] = found >= self.threshold(iteration)
         part.replace(path)
         return changed
 
-    def _fingerprint(self, predict: NetworkPredictor) -> dict[str, Any]:
+    def _fingerprint(self, iteration: int, predict: NetworkPredictor) -> dict[str, Any]:
         """What the labels are made from, for all slicing axes."""
         fingerprint = {
             f"{axis.name} {name}": value
@@ -171,8 +179,8 @@ class TargetLabels:
                 axis, predict, self.batch_size, count=axis.count
             ).items()
         }
-        if self.threshold != THRESHOLD:
-            fingerprint["threshold"] = self.threshold
+        if (threshold := self.threshold(iteration)) != THRESHOLD:
+            fingerprint["threshold"] = threshold
         return fingerprint
 
     def _predict(

@@ -182,8 +182,8 @@ class BeyondSettings(Settings):
     # number of times that the whole target is labelled by inference and then trained on alone,
     # evenly spaced after the warm-up (training/rounds.py); 0: never
     rounds: Annotated[int, Field(ge=0)] = 0
-    # probability from which a pixel is mitochondria in the labels of a round; below 0.5, since a
-    # network is unsure of mitochondria unlike those that it has learned from
+    # probability from which a pixel is mitochondria in the labels of the first round, 0.5 in later
+    # ones; below 0.5, since a network is unsure of mitochondria unlike those it has learned from
     label_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     # label, and train on, xz and yz slices besides the xy sections; for nearly isotropic voxels
     orthoplane: bool = False
