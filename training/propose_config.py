@@ -34,6 +34,9 @@ class RunSize(NamedTuple):
 
 FULL = RunSize(width=64, crop=512, iterations=200_000, batch=1, rate=1e-4, workers=2)
 SMALL = RunSize(width=16, crop=192, iterations=1500, batch=2, rate=1e-3, workers=0)
+# Slices in three directions correct each other's labels. Without them the source is learned for
+# longer before the target is labelled.
+SMALL_ANISOTROPIC = SMALL._replace(iterations=2100)
 
 Keys = dict[str, tuple[object, str]]  # keys of a config, each with its value and a comment
 Proposal = dict[str, Keys]  # by section
@@ -89,6 +92,8 @@ def propose(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, plus
         UserError: the sections are too small.
     """
     working = choose_working_size([*sources, target], size.small)
+    if plus and size == SMALL and not _sliced_thrice(target, working):
+        size = SMALL_ANISOTROPIC
     shapes = [volume.shape_at(working) for volume in (*sources, target)]
     crop = min(size.crop, *(side // 16 * 16 for shape in shapes for side in shape))
     if crop < SMALLEST_CROP:
@@ -185,22 +190,29 @@ def _source(source: VolumeFacts, stride: int) -> Keys:
     }
 
 
+def _sliced_thrice(target: VolumeFacts, working: float | None) -> bool:
+    """Whether the target's voxels are isotropic enough for xz and yz slices."""
+    pixel = working or target.pixel
+    return bool(target.spacing and pixel and target.spacing <= MAX_ANISOTROPY * pixel)
+
+
 def _beyond(target: VolumeFacts, working: float | None) -> Keys:
     """The options of the ``_plus`` configs."""
+    sliced = _sliced_thrice(target, working)
     options = {
         "head_prior": (0.06, "initial probability of mitochondria"),
         "histogram_matching": (True, "source with the grey levels of the target"),
-        "warmup_fraction": (0.4, "fraction of the run on the source alone"),
+        "warmup_fraction": (0.4 if sliced else 0.7, "fraction of the run on the source alone"),
         "rounds": (3, "number of times the target is labelled and trained on after that"),
         "foreground_ratio_limit": (
             3.0,
             "reject labels whose foreground differs from the source's by more than this",
         ),
     }
-    pixel = working or target.pixel
-    if target.spacing and pixel and target.spacing <= MAX_ANISOTROPY * pixel:
-        options["orthoplane"] = (True, "label and train along all three axes")
-    return options
+    if sliced:
+        return options | {"orthoplane": (True, "label and train along all three axes")}
+    comment = "probability of mitochondria in the labels of the first round"
+    return options | {"label_threshold": (0.25, comment)}
 
 
 def choose_strides(volumes: list[VolumeFacts]) -> list[int]:

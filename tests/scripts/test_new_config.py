@@ -202,20 +202,20 @@ def test_the_config_runs(command, volumes: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "z_average", "slices"),
-    [(130, 40, 130, {}), (80, 40, None, {}), (20, 20, None, {"orthoplane": True})],
+    ("source", "target", "z_average", "like"),
+    [(130, 40, 130, "vnc2fafb"), (80, 40, None, "vnc2fafb"), (20, 20, None, "vnc2lucchi2")],
 )
 def test_the_config_that_goes_beyond_the_paper_runs(
-    command, volumes: Path, source: float, target: float, z_average: float | None, slices: dict
+    command, volumes: Path, source: float, target: float, z_average: float | None, like: str
 ) -> None:
     options = ("--section-spacing-source", source, "--section-spacing-target", target)
     options = ("--pixel-size-source", 4, *options)
     finished = ask(command, volumes, *options, "--size", "small", "--plus")
     assert finished.code == 0, finished.err
     config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
-    shipped = yaml.safe_load((CONFIG_DIR / "vnc2fafb_small_plus.yaml").read_text("utf-8"))
-    assert config["BEYOND"] == shipped["BEYOND"] | slices
-    shared = set(config["TRAIN"]) & set(shipped["TRAIN"]) - {"show_freq", "save_freq"}
+    shipped = yaml.safe_load((CONFIG_DIR / f"{like}_small_plus.yaml").read_text("utf-8"))
+    assert config["BEYOND"] == shipped["BEYOND"]
+    shared = set(config["TRAIN"]) & set(shipped["TRAIN"]) - {"show_freq", "save_freq", "valid_freq"}
     assert len(shared) >= 8
     assert {k: config["TRAIN"][k] for k in shared} == {k: shipped["TRAIN"][k] for k in shared}
     assert config["TEST"].get("z_average") == z_average
