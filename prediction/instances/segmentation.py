@@ -68,7 +68,7 @@ class InstanceSettings:
     """
 
     threshold: float = THRESHOLD
-    grow: float = 0.7
+    grow: float = 0.8
     part: bool = True
     neck: float = 0.3
     min_volume_um3: float = 0.001

@@ -142,15 +142,15 @@ def test_cores_grow_into_less_sure_voxels(shape, seed, grow, slab, smallest) -> 
 def test_an_object_keeps_its_weak_end_and_meets_no_other() -> None:
     """Along a line: an object with a weak end, its neighbour over a weak gap, one too weak."""
     line = [0.9, 0.9, 0.36, 0.36, 0.1, 0.9, 0.9, 0.36, 0.38, 0.7, 0.8, 0.1, 0.45, 0.49, 0.45]
-    found, table, _ = stacked(np.float32(line).reshape(1, 1, -1), min_voxels=2)
+    found, table, _ = stacked(np.float32(line).reshape(1, 1, -1), min_voxels=2, grow=0.7)
     assert found.ravel().tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 3, 3, 3, 0, 0, 0, 0]
     assert [row.voxels for row in table] == [4, 3, 3]
 
 
 def test_the_smallest_volume_is_that_of_the_core() -> None:
     line = np.float32([0.4, 0.4, 0.9, 0.4, 0.4]).reshape(1, 1, -1)
-    assert stacked(line, min_voxels=1)[0].all()
-    found, table, notes = stacked(line, min_voxels=2)
+    assert stacked(line, min_voxels=1, grow=0.7)[0].all()
+    found, table, notes = stacked(line, min_voxels=2, grow=0.7)
     assert not found.any() and not table
     assert notes.endswith("removed as smaller than 2 voxels: 1")
 
@@ -163,7 +163,7 @@ def test_a_threshold_takes_the_lower_one_with_it() -> None:
 
 def test_cores_in_a_box_that_is_too_large_do_not_grow() -> None:
     line = np.float32([0.9, 0.4, 0.4, 0.4, 0.9]).reshape(1, 1, -1)
-    found, table, notes = stacked(line, min_voxels=1, largest_parted=4)
+    found, table, notes = stacked(line, min_voxels=1, grow=0.7, largest_parted=4)
     assert found.ravel().tolist() == [1, 0, 0, 0, 2]
     assert [row.mean_probability for row in table] == pytest.approx([0.9, 0.9])
     assert notes.endswith("million voxels): 1")
