@@ -1,6 +1,7 @@
 """Speed and memory of finding objects in a prediction.
 
-Usage: python -m benchmarks.objects PREDS [--voxel-size Z Y X] [--neck SHARE] [--shape Z Y X]
+Usage: python -m benchmarks.objects PREDS [--voxel-size Z Y X] [--neck SHARE] [--grow SHARE]
+           [--shape Z Y X]
 """
 
 import argparse
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("predictions", type=Path, help="preds.hdf of an inference")
     parser.add_argument("--voxel-size", type=float, nargs=3, metavar=("Z", "Y", "X"), help="nm")
     parser.add_argument("--neck", type=float, default=InstanceSettings.neck)
+    parser.add_argument("--grow", type=float, default=InstanceSettings.grow)
     parser.add_argument(
         "--shape",
         type=int,
@@ -56,7 +58,7 @@ def main() -> None:
             probabilities = Mirrored(probabilities[:], tuple(chosen.shape))
         print(peak_memory(torch.device("cpu")), "before")
         begin, computed = time.perf_counter(), time.process_time()
-        settings = InstanceSettings(neck=chosen.neck)
+        settings = InstanceSettings(neck=chosen.neck, grow=chosen.grow)
         with Instances(probabilities.__getitem__, probabilities.shape, size, settings) as instances:
             seconds = time.perf_counter() - begin
             print(instances.notes)

@@ -3,6 +3,9 @@
 A slab is as many whole sections as hold a number of runs. The runs of its components are kept in
 files, sorted by component, so that an object is read without its neighbours. Processes that share
 a folder find the components of different slabs.
+
+Components may be found at several thresholds at once, the levels, from the lowest. Each lies in one
+component of the level below. Each level has a folder of its own.
 """
 
 from bisect import bisect_right
@@ -16,6 +19,7 @@ import numpy as np
 from prediction.instances.runs import along, connected, joined, overlaps, placed, runs_of, shifted
 
 Shape = tuple[int, int, int]
+SectionRuns = tuple[np.ndarray, np.ndarray]  # from ``section_runs``
 OPEN_SLABS = 64
 
 
@@ -29,6 +33,8 @@ class Slab(NamedTuple):
         voxels: of each component, (N,) int64.
         boxes: bounding boxes (N, 6) int64, from z0 and z1 to x1, the ends not included.
         likely: sums of the probabilities, (N,) float64; exact up to 2^29 voxels.
+        inside: component of the level below that holds each, in this slab (N,); at the lowest
+            level itself.
         removed: number of components that were removed as too small.
     """
 
@@ -38,6 +44,7 @@ class Slab(NamedTuple):
     voxels: np.ndarray
     boxes: np.ndarray
     likely: np.ndarray
+    inside: np.ndarray
     removed: int
 
     @classmethod
@@ -47,15 +54,20 @@ class Slab(NamedTuple):
             return cls(**arrays)
 
 
-def section_runs(probability: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def section_runs(probability: np.ndarray, threshold: float) -> SectionRuns:
     """The runs of a section (H, W) at or above a threshold, and the sum of values along each."""
     runs = runs_of(probability >= threshold)
     return runs, along(runs, probability, np.add, dtype=np.float64)
 
 
+def level_folder(folder: Path, level: int) -> Path:
+    """The folder of a level's slabs."""
+    return folder / f"level-{level}"
+
+
 def write_slabs(
     folder: Path,
-    sections: Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]],
+    sections: Iterator[tuple[int, Sequence[SectionRuns]]],
     shape: Shape,
     smallest: int,
     slab_runs: int,
@@ -63,34 +75,56 @@ def write_slabs(
     """Find the components of consecutive sections and write them, slab by slab.
 
     Args:
-        folder: for the files.
-        sections: index and ``section_runs`` of each.
+        folder: of the levels' folders.
+        sections: index and ``section_runs`` of each level, from the lowest threshold.
         shape: of the volume.
         smallest: least voxels of a component.
-        slab_runs: runs of a slab; one section may have more.
+        slab_runs: runs of a slab, of all levels; one section may have more.
     """
     indices, found, count = [], [], 0
-    for index, section in sections:
-        if indices and count + len(section[0]) > slab_runs:
-            write_slab(folder, indices, found, shape, smallest)
+    for index, levels in sections:
+        more = sum(len(runs) for runs, _ in levels)
+        if indices and count + more > slab_runs:
+            write_levels(folder, indices, found, shape, smallest)
             indices, found, count = [], [], 0
         indices.append(index)
-        found.append(section)
-        count += len(section[0])
+        found.append(levels)
+        count += more
     if indices:
-        write_slab(folder, indices, found, shape, smallest)
+        write_levels(folder, indices, found, shape, smallest)
+
+
+def write_levels(
+    folder: Path,
+    indices: Sequence[int],
+    found: Sequence[Sequence[SectionRuns]],
+    shape: Shape,
+    smallest: int,
+) -> None:
+    """``write_slab`` for each level of some sections."""
+    below = None
+    for level, sections in enumerate(zip(*found, strict=True)):
+        below = write_slab(level_folder(folder, level), indices, sections, shape, smallest, below)
 
 
 def write_slab(
     folder: Path,
     indices: Sequence[int],
-    found: Sequence[tuple[np.ndarray, np.ndarray]],
+    found: Sequence[SectionRuns],
     shape: Shape,
     smallest: int,
-) -> None:
+    below: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the components of some sections, and write those that are not surely too small.
 
-    What reaches a border of the slab that is none of the volume's is kept, however small.
+    What reaches a border of the slab that is none of the volume's is kept, however small. So is
+    then the component of the level below that holds it.
+
+    Args:
+        below: what this returned for the level below.
+
+    Returns:
+        The runs that are kept, sorted, and the component of each.
     """
     start, stop, area = indices[0], indices[-1] + 1, shape[1] * shape[2]
     runs = np.concatenate([runs for runs, _ in found])
@@ -110,14 +144,18 @@ def write_slab(
     kept = voxels >= smallest
     kept |= (boxes[:, 0] == start) & (start > 0)
     kept |= (boxes[:, 1] == stop) & (stop < shape[0])
-    lengths = np.diff(ends, prepend=0)
+    lengths, starts = np.diff(ends, prepend=0), runs["start"][first[kept]]
+    inside = np.arange(len(starts))
+    if below is not None:
+        inside = below[1][np.searchsorted(below[0]["start"], starts, side="right") - 1]
     slab = Slab(
         sections=np.array([start, stop]),
         ends=np.cumsum(lengths[kept]),
-        first=runs["start"][first[kept]],
+        first=starts,
         voxels=voxels[kept],
         boxes=boxes[kept],
         likely=likely[kept],
+        inside=inside,
         removed=count - int(np.count_nonzero(kept)),
     )
     runs, lengths = runs[np.repeat(kept, lengths)], lengths[kept]
@@ -129,6 +167,7 @@ def write_slab(
     for z in {start, stop - 1}:
         own = slice(*np.searchsorted(runs["start"], (z * area, (z + 1) * area)))
         np.savez(seam(folder, z), runs=runs[own], component=component[own])
+    return runs, component
 
 
 def seam(folder: Path, section: int) -> Path:
@@ -149,7 +188,7 @@ class Components:
     """The components of a volume, numbered from 1, from the slabs in a folder.
 
     Args:
-        folder: with the files of all slabs.
+        folder: with the files of all slabs of a level.
         shape: of the volume.
         smallest: least voxels of a component.
 
@@ -157,6 +196,7 @@ class Components:
         of_label: component of each label (labels + 1,), 0: removed. Labels are the components of
             the slabs, numbered from 1 throughout the volume.
         first, voxels, boxes, likely: as in ``Slab``; that of component k at k - 1.
+        box_sizes: voxels of each bounding box, likewise.
         removed: number of components that were too small.
     """
 
@@ -189,6 +229,14 @@ class Components:
         ]
         runs = np.concatenate(parts)
         return runs[np.argsort(runs["start"])]
+
+    def inside(self, below: "Components") -> np.ndarray:
+        """The component of the level below that holds each of this level's (N,)."""
+        labels = zip(self.slabs, below.base, strict=False)
+        labels = np.concatenate([slab.inside + base + 1 for slab, base in labels])
+        inside = np.zeros(len(self) + 1, np.int64)
+        inside[self.of_label[1:]] = below.of_label[labels]
+        return inside[1:]
 
     def slab_runs(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The runs of a slab, sorted, and the component of each."""
@@ -223,6 +271,7 @@ class Components:
         np.minimum.at(boxes[:, ::2], labels, own[:, ::2])
         np.maximum.at(boxes[:, 1::2], labels, own[:, 1::2])
         self.first, self.boxes = first[kept], boxes[kept]
+        self.box_sizes = np.prod(self.boxes[:, 1::2] - self.boxes[:, ::2], axis=1)
         self._labels_of = np.argsort(self.of_label, kind="stable")
         self._ends = np.cumsum(np.bincount(self.of_label, minlength=len(self.voxels) + 1))
 

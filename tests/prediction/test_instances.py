@@ -13,6 +13,7 @@ from scipy import ndimage
 from scipy.special import elliprg
 from skimage.measure import regionprops
 from skimage.morphology import local_maxima, reconstruction
+from skimage.segmentation import watershed
 
 from dataloader.formats.voxel_size import VoxelSize
 from prediction.instances.necks import FACES, part
@@ -114,8 +115,58 @@ def test_parts_and_table_do_not_depend_on_the_slabs(shape, seed, slab) -> None:
 def test_the_threshold_counts_as_mitochondrion() -> None:
     probability = np.full((2, 3, 3), np.nextafter(np.float32(0.5), np.float32(0)))
     probability[0, 1, 1] = 0.5
-    found, _, _ = stacked(probability, min_voxels=1)
+    found, _, _ = stacked(probability, min_voxels=1, grow=1.0)
     assert np.argwhere(found).tolist() == [[0, 1, 1]]
+
+
+def grown_cores(probability: np.ndarray, low: float, smallest: int) -> np.ndarray:
+    """What ``Instances`` finds, without parts, slabs and runs."""
+    cores, _ = ndimage.label(probability >= 0.5, FACES)
+    cores[(np.bincount(cores.ravel()) < smallest)[cores]] = 0
+    weak, _ = ndimage.label(probability >= low, FACES)
+    held = np.isin(weak, weak[cores > 0])
+    return by_first_voxel(watershed(-probability, cores, mask=held))
+
+
+@given(volumes, st.integers(0, 10**6), st.floats(0.8, 0.99), st.integers(1, 99), st.integers(1, 5))
+def test_cores_grow_into_less_sure_voxels(shape, seed, grow, slab, smallest) -> None:
+    probability = smooth_noise(seed, shape, 0.8)
+    chosen = {"part": False, "min_voxels": smallest, "grow": grow, "slab_runs": slab}
+    found, table, _ = stacked(probability, **chosen)
+    np.testing.assert_array_equal(found, grown_cores(probability, grow * 0.5, smallest))
+    for row in table:
+        own = probability[found == row.label].astype(float)
+        assert (row.voxels, row.mean_probability) == (own.size, pytest.approx(own.mean()))
+
+
+def test_an_object_keeps_its_weak_end_and_meets_no_other() -> None:
+    """Along a line: an object with a weak end, its neighbour over a weak gap, one too weak."""
+    line = [0.9, 0.9, 0.36, 0.36, 0.1, 0.9, 0.9, 0.36, 0.38, 0.7, 0.8, 0.1, 0.45, 0.49, 0.45]
+    found, table, _ = stacked(np.float32(line).reshape(1, 1, -1), min_voxels=2, grow=0.7)
+    assert found.ravel().tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 3, 3, 3, 0, 0, 0, 0]
+    assert [row.voxels for row in table] == [4, 3, 3]
+
+
+def test_the_smallest_volume_is_that_of_the_core() -> None:
+    line = np.float32([0.4, 0.4, 0.9, 0.4, 0.4]).reshape(1, 1, -1)
+    assert stacked(line, min_voxels=1, grow=0.7)[0].all()
+    found, table, notes = stacked(line, min_voxels=2, grow=0.7)
+    assert not found.any() and not table
+    assert notes.endswith("removed as smaller than 2 voxels: 1")
+
+
+def test_a_threshold_takes_the_lower_one_with_it() -> None:
+    line = np.float32([0.2, 0.25, 0.4, 0.15]).reshape(1, 1, -1)
+    found, _, _ = stacked(line, min_voxels=1, threshold=0.4, grow=0.5)
+    assert found.ravel().tolist() == [1, 1, 1, 0]
+
+
+def test_cores_in_a_box_that_is_too_large_do_not_grow() -> None:
+    line = np.float32([0.9, 0.4, 0.4, 0.4, 0.9]).reshape(1, 1, -1)
+    found, table, notes = stacked(line, min_voxels=1, grow=0.7, largest_parted=4)
+    assert found.ravel().tolist() == [1, 0, 0, 0, 2]
+    assert [row.mean_probability for row in table] == pytest.approx([0.9, 0.9])
+    assert notes.endswith("million voxels): 1")
 
 
 def test_corners_do_not_join() -> None:
