@@ -10,7 +10,7 @@ from dataloader.published.catalogue import LISTS_OF_ALL_SECTIONS
 from dataloader.volume import Volume
 from utils.config.schema import DataSettings
 from utils.errors import UserError, warn
-from utils.paths import CONFIG_DIR, Workspace
+from utils.paths import CONFIG_DIR, Workspace, shown
 
 Role = Literal["source", "target", "val"]
 IMAGES = {"source": "data_dir_img", "target": "data_dir_target", "val": "data_dir_val"}
@@ -198,7 +198,7 @@ def _list_file(workspace: Workspace, data: DataSettings, role: Role, volume: Pat
     if named is None or place is None:
         return None
     if not is_section_folder(place.path):
-        warn(f"DATA.{key}: {named}: not used, as {place.path} is not a folder of sections")
+        warn(f"DATA.{key}: {named}: not used, as {shown(place.path)} is not a folder of sections")
         return None
     local = workspace.data_path(named)
     elsewhere = (CONFIG_DIR / named, Workspace().data_path(named))
