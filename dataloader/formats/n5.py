@@ -134,6 +134,12 @@ def find_data_set(store: Store, folder: Path | None) -> DataSet:
     return find_data_set(store.below(name), folder / name)
 
 
+def is_inside(folder: Path) -> bool:
+    """Whether a local folder is a container or lies in one, by its name."""
+    whole = folder.resolve()
+    return any(place.suffix == SUFFIX for place in (whole, *whole.parents))
+
+
 def has_levels(store: Store) -> bool:
     """Whether a folder holds levels of a data set."""
     return any("dimensions" in _attributes(store.below(name)) for name in FINEST)

@@ -67,9 +67,8 @@ def is_zarr(folder: Path) -> bool:
 def is_chunked(folder: Path) -> bool:
     """Whether a folder is N5, a part of it, or a precomputed volume or one of its scales."""
     whole = folder.resolve()
-    within = any(place.suffix == n5.SUFFIX for place in (whole, *whole.parents))
     marks = (whole / n5.ATTRIBUTES, whole / precomputed.INFO, whole.parent / precomputed.INFO)
-    found = within or any(mark.is_file() for mark in marks)
+    found = n5.is_inside(folder) or any(mark.is_file() for mark in marks)
     return found and not is_zarr(folder) and not section_files(folder)
 
 

@@ -132,7 +132,7 @@ class Store:
         names = list(names)
         found, refusals = {}, []
         try:
-            opened = _tensorstore().KvStore.open(self.spec, context=_context(os.getpid(), True))
+            opened = _tensorstore().KvStore.open(self.spec, context=context(os.getpid(), True))
             store = opened.result(timeout=TIMEOUT)
             reads = {name: store.read(name) for name in names}
         except (ValueError, TimeoutError) as error:
@@ -166,8 +166,8 @@ class Store:
             "recheck_cached_data": "open",
             "recheck_cached_metadata": "open",
         }
-        context = _context(os.getpid(), False)
-        return _tensorstore().open(whole, context=context, open=True, read=True).result(TIMEOUT)
+        shared = context(os.getpid(), False)
+        return _tensorstore().open(whole, context=shared, open=True, read=True).result(TIMEOUT)
 
 
 class LazyArray:
@@ -230,7 +230,7 @@ def _tensorstore() -> Any:
 
 
 @cache
-def _context(process: int, first: bool) -> Any:
+def context(process: int, first: bool) -> Any:
     """The cache and the retries of a process.
 
     Args:
@@ -239,9 +239,9 @@ def _context(process: int, first: bool) -> Any:
     """
     retries = RETRIES | ({"max_retries": FIRST_RETRIES} if first else {})
     names = ("http_request_retries", "s3_request_retries", "gcs_request_retries")
-    context = dict.fromkeys(names, retries)
-    context["cache_pool"] = {"total_bytes_limit": 0 if first else cache_bytes()}
-    return _tensorstore().Context(context)
+    resources = dict.fromkeys(names, retries)
+    resources["cache_pool"] = {"total_bytes_limit": 0 if first else cache_bytes()}
+    return _tensorstore().Context(resources)
 
 
 def cache_bytes() -> int:

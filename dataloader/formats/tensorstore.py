@@ -135,15 +135,16 @@ class StoreVolume(ArrayVolume):
         info = above and above.metadata([precomputed.INFO]).get(precomputed.INFO)
         if kind in (None, "precomputed") and info and precomputed.is_volume(info):
             return _of_scale(precomputed.find_scale(above, info, store.name))
-        if not self.remote or (kind is None and n5.has_levels(store)):
-            return _of_data_set(n5.find_data_set(store, None if self.remote else self._folder))
+        inside = not self.remote and n5.is_inside(self.path)
+        if inside or (self.remote and kind is None and n5.has_levels(store)):
+            return _of_data_set(n5.find_data_set(store, self._folder if inside else None))
         what = f"no {NAMES[kind]}" if kind else "no volume"
         there = (
             f"; there is {', '.join(marks)}" if marks else f", as {', '.join(MARKS)} are missing"
         )
         raise UserError(
-            f"{self.where}: found {what}{there}; expected the address of an N5 data set, a Zarr "
-            "array or image, or a precomputed volume"
+            f"{self.where}: found {what}{there}; expected an N5 data set, a Zarr array or image, "
+            "or a precomputed volume"
         )
 
     def _name_below(self) -> str | None:
