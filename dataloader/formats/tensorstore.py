@@ -125,7 +125,7 @@ class StoreVolume(ArrayVolume):
         node = zarr_metadata.read_node(marks, store)
         if self.remote and kind in (None, "zarr") and node:
             return _of_zarr(zarr_metadata.find_array(node))
-        if kind == "n5" or n5.ATTRIBUTES in marks:
+        if kind == "n5" or (kind is None and n5.ATTRIBUTES in marks):
             return _of_data_set(n5.find_data_set(store, folder))
         return self._less_obvious(store, kind, marks)
 
