@@ -1,6 +1,8 @@
 """N5, precomputed and Zarr volumes in chunks, from disc and from a web server on this machine."""
 
+import json
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 import zarr
 
+from dataloader.central_crop import CentralCrop, write_crop
 from dataloader.description import contact_sheet, describe_volume
 from dataloader.formats import stores
 from dataloader.formats.opening import is_section_folder, open_volume
@@ -357,6 +360,42 @@ def test_a_large_volume_is_not_read_to_be_inspected(
     assert sorted(chunks) == ["116-132_200-216_9-11", "116-132_216-232_9-11"]
 
 
+def test_the_command_says_what_lies_at_an_address(
+    tmp_path: Path, server: Server, command: Callable
+) -> None:
+    n5(tmp_path / "v", **PIXEL)
+    picture = tmp_path / "sheet.png"
+    done = command("inspect_volume", server.at("v"), "--json", "--picture", picture)
+    facts = json.loads(done.out)
+    assert (facts["format"], facts["shape"]) == ("n5", list(SHAPE))
+    assert facts["voxel_size_nm"] == list(SIZE)
+    assert picture.is_file()
+    failed = command("inspect_volume", server.at("nothing"))
+    assert failed.code == 2
+    assert failed.err.startswith(f"error: {server.address}/nothing: found no volume, as info, ")
+    assert failed.err.count("\n") == 1
+
+
+def test_a_crop_of_an_address_is_written_as_ome_zarr(tmp_path: Path, server: Server) -> None:
+    n5(tmp_path / "v", **PIXEL)
+    crop = CentralCrop(open_volume(server.at("v")), (2, 20, 24))
+    written = open_volume(write_crop(crop, tmp_path, "crop", SIZE))
+    assert (written.kind, written.voxel_size) == ("ome-zarr", SIZE)
+    np.testing.assert_array_equal(written.section(1), V[3, 10:30, 12:36])
+
+
+def test_a_missing_tensorstore_is_asked_for(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n5(tmp_path / "v")
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    for path in (tmp_path / "v", server.at("v")):
+        with pytest.raises(
+            UserError, match=r"^tensorstore is not installed, but needed to read N5"
+        ):
+            open_volume(path)
+
+
 def test_the_cache_is_a_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "available_memory", lambda: 4000)
     assert stores.cache_bytes() == 1000
@@ -382,6 +421,7 @@ def test_spellings_of_an_address(text: str) -> None:
     assert shown(Path(text)) == str(text).rstrip("/")
     settings = DataSettings(data_dir_img="a", data_dir_label="b", data_dir_target=text)
     assert Workspace(Path("/data")).data_path(settings.data_dir_target) == Path(text)
+    assert settings.model_dump(mode="json")["data_dir_target"] == text.rstrip("/")
 
 
 @pytest.mark.parametrize("text", ["data/http", "s3", "C:/x", "/s3:/x", "v.h5:/main", "../gs/x"])
