@@ -14,6 +14,7 @@ import zarr
 from dataloader.central_crop import CentralCrop, write_crop
 from dataloader.description import contact_sheet, describe_volume
 from dataloader.formats import stores
+from dataloader.formats.n5 import find_data_set
 from dataloader.formats.opening import is_section_folder, open_volume
 from dataloader.formats.tensorstore import MARKS
 from dataloader.inspection import REMOTE_PART, inspect_images
@@ -445,6 +446,25 @@ def test_buckets_are_read_without_credentials_unless_some_are_named(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "mine.json")
     assert "aws_credentials" not in stores.Store.at("s3://bucket/a").spec
     assert stores.Store.at("gs://bucket/a").spec["driver"] == "gcs"
+
+
+def test_a_google_bucket(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "GOOGLE", f"{server.address}/")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    precomputed(tmp_path / "bucket" / "em")
+    volume = open_volume(Path("precomputed://gs://bucket/em"))
+    np.testing.assert_array_equal(volume.section(3), V[3])
+    assert volume.where == "precomputed://gs://bucket/em"
+
+
+def test_a_bucket_that_speaks_s3(tmp_path: Path, server: Server) -> None:
+    n5(tmp_path / "bucket" / "em" / "s0", **PIXEL)
+    at = {"endpoint": server.address, "aws_region": "us-east-1"}
+    store = stores.Store(stores.Store.at("s3://bucket/em").spec | at, "s3://bucket/em")
+    found = find_data_set(store, None)
+    assert found.voxel_size.size == SIZE
+    array = stores.LazyArray(found.store.open_array({"driver": "n5"}))
+    np.testing.assert_array_equal(array[:, :, 2], V[2].T)
 
 
 def test_folders_are_named_after_addresses() -> None:
