@@ -76,7 +76,8 @@ class StoreVolume(ArrayVolume):
             return []
         folder = Path(self._found.store.spec["path"])
         if self.kind == "precomputed":
-            return [folder / precomputed.INFO, folder / self._found.key]
+            chunks = folder / self._found.key  # missing if all of it is empty
+            return [folder / precomputed.INFO, *([chunks] if chunks.is_dir() else [])]
         files = (above / n5.ATTRIBUTES for above in list(folder.parents)[: n5.MOST_ABOVE])
         return [*(file for file in files if file.is_file()), folder]
 
