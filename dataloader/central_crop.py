@@ -32,6 +32,10 @@ class CentralCrop(DerivedVolume):
         return self
 
     @property
+    def dtype(self) -> np.dtype:
+        return self.volume.dtype
+
+    @property
     def names(self) -> list[str]:
         first = self.corner[0]
         return self.volume.names[first : first + len(self)]
@@ -63,7 +67,7 @@ def write_crop(
         The file or folder.
     """
     names = [f"{Path(name).stem}.png" for name in crop.names]
-    dtype = _written(crop.section(0).dtype, crop.kind)
+    dtype = _written(crop.dtype, crop.kind)
     spec = VolumeSpec(crop.shape, dtype, size, names, masks)
     for kind in WRITERS.values():  # an earlier crop may have another format or other sections
         discard(folder / f"{stem}{kind.suffix}")

@@ -32,22 +32,22 @@ class CorrectedSections(PartialLabels):
     def __init__(self, masks: Volume, target: Volume, folder: bool) -> None:
         if masks.shape[1:] != target.shape[1:]:
             raise UserError(
-                f"{masks.path}: sections of {masks.shape[1]} x {masks.shape[2]} pixels, expected "
-                f"{target.shape[1]} x {target.shape[2]} as in {target.path}"
+                f"{masks.where}: sections of {masks.shape[1]} x {masks.shape[2]} pixels, expected "
+                f"{target.shape[1]} x {target.shape[2]} as in {target.where}"
             )
         places = places_by_name(masks, target) if folder else _in_order(masks, target)
         filled = {k: n for k, n in places.items() if np.any(masks.section(n) == 1)}
         super().__init__(masks, target.shape, filled)
         self.corrected = list(filled)
         if not self.corrected:
-            raise UserError(f"{masks.path}: no section with mitochondria, so nothing is corrected")
+            raise UserError(f"{masks.where}: no section with mitochondria, so nothing is corrected")
 
 
 def _in_order(masks: Volume, target: Volume) -> dict[int, int]:
     if len(masks) != len(target):
         raise UserError(
-            f"{masks.path}: found {len(masks)} sections, expected {len(target)} as in "
-            f"{target.path}, blank where nothing is corrected; or a folder with the corrected "
+            f"{masks.where}: found {len(masks)} sections, expected {len(target)} as in "
+            f"{target.where}, blank where nothing is corrected; or a folder with the corrected "
             "sections alone, named as those of the target"
         )
     return {index: index for index in range(len(target))}
@@ -75,7 +75,7 @@ class CorrectedPairs(PairDataset):
         self.pairs = [(k, k + sampling.stride) for k in firsts if {k, k + sampling.stride} & known]
         if not self.pairs:
             raise UserError(
-                f"{labels.path}: no corrected section is in a pair of two sections that are "
+                f"{labels.where}: no corrected section is in a pair of two sections that are "
                 f"{sampling.stride} apart (DATA.target_stride)"
             )
 

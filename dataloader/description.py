@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import VoxelSize
-from dataloader.inspection import inspect_images
+from dataloader.inspection import examined, examined_only, inspect_images
 from dataloader.label_values import IGNORE
 from dataloader.volume import (
     MaskVolume,
@@ -55,7 +55,8 @@ class VolumeFacts(NamedTuple):
         voxel_size: None if unknown.
         voxel_size_from: where in the file it was read; None if unknown.
         greys: minimum and maximum of the sections read.
-        section_means: mean grey value of each section, of at most 4,096 evenly spaced ones.
+        section_means: mean grey value of each section, of at most 4,096 evenly spaced ones; at an
+            address, of the sections that are examined (``inspection.examined``).
         labels: content of the labels; None for grey sections.
         blank: fraction of the pixels in blank areas (``dataloader.blank``); 0 for labels.
         warnings: one line each.
@@ -132,10 +133,13 @@ def describe_volume(
     """
     with collected_warnings() as warnings:
         volume = open_volume(path, list_file, masks=labels, keep=False, fill=not labels)
-        raw = volume.volume  # values as in the file
+        part = examined(volume)
+        raw = part.volume  # values as in the file
         if volume.voxel_size_note:
             warnings.append(f"{volume.where}: {volume.voxel_size_note}")
-        found, blank = _count_labels(volume) if labels else None, 0.0
+        found, blank = _count_labels(part) if labels else None, 0.0
+        if labels and part is not volume:
+            warnings.append(f"{volume.where}: {examined_only(part.shape)}")
         if found:
             greys = _range_of(raw)
         else:
@@ -146,13 +150,17 @@ def describe_volume(
         indices = evenly_spaced(len(raw), MAX_SECTIONS) if means else []
         section_means = [float(raw.section(k).mean(dtype=np.float64)) for k in indices]
     return VolumeFacts(
-        volume.where, volume.kind, volume.shape, str(raw.section(0).dtype), volume.voxel_size,
+        volume.where, volume.kind, volume.shape, str(raw.dtype), volume.voxel_size,
         volume.voxel_size_from, greys, section_means, found, blank, list(warnings),
     )  # fmt: skip
 
 
 def contact_sheet(volume: Volume) -> np.ndarray:
-    """Evenly spaced sections in one picture (H, W, 3) uint8; masks red, ignored pixels grey."""
+    """Evenly spaced sections in one picture (H, W, 3) uint8; masks red, ignored pixels grey.
+
+    Of a volume at an address, they are those of the middle (``inspection.examined``).
+    """
+    volume = examined(volume)
     height, width = volume.shape[1:]
     scale = SHEET_SIDE / max(height, width)
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))

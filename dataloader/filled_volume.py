@@ -20,6 +20,10 @@ class FilledVolume(DerivedVolume):
         super().__init__(volume, volume.shape)
         self._found: dict[int, bytes | None] = {}  # packed and compressed, by section
 
+    @property
+    def dtype(self) -> np.dtype:
+        return self.volume.dtype
+
     def section(self, index: int) -> np.ndarray:
         section = self.volume.section(index)
         if index not in self._found:

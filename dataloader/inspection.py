@@ -6,12 +6,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dataloader.volume import Volume, normalise, resample
+from dataloader.central_crop import CentralCrop
+from dataloader.filled_volume import FilledVolume
+from dataloader.volume import MaskVolume, Volume, normalise, resample
 from utils.errors import UserError
 from utils.ignore import IGNORE, foreground_share
 
 SAMPLE, RUN = 256, 4  # sections sampled from a long volume, in runs of neighbours
 START_SAMPLE = 16  # the same at the start of training, for speed
+REMOTE_PART = (64, 1024, 1024)  # at an address: sections, height and width that are examined
 THUMBNAIL = 128  # pixels; size at which neighbouring sections are compared
 ALIGNED_SAMPLE, ALIGNED_SIDE = 16, 768  # sections, and pixels of each, to compare with labels
 REACH = 10  # pixels from a mask boundary
@@ -33,6 +36,7 @@ class ImagesFound(NamedTuple):
         blank_share: fraction of the pixels in blank areas (``dataloader.blank``), blank sections
             included.
         partly_blank: number of sections with blank areas that are not entirely blank.
+        part: shape of the part in the middle that was examined; None: it was the whole volume.
     """
 
     low: float
@@ -43,6 +47,7 @@ class ImagesFound(NamedTuple):
     likeness: list[float]
     blank_share: float = 0.0
     partly_blank: int = 0
+    part: tuple[int, int, int] | None = None
 
     def warnings(self) -> list[str]:
         """One line for each finding."""
@@ -58,7 +63,7 @@ class ImagesFound(NamedTuple):
                 f"border of {self.partly_blank} sections): they are filled with adjacent tissue, "
                 "and excluded from losses and scores"
             )
-        return lines
+        return lines + ([examined_only(self.part)] if self.part else [])
 
 
 class LabelsFound(NamedTuple):
@@ -96,8 +101,29 @@ class LabelsFound(NamedTuple):
         return lines
 
 
+def examined(volume: Volume) -> Volume:
+    """The volume, or of one at an address the middle, so that only this is read."""
+    shape = tuple(map(min, volume.shape, REMOTE_PART))
+    if not volume.remote or shape == volume.shape:
+        return volume
+    if isinstance(volume, FilledVolume | MaskVolume):  # blank areas are those of the part
+        return type(volume)(CentralCrop(volume.volume, shape))
+    return CentralCrop(volume, shape)
+
+
+def examined_only(shape: tuple[int, int, int]) -> str:
+    """A line on what ``examined`` gives."""
+    sections, height, width = shape
+    return (
+        f"it lies at an address, so only the middle was examined: {sections} sections of "
+        f"{height} x {width} pixels"
+    )
+
+
 def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
     """Examine the sections of a volume, or a sample of a long one. Each is read once.
+
+    Of a volume at an address, the middle is examined (``examined``).
 
     Args:
         volume: blank areas are found if it was opened with ``fill``.
@@ -106,6 +132,8 @@ def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
     Raises:
         UserError: a section cannot be read, or has NaN or infinite values.
     """
+    whole, volume = volume, examined(volume)
+    first = (len(whole) - len(volume)) // 2
     blank, repeated, thumbnails, ranges = [], [], {}, {}
     shares: list[float] = []
     previous = None
@@ -127,7 +155,13 @@ def inspect_images(volume: Volume, sample: int = SAMPLE) -> ImagesFound:
     misplaced, likeness = _order(thumbnails)
     partly = sum(0 < share < 1 for share in shares)
     share = float(np.mean(shares))
-    return ImagesFound(min(lows), max(highs), blank, repeated, misplaced, likeness, share, partly)
+    blank, repeated, misplaced = (
+        [first + index for index in found] for found in (blank, repeated, misplaced)
+    )
+    part = None if volume is whole else volume.shape
+    return ImagesFound(
+        min(lows), max(highs), blank, repeated, misplaced, likeness, share, partly, part
+    )
 
 
 def inspect_labels(images: Volume, labels: Volume, sample: int = SAMPLE) -> LabelsFound:
@@ -165,7 +199,7 @@ def _fractions(labels: Volume, sample: int) -> dict[int, float]:
         if 0 < sum(fractions.values()) < len(fractions):
             return fractions
     raise UserError(
-        f"{labels.path}: all labels are {'mitochondria' if fractions[0] else 'background'}, "
+        f"{labels.where}: all labels are {'mitochondria' if fractions[0] else 'background'}, "
         "expected both"
     )
 

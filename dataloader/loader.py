@@ -48,6 +48,8 @@ def load_batches(
         num_workers=train.num_workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
+        # tensorstore does not work in a forked process
+        multiprocessing_context=None if dataset.fork_safe or not train.num_workers else "spawn",
     )
     return on_device(loader, device)
 

@@ -46,7 +46,7 @@ class OrthogonalSlices(DerivedVolume):
 
     def _lay_out(self) -> None:
         shape = (len(self), len(self.volume), self.shape[2])
-        slices = scratch_array(shape, self.volume.section(0).dtype, self.scratch)
+        slices = scratch_array(shape, self.volume.dtype, self.scratch)
         blanks: np.ndarray | None = None
         for index in range(len(self.volume)):
             slices[:, index] = self._across(self.volume.section(index))

@@ -118,7 +118,7 @@ class PairDataset(Dataset):
     ) -> None:
         if len(images) <= sampling.stride:
             raise UserError(
-                f"{images.path}: found {len(images)} sections, expected more than the stride of "
+                f"{images.where}: found {len(images)} sections, expected more than the stride of "
                 f"{sampling.stride} between the two of a pair"
             )
         check_crop_fits(images, sampling.crop)
@@ -142,6 +142,12 @@ class PairDataset(Dataset):
     def members(self) -> tuple["PairDataset", ...]:
         """This dataset and those that it shares its samples with."""
         return (self, *self.others)
+
+    @property
+    def fork_safe(self) -> bool:
+        """Whether a forked process can read all volumes."""
+        volumes = [v for pairs in self.members for v in (pairs.images, pairs.labels)]
+        return all(volume.fork_safe for volume in volumes if volume is not None)
 
     def __len__(self) -> int:
         return self.sampling.length
@@ -191,7 +197,7 @@ class PairDataset(Dataset):
         current, auxiliary = (f"{k} ({names[k]})" for k in draw.pair)
         y, x, height, width = draw.area
         return (
-            f"{self.images.path}, sections {current} and {auxiliary}, rows {y} to "
+            f"{self.images.where}, sections {current} and {auxiliary}, rows {y} to "
             f"{y + height - 1}, columns {x} to {x + width - 1}"
             f"{', augmented' if draw.augmented else ''}"
         )
@@ -305,7 +311,7 @@ def check_crop_fits(images: Volume, crop: int) -> None:
     height, width = images.shape[1:]
     if min(height, width) < crop:
         raise UserError(
-            f"{images.path}: sections of {height} x {width} pixels are smaller than the crop of "
+            f"{images.where}: sections of {height} x {width} pixels are smaller than the crop of "
             f"{crop}; set DATA.input_size"
         )
 
@@ -314,6 +320,6 @@ def check_same_shape(images: Volume, labels: Volume) -> None:
     """Raise UserError if the labels do not have the shape of the images."""
     if images.shape != labels.shape:
         raise UserError(
-            f"{labels.path}: labels of shape {labels.shape} do not fit {images.path} of shape "
+            f"{labels.where}: labels of shape {labels.shape} do not fit {images.where} of shape "
             f"{images.shape} (sections, height, width)"
         )

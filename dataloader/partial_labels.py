@@ -44,7 +44,7 @@ def places_by_name(masks: Volume, images: Volume) -> dict[int, int]:
     for place, name in enumerate(masks.names):
         if (stem := Path(name).stem) not in sections:
             raise UserError(
-                f"{masks.path}/{name}: no section of {images.path} has this name; expected a name "
+                f"{masks.path}/{name}: no section of {images.where} has this name; expected a name "
                 f"such as {images.names[0]}"
             )
         places[sections[stem]] = place

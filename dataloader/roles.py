@@ -10,7 +10,7 @@ from dataloader.published.catalogue import LISTS_OF_ALL_SECTIONS
 from dataloader.volume import Volume
 from utils.config.schema import DataSettings
 from utils.errors import UserError, warn
-from utils.paths import CONFIG_DIR, Workspace
+from utils.paths import CONFIG_DIR, Workspace, address_of, shown
 
 Role = Literal["source", "target", "val"]
 IMAGES = {"source": "data_dir_img", "target": "data_dir_target", "val": "data_dir_val"}
@@ -155,8 +155,9 @@ def _scale(workspace: Workspace, data: DataSettings, role: Role) -> tuple[float,
             return 1.0, 1.0
         working = _square(sides)
     if sides is None:
+        path = getattr(data, IMAGES[role])
         raise UserError(
-            f"DATA.{SIZES[role]}: missing; needed to resample {getattr(data, IMAGES[role])} to "
+            f"DATA.{SIZES[role]}: missing; needed to resample {address_of(path) or path} to "
             f"{working:g} nm (DATA.pixel_size_working), as its files do not give a pixel size"
         )
     return sides[0] / working, sides[1] / working
@@ -198,7 +199,7 @@ def _list_file(workspace: Workspace, data: DataSettings, role: Role, volume: Pat
     if named is None or place is None:
         return None
     if not is_section_folder(place.path):
-        warn(f"DATA.{key}: {named}: not used, as {place.path} is not a folder of sections")
+        warn(f"DATA.{key}: {named}: not used, as {shown(place.path)} is not a folder of sections")
         return None
     local = workspace.data_path(named)
     elsewhere = (CONFIG_DIR / named, Workspace().data_path(named))

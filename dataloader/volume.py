@@ -1,7 +1,7 @@
 """Volumes: stacks of grey sections of one shape, read as needed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from utils.errors import UserError, warn
 
 TILED_FROM = 2048  # pixels; sections with a longer side are tiled
 LABEL_SAMPLE = 32  # sections that are read to interpret label values
+LABEL_SIDE = 1024  # pixels of them that are read at an address, in the middle
 LABEL_NOISE = 30  # grey levels by which black and white of 8-bit masks may be off
 NUMBERED = 0.5  # fraction of pixels with equal neighbours: near 0 in noise, 0.9 in instances
 
@@ -32,7 +33,10 @@ class Volume(ABC):
         voxel_size: from the metadata of the file, if it has any.
         voxel_size_from: where in the metadata it was read.
         voxel_size_note: what is wrong with its unit, for a warning.
-        kind: the format, "folder", "hdf5", "tiff", "zarr", "ome-zarr", "mrc" or "nifti".
+        kind: the format, "folder", "hdf5", "tiff", "zarr", "ome-zarr", "mrc", "nifti", "n5" or
+            "precomputed".
+        remote: whether it lies at an address, so that no more of it is read than is needed.
+        fork_safe: whether a forked process can read it.
     """
 
     path: Path
@@ -43,6 +47,8 @@ class Volume(ABC):
     voxel_size_from: str | None = None
     voxel_size_note: str = ""
     kind: str = "folder"
+    remote: bool = False
+    fork_safe: bool = True
 
     @cached_property
     def _grey_ranges(self) -> dict[int, tuple[float, float]]:
@@ -61,6 +67,11 @@ class Volume(ABC):
     def where(self) -> str:
         """The path as the user writes it, with the name of the array in the file."""
         return str(self.path)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the sections."""
+        return self.section(0).dtype
 
     @property
     def names(self) -> list[str]:
@@ -123,7 +134,7 @@ class Volume(ABC):
         low, high = float(part.min()), float(part.max())
         if not np.isfinite(high - low):
             raise UserError(
-                f"{self.path}: section {index} has NaN or infinite values, expected finite "
+                f"{self.where}: section {index} has NaN or infinite values, expected finite "
                 "numbers; replace them, for example by the mean of the section"
             )
         return low, high
@@ -143,6 +154,7 @@ class DerivedVolume(Volume):
         self.voxel_size = volume.voxel_size
         self.voxel_size_from = volume.voxel_size_from
         self.voxel_size_note = volume.voxel_size_note
+        self.remote, self.fork_safe = volume.remote, volume.fork_safe
         super().__init__(shape)
         self.tiled, self.kept = volume.tiled, volume.kept
 
@@ -184,7 +196,7 @@ class KeptVolume(DerivedVolume):
         self.sections = np.empty(volume.shape, first.dtype)
         for index in range(len(volume)):
             self.sections[index] = volume.section(index)
-        self.kept = True
+        self.kept, self.fork_safe = True, True
         self.close()
 
     def section(self, index: int) -> np.ndarray:
@@ -211,8 +223,7 @@ class MaskVolume(DerivedVolume):
     def meaning(self) -> LabelMeaning:
         """How label values are interpreted; prints the notes as warnings when first called."""
         if self._meaning is None:
-            sample = (self.volume.section(index) for index in _label_sample(self))
-            self._meaning = label_meaning(sample, label_threshold(self.volume))
+            self._meaning = label_meaning(_label_sample(self.volume), label_threshold(self.volume))
             for note in self._meaning.notes:
                 warn(f"{self.where}: {note}")
         return self._meaning
@@ -226,7 +237,7 @@ class MaskVolume(DerivedVolume):
     def _mask(self, index: int, labels: np.ndarray) -> np.ndarray:
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise UserError(
-                f"{self.path}: section {index} of the labels has NaN or infinite values, "
+                f"{self.where}: section {index} of the labels has NaN or infinite values, "
                 "expected 0 for background and other numbers for mitochondria"
             )
         return self.meaning.mask(labels)
@@ -350,9 +361,12 @@ def evenly_spaced(count: int, most: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()))
 
 
-def _label_sample(volume: Volume) -> range:
-    """Indices of the sections from which label values are interpreted."""
-    return range(0, len(volume), max(1, len(volume) // LABEL_SAMPLE))
+def _label_sample(volume: Volume) -> Iterator[np.ndarray]:
+    """The sections from which label values are interpreted; at an address, their middle."""
+    shape = [min(side, LABEL_SIDE) for side in volume.shape[1:]]
+    corner = [(whole - side) // 2 for whole, side in zip(volume.shape[1:], shape, strict=True)]
+    for index in range(0, len(volume), max(1, len(volume) // LABEL_SAMPLE)):
+        yield volume.crop(index, *corner, *shape) if volume.remote else volume.section(index)
 
 
 def label_threshold(volume: Volume) -> int:
@@ -364,8 +378,7 @@ def label_threshold(volume: Volume) -> int:
     """
     dark, bright = LABEL_NOISE, 255 - LABEL_NOISE
     counts, other, inside = np.zeros(256, np.int64), 0, 0
-    for index in _label_sample(volume):
-        section = volume.section(index)
+    for section in _label_sample(volume):
         if section.dtype != np.uint8:
             return 0
         own = np.bincount(section.ravel(), minlength=256)

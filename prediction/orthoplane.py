@@ -138,12 +138,12 @@ def _voxel(config: Config, volume: Volume, role: Role) -> tuple[float, float]:
     if spacing is None or pixel is None:
         unknown = "section_spacing_target" if spacing is None else "pixel_size_target"
         raise UserError(
-            f"{key}: found true, but the voxels of {volume.path} are of unknown size; set "
+            f"{key}: found true, but the voxels of {volume.where} are of unknown size; set "
             f"DATA.{unknown}, or {key} to false"
         )
     if spacing > MAX_ANISOTROPY * pixel:
         raise UserError(
-            f"{key}: found true, but the sections of {volume.path} are {spacing:g} nm "
+            f"{key}: found true, but the sections of {volume.where} are {spacing:g} nm "
             f"apart and its pixels {pixel:g} nm, expected voxels near to cubes (at most "
             f"{MAX_ANISOTROPY:g} pixels apart); set {key} to false"
         )

@@ -60,7 +60,7 @@ def choose_pairs(config: Config, volume: Volume) -> list[tuple[int, int]]:
     try:
         return section_pairs(len(volume), config.DATA.target_stride)
     except ValueError as error:
-        raise UserError(f"DATA.target_stride: {volume.path}: {error}") from None
+        raise UserError(f"DATA.target_stride: {volume.where}: {error}") from None
 
 
 def predict_on_grid(

@@ -44,7 +44,7 @@ def averaged_sections(config: Config, volume: Volume, role: Role) -> int:
     spacing = section_spacing(config.DATA, role, volume.original)
     if spacing is None:
         raise UserError(
-            f"TEST.z_average: found {thickness:g} nm, but the section spacing of {volume.path} is "
+            f"TEST.z_average: found {thickness:g} nm, but the section spacing of {volume.where} is "
             "unknown; set DATA.section_spacing_target, or TEST.z_average to null"
         )
     return sections_in(thickness, spacing)

@@ -17,8 +17,8 @@ def main() -> None:
         "volume",
         type=Path,
         metavar="VOLUME",
-        help="folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr store or image; FILE:NAME "
-        "selects an array",
+        help="folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr or N5 store, precomputed "
+        "volume, image, or address of a store; FILE:NAME selects an array",
     )
     parser.add_argument("--labels", action="store_true", help="the volume holds labels")
     parser.add_argument(

@@ -13,7 +13,10 @@ SIZES = ("auto", "full", "small")
 def main() -> None:
     """Read the arguments, write the config."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    volume = "folder of sections, HDF5, TIFF, MRC or NIfTI file, or Zarr store (FILE:NAME)"
+    volume = (
+        "folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr or N5 store (FILE:NAME), "
+        "precomputed volume, or address of a store"
+    )
     parser.add_argument(
         "--source",
         nargs=2,

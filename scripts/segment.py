@@ -15,8 +15,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "volume",
         metavar="VOLUME",
-        help="folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr store or image; FILE:NAME "
-        "selects an array",
+        help="folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr or N5 store, precomputed "
+        "volume, image, or address of a store; FILE:NAME selects an array",
     )
     parser.add_argument("--labels", metavar="LABELS", help="its labels, for scores only")
     parser.add_argument(

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 import yaml
 
+from dataloader.central_crop import CentralCrop
 from dataloader.formats.opening import open_volume
-from dataloader.inspection import inspect_images, inspect_labels
+from dataloader.inspection import examined, inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
 from dataloader.roles import SAME_SIZE
 from dataloader.volume import MaskVolume, Volume, evenly_spaced, resample
@@ -18,7 +19,7 @@ from utils.cli import check_sizes
 from utils.config.load import load_config
 from utils.errors import UserError, warn, writing_to
 from utils.files import write_picture
-from utils.paths import CONFIG_DIR, shown
+from utils.paths import CONFIG_DIR, absolute, shown
 
 THUMBNAILS, THUMBNAIL = 4, 256  # number for each volume; side, pixels
 COMMENT_COLUMN = 36
@@ -108,7 +109,7 @@ def inspect(
     Raises:
         UserError: a volume is unreadable or invalid.
     """
-    images = open_volume(Path(raw).resolve(), keep=False, fill=True)
+    images = open_volume(absolute(raw), keep=False, fill=True)
     found = inspect_images(images)
     own = images.voxel_size
     sides = (pixel, pixel) if pixel else (own.y, own.x) if own and own.in_plane else None
@@ -138,7 +139,7 @@ def inspect(
 def _open_labels(images: Volume, raw: str, labels: str | None) -> MaskVolume | None:
     if labels is None:
         return None
-    volume = open_volume(Path(labels).resolve(), keep=False)
+    volume = open_volume(absolute(labels), keep=False)
     check_same_shape(images, volume)
     if _values(volume) > MANY_VALUES > _values(images):
         raise UserError(f"{raw} and {labels}: look swapped; give RAW first, then LABELS")
@@ -161,7 +162,7 @@ def _description(role: str, facts: VolumeFacts) -> list[str]:
     origin = _origin(images, facts.pixel, facts.spacing)
     return [
         f"{role}: {shown(images.path)} ({kind})",
-        f"  {number} of {height} x {width}, {images.section(0).dtype}, grey {grey}",
+        f"  {number} of {height} x {width}, {images.dtype}, grey {grey}",
         f"  pixel: {_nm(facts.pixel)}{shape}{spacing}{origin}",
     ]
 
@@ -219,13 +220,15 @@ def _scalar(value: object) -> str:
 
 def _thumbnails(volume: VolumeFacts) -> np.ndarray:
     """A row of evenly spaced sections with the contours of the labels."""
-    panels = []
-    for index in evenly_spaced(len(volume.images), THUMBNAILS):
-        image = resample(volume.images.scaled(index), (THUMBNAIL, THUMBNAIL))
+    panels, images, labels = [], examined(volume.images), volume.labels
+    if labels is not None and images is not volume.images:
+        labels = CentralCrop(labels, images.shape)
+    for index in evenly_spaced(len(images), THUMBNAILS):
+        image = resample(images.scaled(index), (THUMBNAIL, THUMBNAIL))
         mask = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
         label = None
-        if volume.labels is not None:
-            soft = (volume.labels.section(index) == 1).astype(np.float32)
+        if labels is not None:
+            soft = (labels.section(index) == 1).astype(np.float32)
             label = (resample(soft, (THUMBNAIL, THUMBNAIL)) >= 0.5).astype(np.uint8)
         panels.append(contours(image, mask, label, thickness=1))
     return side_by_side(panels)

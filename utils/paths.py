@@ -1,11 +1,14 @@
-"""Paths of the data root and of the folders that runs write."""
+"""Paths of the data root and of the folders that runs write; addresses in place of paths."""
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "config"
+# also with the format first, as neuroglancer writes it: precomputed://gs://bucket/path
+ADDRESS = re.compile(r"(?:[a-z0-9-]+:/+)?(?:https?|s3|gs):/+(?=[^/])")
 
 
 class Workspace(NamedTuple):
@@ -16,7 +19,8 @@ class Workspace(NamedTuple):
 
     def data_path(self, path: Path) -> Path:
         """A path of a config below the data root; a leading ``../data`` or ``data`` is removed."""
-        return path if path.is_absolute() else self.data / below(path, "data")
+        whole = path.is_absolute() or address_of(path)
+        return path if whole else self.data / below(path, "data")
 
     def models(self, save_path: Path, run: str) -> Path:
         """Folder of a run's checkpoints."""
@@ -45,6 +49,21 @@ def below(path: Path, folder: str | None = None) -> Path:
     return Path(*parts)
 
 
+def address_of(path: Path | str) -> str | None:
+    """The address that stands in place of a path; None: it is a path.
+
+    ``Path`` leaves one slash of the two in ``https://host``; both are there in the result.
+    """
+    text = str(path)
+    found = ADDRESS.match(text)
+    return found and re.sub(r":/+", "://", found[0]) + text[found.end() :]
+
+
+def absolute(path: Path | str) -> Path:
+    """A path from the root; an address stays as it is."""
+    return Path(path) if address_of(path) else Path(path).resolve()
+
+
 def shown(path: Path) -> str:
-    """A path relative to the current folder, for messages."""
-    return os.path.relpath(path)
+    """A path relative to the current folder, or an address, for messages."""
+    return address_of(path) or os.path.relpath(path)

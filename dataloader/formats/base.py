@@ -16,6 +16,7 @@ from utils.files import discard
 
 Format = Literal["folder", "tiff", "hdf5", "ome-zarr", "mrc", "nifti"]
 CHUNK = 512  # pixels, side of the chunks of HDF5 and Zarr
+MEMORY_SHARE = 0.25  # of the available memory, for a volume that is kept and for cached chunks
 
 
 class ArrayVolume(Volume):
@@ -42,7 +43,7 @@ class ArrayVolume(Volume):
             raise
         except Exception as error:  # libraries raise many types for a broken file
             raise UserError(
-                f"{path}: not a readable {self.format_name} ({message_of(error)})"
+                f"{self.where}: not a readable {self.format_name} ({message_of(error)})"
             ) from None
         if min(array.shape) < 1:
             raise UserError(

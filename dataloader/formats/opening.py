@@ -4,26 +4,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataloader.filled_volume import FilledVolume
-from dataloader.formats.folder import FolderVolume, ImageVolume, read_names, section_files
+from dataloader.formats.base import MEMORY_SHARE
+from dataloader.formats.folder import FolderVolume, ImageVolume, read_names
 from dataloader.formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
-from dataloader.formats.registry import foreign, is_image, is_zarr, reader_of
+from dataloader.formats.registry import foreign, is_chunked, is_image, is_zarr, reader_of
+from dataloader.formats.tensorstore import StoreVolume
 from dataloader.formats.zarr import ZarrVolume
 from dataloader.volume import KeptVolume, MaskVolume, ResampledVolume, Volume
 from utils.errors import UserError
+from utils.paths import address_of
 from utils.runtime.memory import available_memory
 
 EXPECTED = (
-    "a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr store, or an image; file:name "
-    "for an array in it"
+    "a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr or N5 store, a precomputed "
+    "volume, or an image; file:name for an array in it; or an address (http, https, s3, gs)"
 )
-KEEP_SHARE = 0.25  # of the available memory; larger volumes are read as needed
 
 
 class Place(NamedTuple):
     """Location of a volume.
 
     Attributes:
-        path: folder, file or store.
+        path: folder, file or store, or an address.
         dataset: name of the array in it, if given.
     """
 
@@ -42,12 +44,14 @@ def open_volume(
     """Open the volume at a path.
 
     Args:
-        path: a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr store, or an image;
-            with ``:name`` for an array in it. The suffix of an HDF5 file may be omitted.
+        path: a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr or N5 store, a
+            precomputed volume, or an image; with ``:name`` for an array in it. The suffix of an
+            HDF5 file may be omitted. Or an address (``utils.paths.address_of``).
         list_file: text file that names the sections of a folder to use, one per line.
         scale: new pixels per pixel, or the same for (y, x).
         masks: read the volume as labels (``dataloader.volume.MaskVolume``).
-        keep: keep the volume in memory if it needs at most a quarter of the available memory.
+        keep: keep the volume in memory if it needs at most a quarter of the available memory. A
+            volume at an address is never read whole.
         fill: fill blank areas (``dataloader.blank``).
 
     Raises:
@@ -63,11 +67,13 @@ def open_volume(
         volume = FilledVolume(volume)
     if scale not in (1.0, (1.0, 1.0)):
         volume = ResampledVolume(volume, scale)
-    return KeptVolume(volume) if keep and _fits(volume) else volume
+    return KeptVolume(volume) if keep and not volume.remote and _fits(volume) else volume
 
 
 def find_volume(path: Path) -> Place | None:
-    """The location that a path refers to; None if nothing is there."""
+    """The location that a path refers to; None if nothing is there. An address is not tried."""
+    if address_of(path):
+        return Place(path)
     for candidate in (path, *(path.with_name(path.name + suffix) for suffix in HDF5_SUFFIXES)):
         if candidate.exists():
             return Place(candidate)
@@ -79,18 +85,18 @@ def find_volume(path: Path) -> Place | None:
 
 
 def is_section_folder(path: Path) -> bool:
-    """Whether a path is a folder of sections, not a file or a Zarr store."""
-    return path.is_dir() and not is_zarr(path)
+    """Whether a path is a folder of sections, not a file or a store of chunks."""
+    return path.is_dir() and not is_zarr(path) and not is_chunked(path)
 
 
 def _open(place: Place, list_file: Path | None) -> Volume:
     path, dataset = place
     if is_section_folder(path):
-        if not section_files(path):
-            _refuse_foreign(path)
         return FolderVolume(path, read_names(list_file))
-    if path.is_dir():
+    if path.is_dir() and is_zarr(path):
         return ZarrVolume(path, dataset)
+    if path.is_dir() or address_of(path):
+        return StoreVolume(path, dataset)
     if is_image(path) and not dataset:
         return ImageVolume(path)
     kind = reader_of(path)
@@ -116,5 +122,4 @@ def _refuse_foreign(path: Path) -> None:
 def _fits(volume: Volume) -> bool:
     sections, height, width = volume.shape
     free = available_memory()
-    size = sections * height * width * volume.section(0).dtype.itemsize
-    return free is None or size <= KEEP_SHARE * free
+    return free is None or sections * height * width * volume.dtype.itemsize <= MEMORY_SHARE * free

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from dataloader.formats import n5, precomputed
 from dataloader.formats.base import ArrayVolume, VolumeWriter
-from dataloader.formats.folder import IMAGE_SUFFIXES, FolderWriter
+from dataloader.formats.folder import IMAGE_SUFFIXES, FolderWriter, section_files
 from dataloader.formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume, Hdf5Writer
 from dataloader.formats.mrc import MRC_SUFFIXES, MrcVolume, MrcWriter
 from dataloader.formats.nifti import NIFTI_SUFFIXES, NiftiVolume, NiftiWriter
@@ -24,6 +25,9 @@ WRITERS: dict[str, type[VolumeWriter]] = {
     "ome-zarr": OmeZarrWriter,
     "mrc": MrcWriter,
     "nifti": NiftiWriter,
+    # read only: what is made of such a volume is
+    "n5": OmeZarrWriter,
+    "precomputed": OmeZarrWriter,
 }
 FIJI = "Fiji (File > Import > Bio-Formats, then save as TIFF)"
 FOREIGN = {  # formats that are not read: suffix, name, converter
@@ -53,16 +57,19 @@ FOREIGN = {  # formats that are not read: suffix, name, converter
     ".zip": ("an archive", "unzip"),
     ".gz": ("a compressed file", "gunzip"),
 }
-N5 = ("an N5 store", "Fiji (File > Import > N5, then save as TIFF)")
-PRECOMPUTED = (
-    "a neuroglancer precomputed volume",
-    "tensorstore or cloud-volume, which save Zarr or TIFF",
-)
 
 
 def is_zarr(folder: Path) -> bool:
     """Whether a folder is a Zarr store or a part of one."""
     return folder.suffix == ".zarr" or any((folder / mark).is_file() for mark in ZARR_MARKS)
+
+
+def is_chunked(folder: Path) -> bool:
+    """Whether a folder is N5, a part of it, or a precomputed volume or one of its scales."""
+    whole = folder.resolve()
+    marks = (whole / n5.ATTRIBUTES, whole / precomputed.INFO, whole.parent / precomputed.INFO)
+    found = n5.is_inside(folder) or any(mark.is_file() for mark in marks)
+    return found and not is_zarr(folder) and not section_files(folder)
 
 
 def reader_of(path: Path) -> type[ArrayVolume] | None:
@@ -77,9 +84,5 @@ def is_image(path: Path) -> bool:
 
 
 def foreign(path: Path) -> tuple[str, str] | None:
-    """Name and converter of an unsupported file or folder without sections; None if unknown."""
-    if not path.is_dir():
-        return FOREIGN.get(path.suffix.lower())
-    if path.suffix == ".n5" or (path / "attributes.json").is_file():
-        return N5
-    return PRECOMPUTED if (path / "info").is_file() else None
+    """Name and converter of an unsupported file; None if unknown."""
+    return FOREIGN.get(path.suffix.lower())

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dataloader.formats.axes import Stack, axis_names, names_in
 from dataloader.formats.base import CHUNK, ArrayVolume, VolumeWriter, listed, only_one
+from dataloader.formats.ngff import Level, levels
 from dataloader.formats.voxel_size import SizeFound, VoxelSize, from_attributes
 from utils.errors import UserError, warn
 from utils.optional import wanted
@@ -24,22 +25,9 @@ ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # files of a 
 LEVELS = 4  # largest number of levels of a pyramid
 SMALLEST_LEVEL = 128  # pixels; shorter side of the coarsest level
 MOST_NAMES = 20  # image names in a message
-UNNAMED = "tczyx"  # the axes of OME-Zarr 0.1 and 0.2
 CHUNK_KEY = re.compile(r"(?:c[./])?(\d+(?:[./]\d+)*)")
 MOST_SHARDS = 10_000  # shards whose indices are read to count missing chunks
 ABSENT = 2**64 - 1  # offset and length of a chunk that a shard lacks
-
-
-class Level(NamedTuple):
-    """A level of an OME-Zarr image.
-
-    Attributes:
-        axes: names or descriptions; may be empty.
-        transforms: of the level and of the whole image.
-    """
-
-    axes: list
-    transforms: list[dict]
 
 
 class ZarrVolume(ArrayVolume):
@@ -81,12 +69,12 @@ class ZarrVolume(ArrayVolume):
 
     def _choose(self, zarr: Any, group: Any) -> Any:
         """Choose the array to read from a group."""
-        levels = _levels(group)
-        if self.dataset is None and not levels:
-            levels = self._image_below(zarr, group)
-        named = {name: level for name, level in levels.items() if name == self.dataset}
-        if self.dataset is None and levels:
-            named = dict([next(iter(levels.items()))])  # the finest comes first
+        found = levels(group.attrs)
+        if self.dataset is None and not found:
+            found = self._image_below(zarr, group)
+        named = {name: level for name, level in found.items() if name == self.dataset}
+        if self.dataset is None and found:
+            named = dict([next(iter(found.items()))])  # the finest comes first
         for name, level in named.items():
             self.kind, self._level, self.dataset = "ome-zarr", level, name
             return group[name]
@@ -96,7 +84,7 @@ class ZarrVolume(ArrayVolume):
             self.dataset = only_one(self.path, arrays)
         node = group.get(self.dataset)
         if isinstance(node, zarr.Group):  # an image below the store's root
-            inner = _levels(node) or self._image_below(zarr, node)
+            inner = levels(node.attrs) or self._image_below(zarr, node)
             if inner:
                 name, level = next(iter(inner.items()))
                 self.kind, self._level = "ome-zarr", level
@@ -109,7 +97,7 @@ class ZarrVolume(ArrayVolume):
 
     def _take_level(self, group: Any, name: str) -> None:
         """Remember the image's metadata if the array is a level of an image."""
-        level = _levels(group).get(name) if group is not None else None
+        level = levels(group.attrs).get(name) if group is not None else None
         if level:
             self.kind, self._level = "ome-zarr", level
 
@@ -123,8 +111,8 @@ class ZarrVolume(ArrayVolume):
         """
         images = {}
         for name, node in _groups(zarr, group):
-            if levels := _levels(node):
-                images[name] = {f"{name}/{level}": found for level, found in levels.items()}
+            if own := levels(node.attrs):
+                images[name] = {f"{name}/{level}": found for level, found in own.items()}
         if len(images) > 1:
             first = self.path.name + (f":{self.dataset}/" if self.dataset else ":")
             more = f" and {len(images) - MOST_NAMES} more" if len(images) > MOST_NAMES else ""
@@ -136,10 +124,8 @@ class ZarrVolume(ArrayVolume):
 
     def _axes(self, array: Any) -> list[str] | None:
         count = len(array.shape)
-        if self._level is not None:
-            names = axis_names(self._level.axes or UNNAMED[-count:], count)
-            if names:
-                return names
+        if self._level is not None and (names := self._level.names(count)):
+            return names
         names = getattr(array.metadata, "dimension_names", None)
         return (axis_names(names, count) if names else None) or names_in(array.attrs, count)
 
@@ -147,14 +133,7 @@ class ZarrVolume(ArrayVolume):
         stack = self.array
         if self._level is None:
             return from_attributes(stack.array.attrs, stack.names)
-        sizes = np.ones(len(stack.names))
-        scales = [t.get("scale") for t in self._level.transforms if t.get("type") == "scale"]
-        scales = [scale for scale in scales if isinstance(scale, list) and len(scale) == len(sizes)]
-        if not scales or len(self._level.axes) != len(sizes):
-            return None
-        sizes = np.prod(np.array(scales, float), axis=0)
-        units = [axis.get("unit") if isinstance(axis, dict) else None for axis in self._level.axes]
-        return SizeFound.of(stack.names, sizes.tolist(), units, "OME-Zarr metadata")
+        return self._level.voxel_size(stack.names)
 
     def _check(self) -> None:
         """Warn of missing chunks."""
@@ -223,28 +202,12 @@ class OmeZarrWriter(VolumeWriter):
         self.levels = []
 
 
-def _levels(group: Any) -> dict[str, Level]:
-    """The levels of an OME-Zarr image, finest first; empty if the group is not an image."""
-    attributes = group.attrs
-    ome = attributes.get("ome")
-    images = (ome if isinstance(ome, dict) else attributes).get("multiscales")
-    if not images:
-        return {}
-    image = images[0]
-    whole = image.get("coordinateTransformations") or []
-    axes = image.get("axes") or []
-    return {
-        level["path"]: Level(axes, [*(level.get("coordinateTransformations") or []), *whole])
-        for level in image["datasets"]
-    }
-
-
 def _groups(zarr: Any, group: Any, above: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
     """Groups below a group with their names, except those below an image."""
     for name, node in sorted(group.groups()):
         path = f"{above}{name}"
         yield path, node
-        if depth > 1 and not _levels(node):
+        if depth > 1 and not levels(node.attrs):
             yield from _groups(zarr, node, f"{path}/", depth - 1)
 
 

@@ -27,7 +27,7 @@ class Lazy:
 
     def __init__(self, volume: Volume) -> None:
         self.volume, self.shape, self.ndim = volume, volume.shape, 3
-        self.dtype = volume.section(0).dtype
+        self.dtype = volume.dtype
 
     def __getitem__(self, place: Any) -> np.ndarray:
         place = place if isinstance(place, tuple) else (place,)

@@ -229,11 +229,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "two images": (lambda p: two(p / "b.zarr"), r"images, 0, 1; name one, such as b\.zarr:0"),
     "a palette of colours": (lambda p: palette(p / "s"), r"0\.png: found a palette of colours"),
     "a filter": (lambda p: filtered(p / "v.h5"), r"filter 32019.*pip install hdf5plugin"),
-    "N5": (lambda p: in_folder(p / "v.n5", attributes__json='{"n5": "2.0.0"}'), "an N5 store"),
+    "N5": (lambda p: in_folder(p / "v.n5", attributes__json='{"n5": "2.0.0"}'), "v.n5: no array"),
     "N5 by its content": (
-        lambda p: in_folder(p / "v", attributes__json='{"n5": "2.0.0"}'), "an N5 store",
+        lambda p: in_folder(p / "v", attributes__json='{"n5": "2.0.0"}'), "/v: no array",
     ),
-    "precomputed": (lambda p: in_folder(p / "v", info="{}"), "neuroglancer precomputed"),
+    "meshes": (
+        lambda p: in_folder(p / "v", info='{"@type": "neuroglancer_legacy_mesh"}'),
+        "/v: found no volume; there is info; expected",
+    ),
     "a stack's section twice": (
         lambda p: sections(p / "s", ["0.png", "1.png", "1.tif", "2.png", "3.png"]),
         r"found 1\.(png|tif) and 1\.(png|tif), expected one file per section",

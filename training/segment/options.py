@@ -1,14 +1,14 @@
 """The options of ``segment.py``."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from dataloader.formats.opening import find_volume
+from dataloader.formats.stores import CONTAINERS, name_of
 from dataloader.volume import Volume
 from utils.cli import check_sizes
 from utils.errors import UserError
-from utils.paths import Workspace
+from utils.paths import Workspace, absolute, address_of
 
 SIZES = ("pixel_size", "section_spacing", "pixel_size_source", "section_spacing_source")
 LATER = ("device", "output_format", "overwrite", "workspace")  # do not change the config
@@ -72,10 +72,10 @@ class Options:
         For a preview this includes the files of the volume, as it works on a copy.
         """
         asked = {key: value for key, value in asdict(self).items() if key not in LATER}
-        asked["volume"] = str(Path(self.volume).resolve())
-        asked["labels"] = self.labels and str(Path(self.labels).resolve())
+        asked["volume"] = _whole(self.volume)
+        asked["labels"] = self.labels and _whole(self.labels)
         asked["content"] = volume.fingerprint() if self.preview else None
-        asked["source"] = [[str(Path(path).resolve()) for path in pair] for pair in self.source]
+        asked["source"] = [[_whole(path) for path in pair] for pair in self.source]
         return asked
 
     @property
@@ -83,14 +83,22 @@ class Options:
         """Name of the run: that of the volume by default, with an ending for parts of the work."""
         name = self.run_name
         if name is None:
-            place = find_volume(Path(self.volume).resolve())
-            path = Path(self.volume).resolve() if place is None else place.path
-            name = path.name if path.is_dir() and path.suffix != ".zarr" else _stem(path.name)
+            path = absolute(self.volume)
+            place = find_volume(path)
+            path = path if place is None else place.path
+            named = path.is_dir() and path.suffix not in CONTAINERS
+            address = address_of(path)
+            name = name_of(address) if address else path.name if named else _stem(path.name)
             name += (
                 f"-{place.dataset.strip('/').replace('/', '-')}" if place and place.dataset else ""
             )
         ending = "-quick" if self.quick else "-preview" if self.preview else ""
         return name + ending
+
+
+def _whole(path: str) -> str:
+    """An absolute path, or an address."""
+    return address_of(path) or str(absolute(path))
 
 
 def _stem(name: str) -> str:

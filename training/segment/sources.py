@@ -9,7 +9,7 @@ from training.new_config import inspect
 from training.propose_config import VolumeFacts
 from training.segment.options import Options
 from utils.errors import UserError
-from utils.paths import shown
+from utils.paths import absolute, shown
 
 FETCH = "python scripts/prepare_data.py vnc --download"
 
@@ -32,7 +32,7 @@ def choose_sources(options: Options, target: VolumeFacts) -> list[VolumeFacts]:
 
 
 def _nearest(options: Options, target: VolumeFacts) -> LabelledVolume:
-    own = target.images.path.resolve()
+    own = absolute(target.images.path)
     present = present_volumes(options.workspace.data)
     volumes = [volume for volume in present if volume.images.resolve() != own]
     if not volumes:
@@ -52,7 +52,7 @@ def _given(options: Options) -> list[LabelledVolume]:
     spacings = options.section_spacing_source or unknown
     volumes = []
     for (raw, labels), pixel, spacing in zip(options.source, pixels, spacings, strict=True):
-        path = Path(raw).resolve()
+        path = absolute(raw)
         published = known.get(path)
         own = published.voxel_size if published else open_volume(path, keep=False).voxel_size
         own = own or VoxelSize(None, None, None)

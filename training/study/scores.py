@@ -13,7 +13,7 @@ from prediction.measures import MEASURES
 from prediction.outputs import SECTIONS, SUMMARY
 from training.study.spec import Run
 from utils.errors import UserError
-from utils.paths import CONFIG_DIR, Workspace
+from utils.paths import CONFIG_DIR, Workspace, address_of
 
 SCORES = ("mAP", "F1", "MCC", "IoU")
 STORED = (
@@ -57,7 +57,7 @@ def store_scores(workspace: Workspace, run: Run, checkpoint: str) -> Summary:
     path = Path(found["volume"]["path"])
     if path.is_relative_to(workspace.data):
         path = path.relative_to(workspace.data)
-    summary["volume"] = found["volume"] | {"path": path.as_posix()}
+    summary["volume"] = found["volume"] | {"path": address_of(path) or path.as_posix()}
     if run.row.sections:
         scored = _rows_of(inference / SECTIONS, CONFIG_DIR / run.row.sections)
         summary["scores"] = {name: mean(float(row[name]) for row in scored) for name in SCORES}

@@ -14,8 +14,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     model_validator,
 )
+
+from utils.paths import address_of
 
 
 def _parse_size(value: Any) -> Any:
@@ -38,6 +41,10 @@ Optimiser = Annotated[
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
 ]
 Precision = Literal["auto", "float32", "bfloat16"]
+# of a volume; an address keeps its two slashes where the config is written
+VolumePath = Annotated[
+    Path, PlainSerializer(lambda path: address_of(path) or str(path), when_used="json")
+]
 Ignored = Any
 
 
@@ -223,8 +230,8 @@ class BeyondSettings(Settings):
 class SourceSettings(Settings):
     """A labelled source volume: an entry of ``DATA.sources``."""
 
-    data_dir_img: Path  # source sections
-    data_dir_label: Path  # their masks
+    data_dir_img: VolumePath  # source sections
+    data_dir_label: VolumePath  # their masks
     data_list: Path | None = None  # text file with the names of the sections to use, one per line
     source_stride: PositiveInt = 1  # sections from the current to the auxiliary one
     pixel_size_source: Nanometres | None = None  # in-plane, nm; None: from the file, if it has one
@@ -241,16 +248,16 @@ class DataSettings(SourceSettings):
     sources: tuple[SourceSettings, ...] = ()  # source pairs come from them with equal probability
     input_size: Size = (512, 512)  # crop, pixels
 
-    data_dir_target: Path  # target sections, without labels
-    data_dir_target_label: Path | None = None  # never read in training
+    data_dir_target: VolumePath  # target sections, without labels
+    data_dir_target_label: VolumePath | None = None  # never read in training
     data_list_target: Path | None = None
     target_stride: PositiveInt = 1
     # corrected masks of some target sections (dataloader/corrections.py); main.py --corrections
-    corrections: Path | None = None
+    corrections: VolumePath | None = None
     input_size_target: Size | None = None  # must equal input_size
 
-    data_dir_val: Path | None = None  # the volume to score
-    data_dir_val_label: Path | None = None  # its masks, if it has any
+    data_dir_val: VolumePath | None = None  # the volume to score
+    data_dir_val_label: VolumePath | None = None  # its masks, if it has any
     data_list_val: Path | None = None
     # for HDF5 volumes, pixels: tiles in inference, and the square scored in training
     input_size_test: Size = (1024, 1024)
