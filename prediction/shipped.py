@@ -20,7 +20,7 @@ class ShippedModel(NamedTuple):
     Attributes:
         name: of its folder and of its config.
         config: it was trained with.
-        voxel_size: of the volume that it was adapted to.
+        voxel_size: of the volume that it was adapted to, or that it is scored on.
         f1: in percent, that its card gives for ``DATA.data_dir_val``; None: not scored.
     """
 
@@ -28,6 +28,11 @@ class ShippedModel(NamedTuple):
     config: Config
     voxel_size: VoxelSize
     f1: float | None
+
+    @property
+    def general(self) -> bool:
+        """Whether it has learned from labelled volumes alone and was adapted to none."""
+        return not (self.config.TRAIN.adapts or self.config.BEYOND.rounds)
 
 
 def shipped_models() -> list[ShippedModel]:
@@ -41,8 +46,11 @@ def shipped_models() -> list[ShippedModel]:
     return [_shipped(name) for name in names]
 
 
-def nearest_model(size: VoxelSize) -> ShippedModel:
-    """The model for the most similar voxel size; of equals, one whose card has scores.
+def quick_model(size: VoxelSize) -> ShippedModel:
+    """A general model; if there is none, the one for the most similar voxel size.
+
+    On volumes that neither has seen, a model of several sources is better than one adapted to
+    another volume (models/generalist_small/README.md). Of equals, one whose card has scores.
 
     Raises:
         UserError: there is none.
@@ -50,7 +58,12 @@ def nearest_model(size: VoxelSize) -> ShippedModel:
     models = shipped_models()
     if not models:
         raise UserError(f"{MODELS}: no shipped model; restore the folder from the repository")
-    return min(models, key=lambda m: (round(unlikeness(m.voxel_size, size), 6), m.f1 is None))
+
+    def order(model: ShippedModel) -> tuple[bool, float, bool]:
+        unlike = round(unlikeness(model.voxel_size, size), 6)
+        return not model.general, unlike, model.f1 is None
+
+    return min(models, key=order)
 
 
 def _shipped(name: str) -> ShippedModel:

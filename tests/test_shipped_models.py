@@ -11,10 +11,13 @@ from model.checkpoint import MODEL, load_checkpoint
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, ROOT
 
-SHIPPED = sorted(path.parent for path in (ROOT / "models").glob(f"*_small_plus/{MODEL}"))
+NAMES = ("*_small_plus", "generalist_small")
+SHIPPED = sorted(
+    path.parent for name in NAMES for path in (ROOT / "models").glob(f"{name}/{MODEL}")
+)
 LARGEST = 4e6  # bytes
 # model -> number of its first sections that are scored, as its card says; None: all
-SCORED = {"vnc2fafb_small_plus": None, "vnc2lucchi2_small_plus": 25}
+SCORED = {"generalist_small": None, "vnc2fafb_small_plus": None, "vnc2lucchi2_small_plus": 25}
 SAID = ("Licence", "Training", "Scores", "Limits", "seed", "iteration", "random_seed")
 
 
@@ -23,6 +26,7 @@ def test_there_are_some() -> None:
         "vnc2lucchi1_small_plus",
         "vnc2lucchi2_small_plus",
         "vnc2fafb_small_plus",
+        "generalist_small",
     }
 
 

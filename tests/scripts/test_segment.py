@@ -18,7 +18,7 @@ import yaml
 from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.synthetic import SOURCE_MICROSCOPE, TARGET_MICROSCOPE, make_volume, write_sections
-from prediction.shipped import nearest_model, shipped_models
+from prediction.shipped import quick_model, shipped_models
 from tests.killing import Interrupt, run
 from tests.projects import Finished
 
@@ -191,7 +191,7 @@ def test_a_model_that_is_gone_is_trained_again(command, data, whole, tmp_path) -
     assert filecmp.cmp(model, whole.out / "models/stack/model.ckpt", shallow=False)
 
 
-def test_quick_takes_the_shipped_model_nearest_in_voxel_size(segment, data, tmp_path) -> None:
+def test_quick_takes_the_shipped_model_of_many_volumes(segment, data, tmp_path) -> None:
     volume = tmp_path / "my stack.ome.tif"
     images = np.stack([open_volume(data / "stack").section(k) for k in range(SHAPE[0])])
     metadata = {
@@ -203,8 +203,8 @@ def test_quick_takes_the_shipped_model_nearest_in_voxel_size(segment, data, tmp_
     tifffile.imwrite(volume, images, ome=True, metadata=metadata)
     finished = segment(volume, "--quick", *settings("TEST.precision=float32"))
     assert finished.code == 0, finished.err
-    assert "model: vnc2fafb_small_plus, shipped, adapted to voxels of 40 x 8 x 8 nm" in finished.out
-    assert "worth: F1 78.6 % on FAFB/stack_a (its card)" in finished.out
+    assert "model: generalist_small, shipped, of 4 labelled volumes" in finished.out
+    assert "worth: F1 84.6 % on SNEMI3D/stack (its card)" in finished.out
     assert "adapt" not in finished.out.replace("adapted", "").replace("adapts", "")
     folder = tmp_path / "inference/my stack-quick"
     written = {f"{name}.ome.tif" for name in ("masks", "probability", "instances")}
@@ -222,20 +222,26 @@ def test_quick_of_a_single_picture(segment, data: Path, tmp_path: Path) -> None:
     finished = segment(picture, "--pixel-size", 5, "--quick", *settings("TEST.precision=float32"))
     assert finished.code == 0, finished.err
     assert "(image)\n  1 section of 96 x 112, uint8" in finished.out
-    assert "model: vnc2lucchi2_small_plus" in finished.out
+    assert "model: generalist_small" in finished.out
     masks = tmp_path / "inference" / f"{picture.stem}-quick" / "masks"
     assert cv2.imread(str(masks / picture.name), cv2.IMREAD_GRAYSCALE).shape == SHAPE[1:]
 
 
-def test_shipped_models_are_told_apart_by_their_voxel_size() -> None:
-    assert {model.name: model.f1 for model in shipped_models()} == {
+def test_shipped_models_are_told_apart_by_their_voxel_size(monkeypatch) -> None:
+    models = shipped_models()
+    assert {model.name: model.f1 for model in models} == {
+        "generalist_small": 84.6,
         "vnc2fafb_small_plus": 78.6,
         "vnc2lucchi1_small_plus": None,
         "vnc2lucchi2_small_plus": 91.9,
     }
-    assert nearest_model(VoxelSize(6, 6, 6)).name == "vnc2lucchi2_small_plus"
-    assert nearest_model(VoxelSize(30, 6, 6)).name == "vnc2fafb_small_plus"
-    assert nearest_model(VoxelSize(None, 9, 9)).name == "vnc2fafb_small_plus"
+    assert quick_model(VoxelSize(6, 6, 6)).name == "generalist_small"
+    adapted = [model for model in models if not model.general]
+    assert len(adapted) == 3
+    monkeypatch.setattr("prediction.shipped.shipped_models", lambda: adapted)
+    assert quick_model(VoxelSize(6, 6, 6)).name == "vnc2lucchi2_small_plus"
+    assert quick_model(VoxelSize(30, 6, 6)).name == "vnc2fafb_small_plus"
+    assert quick_model(VoxelSize(None, 9, 9)).name == "vnc2fafb_small_plus"
 
 
 def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: Path) -> None:

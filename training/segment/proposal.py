@@ -6,8 +6,9 @@ import yaml
 
 from dataloader.formats.voxel_size import VoxelSize
 from dataloader.volume import TILED_FROM
-from prediction.shipped import MODELS, ShippedModel, nearest_model
+from prediction.shipped import MODELS, ShippedModel, quick_model
 from prediction.windows import MARGIN, round_up
+from prediction.z_average import sections_in
 from training.propose_config import (
     Keys,
     Proposal,
@@ -18,6 +19,8 @@ from training.propose_config import (
 )
 from utils.config.schema import Config
 from utils.paths import CONFIG_DIR
+
+SOURCE_SPACING = 50.0  # nm, of the sections that labels are usually drawn in
 
 
 def propose_adaptation(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize) -> Proposal:
@@ -71,12 +74,12 @@ def _values(keys: Keys) -> dict[str, Any]:
 
 
 def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:
-    """The config of the shipped model that is nearest in voxel size, for another volume.
+    """The config of a shipped model for another volume, see ``quick_model``.
 
     Returns:
         The proposal, and lines that say which model it is and what that is worth.
     """
-    model = nearest_model(VoxelSize(target.spacing, target.pixel, target.pixel))
+    model = quick_model(VoxelSize(target.spacing, target.pixel, target.pixel))
     text = (CONFIG_DIR / f"{model.name}.yaml").read_text(encoding="utf-8")
     written = {key: value for key, value in yaml.safe_load(text).items() if key != "NAME"}
     proposal = {
@@ -96,6 +99,9 @@ def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:
     test = proposal.setdefault("TEST", {})
     if not target.spacing:
         test["z_average"] = (None, "no spacing, no neighbours to average over")
+    elif model.general and sections_in(SOURCE_SPACING, target.spacing) > 1:
+        comment = "nm, spacing of the sources' sections; predictions are averaged over it"
+        test["z_average"] = (SOURCE_SPACING, comment)
     test["model_name"] = (model.name, "the shipped model")
     test |= _windows(target, model.config.DATA.pixel_size_working)
     return proposal, worth(model)
@@ -103,11 +109,13 @@ def propose_quick(target: VolumeFacts) -> tuple[Proposal, list[str]]:
 
 def worth(model: ShippedModel) -> list[str]:
     """What is known of the quality of a shipped model."""
-    known = "its card has no scores"
+    known, origin = "its card has no scores", f"adapted to voxels of {model.voxel_size}"
+    if model.general:
+        origin = f"of {len(model.config.DATA.each_source)} labelled volumes"
     if model.f1 is not None:
         known = f"F1 {model.f1:g} % on {model.config.DATA.data_dir_val} (its card)"
     return [
-        f"model: {model.name}, shipped, adapted to voxels of {model.voxel_size}",
+        f"model: {model.name}, shipped, {origin}",
         f"  worth: {known}; on your volume it may be far less:",
         "  look at the report. Without --quick the network adapts to your volume.",
     ]
