@@ -203,7 +203,11 @@ def test_the_config_runs(command, volumes: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "target", "z_average", "like"),
-    [(130, 40, 130, "vnc2fafb"), (80, 40, None, "vnc2fafb"), (20, 20, None, "vnc2lucchi2")],
+    [
+        (130, 40, 130, "mitoh2r_plus"),
+        (80, 40, None, "mitoh2r_plus"),
+        (20, 20, None, "vnc2lucchi2_small_plus"),
+    ],
 )
 def test_the_config_that_goes_beyond_the_paper_runs(
     command, volumes: Path, source: float, target: float, z_average: float | None, like: str
@@ -213,10 +217,20 @@ def test_the_config_that_goes_beyond_the_paper_runs(
     finished = ask(command, volumes, *options, "--size", "small", "--plus")
     assert finished.code == 0, finished.err
     config = yaml.safe_load((volumes / "mine.yaml").read_text(encoding="utf-8"))
-    shipped = yaml.safe_load((CONFIG_DIR / f"{like}_small_plus.yaml").read_text("utf-8"))
-    assert config["BEYOND"] == shipped["BEYOND"]
-    shared = set(config["TRAIN"]) & set(shipped["TRAIN"]) - {"show_freq", "save_freq", "valid_freq"}
-    assert len(shared) >= 8
+    like, shipped = (
+        yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text("utf-8"))
+        for name in (like, "vnc2lucchi2_small_plus")
+    )
+    assert config["BEYOND"] == like["BEYOND"]
+    thick = "label_threshold" in like["BEYOND"]
+    assert config["TRAIN"]["total_iters"] == (2100 if thick else 1500)
+    shared = set(config["TRAIN"]) & set(shipped["TRAIN"]) - {
+        "show_freq",
+        "save_freq",
+        "valid_freq",
+        "total_iters",
+    }
+    assert len(shared) >= 6
     assert {k: config["TRAIN"][k] for k in shared} == {k: shipped["TRAIN"][k] for k in shared}
     assert config["TEST"].get("z_average") == z_average
     assert "orthoplane" not in config["TEST"]
