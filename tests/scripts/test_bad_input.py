@@ -270,7 +270,7 @@ REFUSED: dict[str, tuple[Callable[[Input], None], str]] = {
     # volumes that do not fit
     "labels of another shape": (
         hdf5("data_dir_label", lambda v: v[:, :40], labels=True),
-        r"changed\.hdf: labels of shape \(5, 40, 64\)",
+        r"changed\.hdf:main: labels of shape \(5, 40, 64\)",
     ),
     "labels of too few sections": (
         lambda bad: bad.section("labels", 4).unlink(),
@@ -278,11 +278,11 @@ REFUSED: dict[str, tuple[Callable[[Input], None], str]] = {
     ),
     "labels of background alone": (
         hdf5("data_dir_label", np.zeros_like, labels=True),
-        r"changed\.hdf: all labels are background",
+        r"changed\.hdf:main: all labels are background",
     ),
     "labels of mitochondria alone": (
         hdf5("data_dir_label", np.ones_like, labels=True),
-        r"changed\.hdf: all labels are mitochondria",
+        r"changed\.hdf:main: all labels are mitochondria",
     ),
     "a single section": (
         hdf5("data_dir_target", lambda v: v[:1]),

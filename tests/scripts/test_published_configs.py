@@ -106,6 +106,7 @@ def test_the_published_mitoem_files_train_and_predict(run, name: str) -> None:
         r"mAP=\d\.\d{4}, F1=\d\.\d{4}, MCC=-?\d\.\d{4}, IoU=\d\.\d{4}",
         r"Measurement time \(s\): .*",
         r"map_2d: per section, .*",
+        r"upper bound of F1 \(threshold chosen with these labels\): .*",
         r"Show\.\.\.",
         r"peak memory: .*",
         r"Done",

@@ -23,8 +23,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(project: Project) -> None:
     assert "error: iteration 2: not finite: " in error
     assert "seg_source_current" in error
     assert "grad_norm_segmentor" in error
-    assert re.search(r"source.hdf, sections \d \(000\d.png\) and \d ", error)
-    assert "target.hdf, sections " in error
+    assert re.search(r"source.hdf:main, sections \d \(000\d.png\) and \d ", error)
+    assert "target.hdf:main, sections " in error
     assert "TRAIN.on_nan=skip" in error
     assert (project.logs / "nonfinite-2-source.png").is_file()
     with np.load(project.logs / "nonfinite-2.npz") as arrays:

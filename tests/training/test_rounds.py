@@ -222,7 +222,7 @@ def test_labels_of_a_target_of_another_shape_are_refused(project: Project) -> No
     interrupted(project, *ROUNDS)
     overwrite_target(project, sections=5)
     message = project.fail(*ROUNDS, "--resume")
-    assert "target_labels-000002.hdf: labels of shape (4, 48, 48) do not fit" in message
+    assert "target_labels-000002.hdf:main: labels of shape (4, 48, 48) do not fit" in message
 
 
 def test_labels_that_find_nothing_are_not_used(project: Project) -> None:

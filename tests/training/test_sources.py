@@ -60,7 +60,7 @@ def test_pairs_come_from_all_sources_equally_often(two_sources: Project) -> None
     places = [pairs.describe(number) for number in range(200)]
     share = np.mean(["fine.hdf" in place for place in places])
     assert 0.4 < share < 0.6
-    fine = next(place for place in places if "fine.hdf, sections 1 " in place)
+    fine = next(place for place in places if "fine.hdf:main, sections 1 " in place)
     assert "and 3 " in fine  # its own stride
 
 
