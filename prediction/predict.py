@@ -192,13 +192,12 @@ def _fill(
     ``use`` is None where the sections are yet to be averaged with others.
     """
     group, final = inference.group, use is not None
-    if not (final and group.is_main):
-        use = _nothing
+    if not group.is_main:
+        use = None
     done = store.done()
     group.wait()  # or sections that another process has just written would count as done
     _say_done(inference, store, axis, len(done))
-    for index in sorted(done):
-        use(index, store.read(index))
+    _use_stored(store, done, use)
     order = dict.fromkeys(index for pair in axis.pairs for index in pair)
     own = group.share([index for index in order if index not in done])
 
@@ -206,7 +205,8 @@ def _fill(
         if final:
             probability = _without_blank(inference, index, probability)
         store.write(index, probability)
-        use(index, probability)
+        if use is not None:
+            use(index, probability)
 
     task = axis.task(inference.config.TEST.batch_size)
     shape = store.shape[1:]
@@ -217,8 +217,14 @@ def _fill(
             write(index, probability)
             stop.check()
     group.wait()
-    for index in sorted(set(order) - done - set(own)):  # of the other processes
-        use(index, store.read(index))
+    _use_stored(store, set(order) - done - set(own), use)  # of the other processes
+
+
+def _use_stored(store: PredictionStore, sections: set[int], use: SectionUser | None) -> None:
+    """Pass sections on; without ``use`` none is read, as the main process may have deleted them."""
+    if use is not None:
+        for index in sorted(sections):
+            use(index, store.read(index))
 
 
 def _say_done(inference: Inference, store: PredictionStore, axis: SlicingAxis, done: int) -> None:
@@ -262,7 +268,3 @@ def _whole_fingerprint(inference: Inference) -> dict[str, Any]:
         depends_on = _fingerprint(inference, axis)
         orthogonal[axis.name] = [depends_on["shape"], depends_on["windows"], axis.count]
     return _fingerprint(inference, first) | {"z_average": first.count, "orthoplane": orthogonal}
-
-
-def _nothing(*_: object) -> None:
-    """What is derived from sections that are yet to be averaged, or by other processes."""
