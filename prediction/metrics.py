@@ -207,8 +207,9 @@ class BestThreshold:
     BINS = 1000
 
     def __init__(self, pooled: bool) -> None:
-        self.pooled = pooled
-        self.counts: list[np.ndarray] = []  # by section: true and false positives by threshold
+        self.pooled, self.sections = pooled, 0
+        self.counts = np.zeros((2, self.BINS), np.int64)  # true, false positives by threshold
+        self.f1 = np.zeros(self.BINS)  # sum over the sections, by threshold
 
     def add(self, probability: np.ndarray, label: np.ndarray) -> None:
         """Add a section: probability (H, W) float in [0, 1], label (H, W) of 0, 1 and 255."""
@@ -216,23 +217,27 @@ class BestThreshold:
         if not probability.size:
             return
         positive = label.astype(bool)
-        found = [
+        counts = [
             np.histogram(probability[part], self.BINS, (0, 1))[0][::-1].cumsum()[::-1]
             for part in (positive, ~positive)
         ]
-        self.counts.append(np.stack(found))
+        self.sections += 1
+        self.counts += counts
+        self.f1 += _f1_by_threshold(*counts)
 
     def result(self) -> UpperBound | None:
         """The best of the thresholds 0, 1 / ``BINS``, ...; None without a labelled pixel."""
-        if not self.counts:
+        if not self.sections:
             return None
-        true, false = np.stack(self.counts, axis=1)  # (sections, thresholds) each
-        if self.pooled:
-            true, false = true.sum(0, keepdims=True), false.sum(0, keepdims=True)
-        both = true + false + true[:, :1]  # at the threshold 0, all positives are found
-        f1 = np.where(both, 2 * true / np.maximum(both, 1), 1.0).mean(0)
+        f1 = _f1_by_threshold(*self.counts) if self.pooled else self.f1 / self.sections
         best = int(np.argmax(f1))
         return UpperBound(float(f1[best]), best / self.BINS)
+
+
+def _f1_by_threshold(true: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """F1 from the true and false positives at thresholds from 0; 1 where there is nothing."""
+    both = true + false + true[0]  # at the threshold 0, all positives are found
+    return np.where(both, 2 * true / np.maximum(both, 1), 1.0)
 
 
 class PooledScores:

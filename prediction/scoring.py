@@ -74,14 +74,15 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
     """
     kinds = {"map_3d": PooledScores, "dice": DiceScores}
     scorer, at_own = (kinds.get(name, SectionScores)() for _ in range(2))
-    best = BestThreshold(pooled=name == "map_3d")
+    best = None if name == "dice" else BestThreshold(pooled=name == "map_3d")
     threshold = inference.threshold
     ignored = 0.0
     for index in range(len(inference.labels)):
         ignored += ignored_share(inference.labels.section(index)) / len(inference.labels)
         label, probability = inference.label(index), inference.probability(index)
         scorer.add(probability >= THRESHOLD if name == "dice" else probability, label)
-        best.add(probability, label)
+        if best:
+            best.add(probability, label)
         mask = probability >= threshold
         if threshold != THRESHOLD:
             at_own.add(mask if name == "dice" else mask.astype(np.float32), label)
@@ -95,8 +96,7 @@ def measure(inference: Inference, name: str, derived: Derived) -> Measured:
     if blank := derived.blank_share:
         notes += f"; {blank:.2%} of the volume is blank, and not scored"
     own = None if threshold == THRESHOLD else at_own.result()
-    found = None if name == "dice" else best.result()
-    measured = Measured(scorer.result(), notes, own, threshold, found)
+    measured = Measured(scorer.result(), notes, own, threshold, best and best.result())
     _write(inference, measured)
     return measured
 

@@ -49,8 +49,8 @@ def shipped_models() -> list[ShippedModel]:
 def quick_model(size: VoxelSize) -> ShippedModel:
     """A general model; if there is none, the one for the most similar voxel size.
 
-    On volumes that neither has seen, a model of several sources is better than one adapted to
-    another volume (models/generalist_small/README.md). Of equals, one whose card has scores.
+    On the one volume that was tried and that none has seen, the model of several sources was the
+    best (models/generalist_small/README.md). Of equals, one whose card has scores.
 
     Raises:
         UserError: there is none.

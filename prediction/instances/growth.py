@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from prediction.instances.necks import PURPOSE
 from utils.optional import wanted
-
-PURPOSE = "for --instances"
 
 
 def grown(probability: np.ndarray, cores: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -158,16 +158,23 @@ def write_slab(
         inside=inside,
         removed=count - int(np.count_nonzero(kept)),
     )
-    runs, lengths = runs[np.repeat(kept, lengths)], lengths[kept]
+    runs = runs[np.repeat(kept, lengths)]
     np.save(folder / f"{start}.npy", runs)
     np.savez(folder / f"{start}.npz", **slab._asdict())
-    component = np.repeat(np.arange(len(lengths)), lengths)
+    component = np.repeat(np.arange(np.count_nonzero(kept)), lengths[kept])
     order = np.argsort(runs["start"])
     runs, component = runs[order], component[order]
-    for z in {start, stop - 1}:
+    write_seams(folder, (start, stop - 1), area, runs, component)
+    return runs, component
+
+
+def write_seams(
+    folder: Path, sections: tuple[int, int], area: int, runs: np.ndarray, component: np.ndarray
+) -> None:
+    """Write the sorted runs of a slab's first and last section, and their components."""
+    for z in set(sections):
         own = slice(*np.searchsorted(runs["start"], (z * area, (z + 1) * area)))
         np.savez(seam(folder, z), runs=runs[own], component=component[own])
-    return runs, component
 
 
 def seam(folder: Path, section: int) -> Path:

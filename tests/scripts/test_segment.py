@@ -214,6 +214,17 @@ def test_quick_takes_the_shipped_model_of_many_volumes(segment, data, tmp_path) 
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize(("spacing", "average"), [(5, 50), (40, None)])
+def test_quick_averages_thin_sections(
+    segment, data: Path, tmp_path: Path, spacing: float, average: float | None
+) -> None:
+    sizes = ("--pixel-size", 8, "--section-spacing", spacing)
+    finished = segment(data / "stack", *sizes, "--quick", *settings("TEST.precision=float32"))
+    assert finished.code == 0, finished.err
+    text = (tmp_path / "inference/stack-quick/config.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["TEST"].get("z_average") == average
+
+
 def test_quick_of_a_single_picture(segment, data: Path, tmp_path: Path) -> None:
     picture = sorted((data / "stack").iterdir())[0]
     refused = segment(picture, "--pixel-size", 8)
