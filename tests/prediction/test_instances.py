@@ -145,6 +145,8 @@ def test_an_object_keeps_its_weak_end_and_meets_no_other() -> None:
     found, table, _ = stacked(np.float32(line).reshape(1, 1, -1), min_voxels=2, grow=0.7)
     assert found.ravel().tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 3, 3, 3, 0, 0, 0, 0]
     assert [row.voxels for row in table] == [4, 3, 3]
+    line = np.float32([0.9, 0.41, 0.39]).reshape(1, 1, -1)  # by default, 0.8 of the threshold
+    assert stacked(line, min_voxels=1)[0].ravel().tolist() == [1, 1, 0]
 
 
 def test_the_smallest_volume_is_that_of_the_core() -> None:
