@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from loss.adversarial import Discriminator
 from model.segmentor import PairLogits
 from training.averaging import WeightAverage, choose_decay
-from training.optimizer import build_optimizer, load_optimizer
-from utils.config.schema import TrainSettings
+from training.optimizer import build_optimizer, load_optimizer, rate_factor
+from utils.config.schema import Config
 from utils.runtime.distributed import Group
 
 MAX_GRAD_NORM = 1.0  # of each network
@@ -34,14 +34,15 @@ class Learner:
 
     Args:
         networks: by name: ``segmentor``, and ``disc_seg`` and ``disc_residual`` if they are used.
-        train: learning rates and their decay, optimiser, averaging.
+        config: of the run: learning rates and their decay, optimiser, averaging.
         group: processes that share each batch and keep equal weights.
     """
 
     def __init__(
-        self, networks: dict[str, nn.Module], train: TrainSettings, group: Group | None = None
+        self, networks: dict[str, nn.Module], config: Config, group: Group | None = None
     ) -> None:
-        self.networks, self.train, self.group = networks, train, group or Group()
+        self.networks, self.config, self.group = networks, config, group or Group()
+        train = config.TRAIN
         rates = {
             "segmentor": train.learning_rate,
             "disc_seg": train.learning_rate_ms,
@@ -58,10 +59,10 @@ class Learner:
         self.average = WeightAverage(networks["segmentor"], decay)
 
     def start(self, iteration: int) -> None:
-        """Set the learning rates to base x (1 - iteration / total_iters)^power, clear gradients."""
-        decay = (1 - iteration / self.train.total_iters) ** self.train.power
+        """Set the learning rates of an iteration, and clear the gradients."""
+        factor = rate_factor(self.config, iteration)
         for name, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = self.base_rates[name] * decay
+            optimizer.param_groups[0]["lr"] = self.base_rates[name] * factor
             optimizer.zero_grad(set_to_none=True)
 
     def finish(self, iteration: int, report: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -151,7 +151,7 @@ def join(
     trained = {"segmentor": segmentor}
     trained |= {"disc_seg": disc_seg} if train.weight_adv_spatial else {}
     trained |= {"disc_residual": disc_residual} if train.weight_adv_temporal else {}
-    learner = Learner(trained, train, group)
+    learner = Learner(trained, config, group)
     device = next(segmentor.parameters()).device
     compiled = compiles(config, device, precision, group.size if group else 1) and can_compile(
         device, "TRAIN.compile"

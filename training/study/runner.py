@@ -101,7 +101,7 @@ class StudyRunner:
     def _run_missing(self, run: Run) -> str | None:
         missing = [
             checkpoint
-            for checkpoint in self.study.checkpoints
+            for checkpoint in self.study.scored(run.row)
             if not read_scores(self.workspace, run, checkpoint)
         ]
         if not missing or self.stopping.is_set():

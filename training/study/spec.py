@@ -23,6 +23,7 @@ class Row(Settings):
     set: tuple[str, ...] = ()  # config overrides, SECTION.key=value
     config: str | None = None  # replaces the study's config
     of: str | None = None  # name of the row whose networks this row predicts with
+    checkpoint: str | None = None  # file to score, replaces the study's checkpoints
     sections: str | None = None  # file in config/ with names of sections; only these are scored
     seeds: tuple[int, ...] | None = None  # a subset of the study's seeds
     pairs: tuple[str, ...] | None = None  # a subset of the study's pairs
@@ -41,6 +42,10 @@ class Study(Settings):
     # pairs of volumes: name, and config overrides; each row is trained for each of them
     pairs: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     rows: Annotated[list[Row], Field(min_length=1)]
+
+    def scored(self, row: Row) -> tuple[str, ...]:
+        """The files of the checkpoints that are scored for a row."""
+        return (row.checkpoint,) if row.checkpoint else self.checkpoints
 
     @model_validator(mode="after")
     def _one_row_a_pair(self) -> "Study":

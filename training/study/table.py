@@ -52,7 +52,7 @@ class StudyTable:
         self.study, self.name, self.runs = study, name, runs
         self.lines = []
         for row in study.rows:
-            for checkpoint in study.checkpoints:
+            for checkpoint in study.scored(row):
                 read = {r.seed: read_scores(workspace, r, checkpoint) for r in runs if r.row is row}
                 if found := {seed: summary for seed, summary in read.items() if summary}:
                     self.lines.append(Line(row, checkpoint, found))
@@ -85,7 +85,7 @@ class StudyTable:
 
     def _markdown(self) -> str:
         text = [f"# {self.study.title}", "", self.study.about.strip(), ""]
-        total = len(self.study.rows) * len(self.study.checkpoints)
+        total = sum(len(self.study.scored(row)) for row in self.study.rows)
         if len(self.lines) < total:
             text += [f"{len(self.lines)} of {total} rows are finished.", ""]
         bounded = any(line.upper_bounds for line in self.lines)

@@ -183,6 +183,9 @@ class BeyondSettings(Settings):
     # fraction of the run that trains on the source alone: pseudo labels of an untrained network
     # are empty, and would teach it to find nothing
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # learning rates fall to 0 over the warm-up, and again from this fraction of the initial ones
+    # over the rest of the run (training/optimizer.py); 0: they fall once, over the whole run
+    restart_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     # probability of mitochondria that the initial mask heads predict (Segmentor.begin_at); 0:
     # PyTorch's initialisation
     head_prior: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -205,6 +208,11 @@ class BeyondSettings(Settings):
             raise ValueError(
                 f"foreground_ratio_limit: found {limit:g} without rounds, whose labels it checks; "
                 "set rounds, or 0 here"
+            )
+        if self.restart_rate and not self.warmup_fraction:
+            raise ValueError(
+                f"restart_rate: found {self.restart_rate:g} without warmup_fraction, after which "
+                "the learning rates restart; set warmup_fraction, or 0 here"
             )
         if self.label_threshold != 0.5 and not self.rounds:
             raise ValueError(
