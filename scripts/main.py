@@ -7,7 +7,7 @@ import project_root  # noqa: F401
 
 from utils.cli import base_parser, folder_name, read_arguments
 from utils.errors import UserError, run_command
-from utils.paths import shown
+from utils.paths import absolute, shown
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,7 +63,7 @@ def main() -> None:
         changes = CHECK_SETTINGS
     config = config.model_copy(update={"TRAIN": config.TRAIN.model_copy(update=changes)})
     if args.corrections:
-        data = config.DATA.model_copy(update={"corrections": args.corrections.resolve()})
+        data = config.DATA.model_copy(update={"corrections": absolute(args.corrections)})
         config = config.model_copy(update={"DATA": data})
     device = choose_device(args.device, config.TRAIN.if_cuda)
 

@@ -2,11 +2,12 @@
 
 import secrets
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint import load_state
 from utils.config.load import flat
 from utils.config.removed import REMOVED
-from utils.config.schema import Config, Ignored, TrainSettings
+from utils.config.schema import Config, DataSettings, Ignored, TrainSettings
 from utils.runtime.distributed import Group
 
 # The results of a run do not depend on these keys.
@@ -59,10 +60,31 @@ def with_seed(train: TrainSettings, earlier: Path, group: Group) -> TrainSetting
         return train
     seed = None
     if train.resume:
-        seed = flat(load_state(earlier)[0].get("config", {})).get("TRAIN.random_seed")
+        seed = _saved(earlier, "TRAIN.random_seed")
     if seed is None:
         seed = group.agree(secrets.randbelow(2**32))
     return train.model_copy(update={"random_seed": seed})
+
+
+def with_corrections(data: DataSettings, train: TrainSettings, earlier: Path) -> DataSettings:
+    """Take over the corrections of the run that resumes, if none are given.
+
+    Args:
+        data, train: the settings.
+        earlier: folder with the state to resume from, if ``train.resume``.
+
+    Raises:
+        UserError: there is no state to resume from.
+    """
+    if not train.resume or data.corrections:
+        return data
+    corrections = _saved(earlier, "DATA.corrections")
+    return data.model_copy(update={"corrections": corrections and Path(corrections)})
+
+
+def _saved(earlier: Path, key: str) -> Any:
+    """The value of a key in the config of the state in a folder; None if it has none."""
+    return flat(load_state(earlier)[0].get("config", {})).get(key)
 
 
 def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:

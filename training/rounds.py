@@ -105,6 +105,7 @@ class TargetLabels:
     Args:
         config: how volumes are predicted.
         target: sections at the working pixel size.
+        expected: fraction of mitochondria in the labels of the source.
         folder: of the run; a round writes a file such as ``target_labels-000600.hdf``.
         limit: number of pairs to predict, for a quick check (the rest is background); None: all.
 
@@ -114,12 +115,21 @@ class TargetLabels:
     """
 
     def __init__(
-        self, config: Config, target: Volume, folder: Path, limit: int | None = None
+        self,
+        config: Config,
+        target: Volume,
+        expected: float,
+        folder: Path,
+        limit: int | None = None,
     ) -> None:
-        self.target, self.folder, self.partial = target, folder, limit is not None
+        self.target, self.expected, self.folder = target, expected, folder
+        self.partial = limit is not None
         self.axes = slicing_axes(config, target, "target", folder, limit)
         self.batch_size, self.limit = config.TEST.batch_size, config.BEYOND.foreground_ratio_limit
-        self.first, self.label_threshold = config.warmup_iters, config.BEYOND.label_threshold
+        total, rounds = config.TRAIN.total_iters, config.BEYOND.rounds
+        self.starts = round_starts(config.warmup_iters, total, rounds)
+        self.label_threshold = config.BEYOND.label_threshold
+        self.sound: dict[int, bool] = {}  # checked labels, by the iteration
 
     def file(self, iteration: int) -> Path:
         """The file of the labels made after an iteration."""
@@ -131,7 +141,14 @@ class TargetLabels:
         A network that has learned from the source alone is unsure of mitochondria that look
         different. Once it has learned from labels of the target, it is as sure as they are.
         """
-        return self.label_threshold if iteration == self.first else THRESHOLD
+        learned = any(self._used(start) for start in self.starts if start < iteration)
+        return THRESHOLD if learned else self.label_threshold
+
+    def _used(self, iteration: int) -> bool:
+        """Whether the labels made after an iteration passed the check."""
+        if iteration not in self.sound and self.file(iteration).exists():  # of a resumed run
+            self.check(iteration, self.open(iteration))
+        return self.sound.get(iteration, True)
 
     def make(
         self, iteration: int, predict: NetworkPredictor, check: Callable[[], None]
@@ -211,11 +228,12 @@ class TargetLabels:
                 f"on before iteration {start}; start the run again (--overwrite)"
             )
 
-    def check(self, iteration: int, masks: Volume, expected: float) -> LabelCheck:
+    def check(self, iteration: int, masks: Volume) -> LabelCheck:
         """Compare the fraction of mitochondria in the labels of a round with the expected one."""
-        found = foreground(masks, self.target)
+        found, expected = foreground(masks, self.target), self.expected
         near = not self.limit or expected / self.limit < found < expected * self.limit
-        return LabelCheck(iteration, found, expected, near or self.partial)
+        self.sound[iteration] = near or self.partial
+        return LabelCheck(iteration, found, expected, self.sound[iteration])
 
     def pairs(self, target: PairDataset, masks: Volume) -> PairDataset:
         """The labelled pairs of the target, with ``BEYOND.orthoplane`` also of its other slices.

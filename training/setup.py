@@ -17,7 +17,7 @@ from model.discriminator import build_discriminator
 from model.segmentor import Segmentor
 from training.compilation import compiles
 from training.learner import Learner, Networks
-from training.resuming import with_seed
+from training.resuming import with_corrections, with_seed
 from training.steps import DaIscStep, SupervisedStep
 from training.validation import Validation
 from utils.config.schema import Config
@@ -31,7 +31,7 @@ CORRECTED = 100  # appended to the target's seed; beyond its slicing axes
 
 
 def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Config:
-    """Fill in what is known only when a run starts: its seed and working pixel size.
+    """Fill in what is known only when a run starts: seed, working pixel size, corrections.
 
     Raises:
         UserError: the processes cannot share a batch evenly, or a volume cannot be read.
@@ -43,9 +43,10 @@ def settle(config: Config, workspace: Workspace, run: str, group: Group) -> Conf
             f"{group.size} processes that share it"
         )
     earlier = workspace.models(train.save_path, train.model_name or run)
+    data = with_corrections(config.DATA, train, earlier)
     changes = {
         "TRAIN": with_seed(train, earlier, group),
-        "DATA": at_common_size(workspace, config.DATA),
+        "DATA": at_common_size(workspace, data),
     }
     return config.model_copy(update=changes)
 

@@ -110,7 +110,9 @@ class Trainer:
         self.monitor = TargetMonitor(self.target, expected, config.TRAIN.total_iters)
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
-            self.target_labels = TargetLabels(config, self.target.images, self.folder.models, limit)
+            self.target_labels = TargetLabels(
+                config, self.target.images, expected, self.folder.models, limit
+            )
         self.checkpoints = Checkpoints(self.folder.models, self.learner, config)
         sources = [(pairs.images, pairs.labels) for pairs in self.source.members]
         self.fingerprints = fingerprints(sources, self.target.images, self.validation)
@@ -217,7 +219,7 @@ class Trainer:
                     log.info(f"{file}: made again ({', '.join(changed)} changed)")
         self.group.wait()
         masks = labels.open(iteration)
-        found = labels.check(iteration, masks, self.monitor.source_foreground)
+        found = labels.check(iteration, masks)
         if log and iteration >= self.start:  # else it is in the log already
             (log.info if found.sound else log.warning)(str(found))
         return labels.pairs(self.target, masks) if found.sound else None

@@ -69,7 +69,7 @@ def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> 
         PaddedVolume(images, CROP), PaddedVolume(masks, CROP), Sampling(4, CROP, (3, 1), 300)
     )
     alone = [own[number] for number in range(20)]
-    slices = TargetLabels(config(), images, tmp_path).pairs(own, masks).others
+    slices = TargetLabels(config(), images, 0.1, tmp_path).pairs(own, masks).others
     own = own.labelled(own.labels, slices)
     read = len(images.read), len(masks.read)
     assert own.others[0][0].keys() == own.others[1][0].keys() == {"images", "masks"}
@@ -94,9 +94,9 @@ def test_a_labelled_target_is_learned_from_in_all_directions(tmp_path: Path) -> 
 def test_slices_are_learned_from_only_where_voxels_are_near_to_cubes(tmp_path: Path) -> None:
     images = ArrayVolume(noise(*SHAPE))
     with pytest.raises(UserError, match=r"BEYOND\.orthoplane: found true, but the sections"):
-        TargetLabels(config(50.0), images, tmp_path)
+        TargetLabels(config(50.0), images, 0.1, tmp_path)
     with pytest.raises(UserError, match=r"BEYOND\.orthoplane: found true, but the voxels"):
-        TargetLabels(config(None), images, tmp_path)
-    labels = TargetLabels(config(orthoplane=False), images, tmp_path)
+        TargetLabels(config(None), images, 0.1, tmp_path)
+    labels = TargetLabels(config(orthoplane=False), images, 0.1, tmp_path)
     pairs = PairDataset(PaddedVolume(images, CROP), None, Sampling(4, CROP, (3, 1), 9))
     assert labels.pairs(pairs, images).others == ()

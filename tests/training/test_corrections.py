@@ -117,6 +117,14 @@ def test_a_run_starts_from_a_checkpoint(project: Project) -> None:
         trainer(project, init)
 
 
+def test_a_resumed_run_keeps_its_corrections(project: Project) -> None:
+    corrected_half(project)
+    project.train("--corrections", project.root / "corrected", "--set", "TRAIN.total_iters=4")
+    said = project.train("--resume")
+    assert "corrected, sections 0001.png" in said
+    assert "DATA.corrections: was" not in said
+
+
 def test_an_interrupted_run_does_not_start_again(project: Project) -> None:
     project.train("--set", "TRAIN.total_iters=4", "--set", "TRAIN.power=0")
     init = "TRAIN.init_from=gone.ckpt"

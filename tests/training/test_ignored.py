@@ -350,7 +350,7 @@ def test_a_target_is_labelled_without_its_blank_areas(data: Path, tmp_path: Path
     config = config_of(
         beyond={"rounds": 1, "warmup_fraction": 0.4}, weight_adv_spatial=0, weight_adv_temporal=0
     )
-    labels = TargetLabels(config, images, tmp_path)
+    labels = TargetLabels(config, images, 0.1, tmp_path)
 
     segmentor = Segmentor(2)
     segmentor.begin_at(0.999)  # it finds mitochondria everywhere
@@ -358,7 +358,7 @@ def test_a_target_is_labelled_without_its_blank_areas(data: Path, tmp_path: Path
     masks = labels.open(3)
     for index in range(6):
         np.testing.assert_array_equal(masks.section(index) == 0, images.blank(index))
-    assert labels.check(3, masks, 0.1).found == pytest.approx(5 / 6)  # section 4 has no tissue
+    assert labels.check(3, masks).found == pytest.approx(5 / 6)  # section 4 has no tissue
 
 
 def test_validation_scores_what_counts(data: Path) -> None:
