@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,7 +35,7 @@ def study(command, tmp_path: Path) -> Input:
         "seeds": [1, 2],
         "checkpoints": ["last.ckpt", "model.ckpt"],
         "rows": [
-            {"name": "published"},
+            {"name": "published", "worst": True},
             {"name": "No consistency!", "set": ["TRAIN.weight_cross=0"]},
         ],
     }
@@ -84,6 +85,7 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert line in together
     assert "![F1 of every seed](results/trial.png)" in together
     assert "![F1 of every seed](trial.png)" in text
+    assert_worst_drawn(study, text)
 
     # one score lost, one run not even trained
     (study.out / "logs/trial-published-1/scores-last.json").unlink()
@@ -95,6 +97,18 @@ def test_a_study_is_done_once_and_tabled(study: Input) -> None:
     assert again.code == 0, again.err
     assert again.out.count("mAP=") == 2
     assert (study.root / "results/trial.md").read_text() == text
+
+
+def assert_worst_drawn(study: Input, text: str) -> None:
+    """The worst section of the first seed of ``published`` is in one picture."""
+    logs = study.out / "logs"
+    assert {path.parent.name for path in logs.glob("*/worst-*.jpg")} == {"trial-published-1"}
+    assert "![Labels and predictions](trial_worst.jpg)" in text
+    picture = cv2.imread(str(study.root / "results/trial_worst.jpg")).astype(int)
+    blue, _, red = picture[44:].transpose(2, 0, 1)
+    assert (red > blue + 100).any(), "no labels"
+    worst = json.loads((logs / "trial-published-1/scores-model.json").read_text())
+    assert worst["worst"]["F1"] <= worst["scores"]["F1"]
 
 
 def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from model.checkpoint import PREVIOUS_STATE, TRAINING_STATE, load_state
+from training.study.pictures import draw_worst
 from training.study.scores import SCORES, read_scores, store_scores
 from training.study.spec import Run, Study, list_runs
 from utils.config.load import load_config
@@ -131,7 +132,9 @@ class StudyRunner:
         code = self._call(run, "inference", "-mn", run.model, "--checkpoint", checkpoint)
         if code:
             return self._failure(run, checkpoint, code)
-        scores = store_scores(self.workspace, run, checkpoint)["scores"]
+        drawn = run.row.worst and run.seed == self.study.seeds[0]
+        worst = draw_worst(self.workspace, run, checkpoint) if drawn else None
+        scores = store_scores(self.workspace, run, checkpoint, worst)["scores"]
         shutil.rmtree(self.workspace.inference(run.model))  # large, and quick to predict again
         text = ", ".join(f"{name}={scores[name]:.4f}" for name in SCORES)
         print(f"{run.name}, {checkpoint}: {text}", flush=True)

@@ -42,8 +42,16 @@ def read_scores(workspace: Workspace, run: Run, checkpoint: str) -> Summary | No
         return None
 
 
-def store_scores(workspace: Workspace, run: Run, checkpoint: str) -> Summary:
+def store_scores(
+    workspace: Workspace, run: Run, checkpoint: str, worst: dict[str, Any] | None = None
+) -> Summary:
     """Store the scores of a finished prediction, without paths of this machine.
+
+    Args:
+        workspace: holds the prediction.
+        run: that predicted.
+        checkpoint: that it predicted with.
+        worst: the section that was drawn, if any; stored as well.
 
     Returns:
         The stored summary.
@@ -64,6 +72,8 @@ def store_scores(workspace: Workspace, run: Run, checkpoint: str) -> Summary:
         summary["upper_bound"] = None  # that of all sections
         summary["volume"]["shape"] = [len(scored), *summary["volume"]["shape"][1:]]
         summary["notes"] = f"{MEASURES['map']}; {run.row.sections}"
+    if worst:
+        summary["worst"] = worst
     file = _score_file(workspace, run, checkpoint)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

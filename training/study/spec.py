@@ -25,6 +25,7 @@ class Row(Settings):
     of: str | None = None  # name of the row whose networks this row predicts with
     checkpoint: str | None = None  # file to score, replaces the study's checkpoints
     sections: str | None = None  # file in config/ with names of sections; only these are scored
+    worst: bool = False  # draw the section that the first seed predicts worst
     seeds: tuple[int, ...] | None = None  # a subset of the study's seeds
     pairs: tuple[str, ...] | None = None  # a subset of the study's pairs
 

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from model.checkpoint import AVERAGE, CHOSEN_AVERAGE, CHOSEN_BY, LAST, MODEL
+from training.study.pictures import Panel, draw_panels, worst_picture
 from training.study.scores import SCORES, Summary, read_scores
 from training.study.spec import Row, Run, Study
 from utils.paths import Workspace
@@ -17,6 +18,7 @@ from utils.paths import Workspace
 RULES = {chosen: rule for rule, chosen in CHOSEN_BY.items()}  # by a checkpoint's ``chosen_by``
 LEGEND = {LAST: "last weights", AVERAGE: CHOSEN_AVERAGE, MODEL: "model.ckpt"}  # of the figure
 UPPER_BOUND = "best F1"
+WORST = "*The section with the lowest F1 of each run, first seed: labels red, predictions green.*"
 COLOURS = ("#c77", "#247", "#7a5", "#a7c")
 
 
@@ -50,12 +52,15 @@ class StudyTable:
 
     def __init__(self, study: Study, name: str, runs: list[Run], workspace: Workspace) -> None:
         self.study, self.name, self.runs = study, name, runs
-        self.lines = []
+        self.lines, self.panels = [], []
         for row in study.rows:
             for checkpoint in study.scored(row):
                 read = {r.seed: read_scores(workspace, r, checkpoint) for r in runs if r.row is row}
                 if found := {seed: summary for seed, summary in read.items() if summary}:
                     self.lines.append(Line(row, checkpoint, found))
+                for run in runs:
+                    if run.row is row and (panel := _panel(workspace, run, checkpoint)):
+                        self.panels.append(panel)
 
     def write(self, folder: Path) -> Path:
         """Write the table as Markdown and CSV, the figure, and ``results.md`` beside the folder.
@@ -69,6 +74,8 @@ class StudyTable:
         path.write_text(self._markdown(), encoding="utf-8")
         if self.lines:
             draw_figure(self.lines, self.study.title, folder / f"{self.name}.png")
+        if self.panels:
+            draw_panels(self.panels, folder / f"{self.name}_worst.jpg")
         gather(folder)
         return path
 
@@ -106,6 +113,8 @@ class StudyTable:
             )
         if self.lines:
             text += ["", f"![F1 of every seed]({self.name}.png)"]
+        if self.panels:
+            text += ["", f"![Labels and predictions]({self.name}_worst.jpg)", "", WORST]
         if self.study.found:
             text += ["", self.study.found.strip()]
         text += ["", *self._commands()]
@@ -142,6 +151,15 @@ class StudyTable:
             f"{first['device']}, {first['precision']}, torch {first['torch']}; revision "
             f"{', '.join(revisions)}."
         )
+
+
+def _panel(workspace: Workspace, run: Run, checkpoint: str) -> Panel | None:
+    """The picture of a run's worst section, if it was drawn."""
+    worst = (read_scores(workspace, run, checkpoint) or {}).get("worst")
+    path = worst_picture(workspace, run, checkpoint)
+    if not worst or not path.exists():
+        return None
+    return Panel(path, run.row.name, f"{worst['section']}: F1 {100 * worst['F1']:.1f}")
 
 
 def _table_line(line: Line, bounded: bool) -> str:
