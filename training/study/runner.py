@@ -107,8 +107,12 @@ class StudyRunner:
         ]
         if not missing or self.stopping.is_set():
             return None
-        failures = (self._score(run, checkpoint) for checkpoint in missing)
-        return self._train(run) or next(filter(None, failures), None)
+        failure = self._train(run)
+        for checkpoint in missing:
+            if failure or self.stopping.is_set():
+                break
+            failure = self._score(run, checkpoint)
+        return failure
 
     def _train(self, run: Run) -> str | None:
         """Start or resume the training of a run unless it is finished; returns a failure."""
