@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,11 +44,15 @@ def study(command, tmp_path: Path) -> Input:
     return project
 
 
+def arguments(study: Input) -> list[object]:
+    return [
+        "-c", study.root / "trial.yaml", "--data", study.data, "--out", study.out,
+        "--results", study.root / "results", "--jobs", "2",
+    ]  # fmt: skip
+
+
 def run(study: Input, *more: object):
-    return study.command(
-        "study", "-c", study.root / "trial.yaml", "--data", study.data, "--out", study.out,
-        "--results", study.root / "results", "--jobs", "2", *more,
-    )  # fmt: skip
+    return study.command("study", *arguments(study), *more)
 
 
 def test_a_study_is_done_once_and_tabled(study: Input) -> None:
@@ -109,6 +114,20 @@ def assert_worst_drawn(study: Input, text: str) -> None:
     assert (red > blue + 100).any(), "no labels"
     worst = json.loads((logs / "trial-published-1/scores-model.json").read_text())
     assert worst["worst"]["F1"] <= worst["scores"]["F1"]
+
+
+def test_a_stopped_study_scores_nothing_unfinished(study: Input) -> None:
+    study.set("TRAIN.total_iters", 10**6)
+    command = [sys.executable, ROOT / "scripts/study.py", *arguments(study)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        logs = [study.out / f"logs/trial-{row}-1" for row in ("published", "no_consistency")]
+        while not all((log / "loss.txt").exists() for log in logs):
+            assert process.poll() is None, process.stderr.read()
+        process.terminate()
+        assert "stopped; everything is saved" in process.communicate()[1]
+    assert process.returncode == 2
+    assert not list(study.out.rglob("scores-*.json"))
+    assert len(list(study.out.rglob("training_state.ckpt"))) == 2
 
 
 def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:

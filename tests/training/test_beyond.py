@@ -151,6 +151,25 @@ def test_consistency_ramps_up_from_the_begin() -> None:
     assert weights == pytest.approx([0.1 * np.exp(-5 * (1 - t) ** 2) for t in (0, 0.5, 1)])
 
 
+def test_learning_rates_restart_after_the_warm_up() -> None:
+    def rates(**beyond: float) -> list[float]:
+        settings = {"warmup_fraction": 0.4} | beyond
+        learner = build_learning(
+            config_of(total_iters=10, learning_rate=0.2, power=0.9, beyond=settings),
+            torch.device("cpu"),
+        ).learner
+        found = []
+        for iteration in range(1, 11):
+            learner.start(iteration)
+            found.append(learner.learning_rates["segmentor"])
+        return found
+
+    assert rates() == pytest.approx([0.2 * (1 - i / 10) ** 0.9 for i in range(1, 11)])
+    warmup = [0.2 * (1 - i / 4) ** 0.9 for i in range(1, 5)]
+    rest = [0.2 * 0.25 * (1 - i / 6) ** 0.9 for i in range(1, 7)]
+    assert rates(restart_rate=0.25) == pytest.approx(warmup + rest)
+
+
 def test_greys_become_those_of_the_other_volume() -> None:
     draw = np.random.default_rng(0)
     tissue = np.sort(draw.random((6, 50, 50)), axis=-1)

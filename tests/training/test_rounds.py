@@ -279,6 +279,10 @@ def test_weight_cross_does_not_weigh_the_labels_of_rounds(project: Project) -> N
         ),
         ("BEYOND.label_threshold=0.3 BEYOND.rounds=0", "label_threshold: found 0.3 without rounds"),
         ("BEYOND.label_threshold=1", "BEYOND.label_threshold"),
+        (
+            "BEYOND.restart_rate=0.5 BEYOND.rounds=0 BEYOND.warmup_fraction=0",
+            "restart_rate: found 0.5 without warmup_fraction",
+        ),
         ("TRAIN.weight_adv_spatial=0.1", "TRAIN.weight_adv_spatial: BEYOND.rounds requires 0"),
     ],
 )
