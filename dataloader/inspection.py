@@ -6,8 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dataloader.central_crop import CentralCrop
 from dataloader.filled_volume import FilledVolume
+from dataloader.part import central
 from dataloader.volume import MaskVolume, Volume, normalise, resample
 from utils.errors import UserError
 from utils.ignore import IGNORE, foreground_share
@@ -107,8 +107,8 @@ def examined(volume: Volume) -> Volume:
     if not volume.remote or shape == volume.shape:
         return volume
     if isinstance(volume, FilledVolume | MaskVolume):  # blank areas are those of the part
-        return type(volume)(CentralCrop(volume.volume, shape))
-    return CentralCrop(volume, shape)
+        return type(volume)(central(volume.volume, shape))
+    return central(volume, shape)
 
 
 def examined_only(shape: tuple[int, int, int]) -> str:

@@ -83,7 +83,7 @@ def open_corrections(
     path, scale = workspace.data_path(data.corrections), _scale(workspace, data, "target")
     try:
         masks = open_volume(path, None, scale, masks=True)
-        return CorrectedSections(masks, target, is_section_folder(path))
+        return CorrectedSections(masks, target, is_section_folder(find_volume(path).path))
     except UserError as error:
         raise UserError(f"DATA.corrections: {error}") from None
 

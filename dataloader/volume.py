@@ -285,27 +285,6 @@ class ResampledVolume(DerivedVolume):
         return None if blank is None else resample_mask(blank, self.shape[1:]) > 0
 
 
-class CroppedVolume(DerivedVolume):
-    """The top-left square of each section of another volume."""
-
-    def __init__(self, volume: Volume, side: int) -> None:
-        self.side = side
-        super().__init__(volume, (len(volume), *(min(side, n) for n in volume.shape[1:])))
-        self.tiled = False
-
-    @property
-    def original(self) -> Volume:
-        return self
-
-    def section(self, index: int) -> np.ndarray:
-        return self.volume.crop(index, 0, 0, self.side, self.side)
-
-    def blank(self, index: int) -> np.ndarray | None:
-        return self.volume.blank_crop(index, 0, 0, self.side, self.side)
-
-    own_blank = blank
-
-
 def resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resample an image (H, W): area means along axes that shrink, else linear interpolation.
 

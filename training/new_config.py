@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import yaml
 
-from dataloader.central_crop import CentralCrop
 from dataloader.formats.opening import open_volume
 from dataloader.inspection import examined, inspect_images, inspect_labels
 from dataloader.pairs import check_same_shape
+from dataloader.part import central
 from dataloader.roles import SAME_SIZE
 from dataloader.volume import MaskVolume, Volume, evenly_spaced, resample
 from prediction.pictures import contours, side_by_side, stacked
@@ -222,7 +222,7 @@ def _thumbnails(volume: VolumeFacts) -> np.ndarray:
     """A row of evenly spaced sections with the contours of the labels."""
     panels, images, labels = [], examined(volume.images), volume.labels
     if labels is not None and images is not volume.images:
-        labels = CentralCrop(labels, images.shape)
+        labels = central(labels, images.shape)
     for index in evenly_spaced(len(images), THUMBNAILS):
         image = resample(images.scaled(index), (THUMBNAIL, THUMBNAIL))
         mask = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)

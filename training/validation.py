@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from dataloader.pairs import check_same_shape
+from dataloader.part import top_left
 from dataloader.partial_labels import PartialLabels, labels_to_score
-from dataloader.volume import CroppedVolume, Volume
+from dataloader.volume import Volume
 from prediction.metrics import Counts, DiceScores
 from prediction.predictor import PairPredictor, Task
 from prediction.volume import choose_pairs, choose_windows, predict_on_grid, square_side
@@ -41,8 +42,8 @@ class Validation:
         if self.pooled:
             side = square_side(config.DATA)
             scale = volume.shape[1] / volume.original.shape[1]
-            volume = CroppedVolume(volume, round(side * scale))
-            labels = CroppedVolume(labels, side)
+            volume = top_left(volume, round(side * scale))
+            labels = top_left(labels, side)
             padded = tuple(round_up(side) for side in volume.shape[1:])
             self.windows = whole_section(volume.shape[1:], padded)
         else:

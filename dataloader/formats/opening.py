@@ -1,5 +1,6 @@
 """Open the volume at a path."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from dataloader.formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
 from dataloader.formats.registry import foreign, is_chunked, is_image, is_zarr, reader_of
 from dataloader.formats.tensorstore import StoreVolume
 from dataloader.formats.zarr import ZarrVolume
+from dataloader.part import BoxVolume
 from dataloader.volume import KeptVolume, MaskVolume, ResampledVolume, Volume
 from utils.errors import UserError
 from utils.paths import address_of
@@ -20,6 +22,8 @@ EXPECTED = (
     "volume, or an image; file:name for an array in it; or an address (http, https, s3, gs)"
 )
 
+BOX = re.compile(r"(.+)\[([^\[\]]*)\]")  # a path and the box after it
+
 
 class Place(NamedTuple):
     """Location of a volume.
@@ -27,10 +31,12 @@ class Place(NamedTuple):
     Attributes:
         path: folder, file or store, or an address.
         dataset: name of the array in it, if given.
+        box: part of the volume, see ``dataloader.part.BoxVolume``, if given.
     """
 
     path: Path
     dataset: str | None = None
+    box: str | None = None
 
 
 def open_volume(
@@ -46,12 +52,13 @@ def open_volume(
     Args:
         path: a folder of sections, an HDF5, TIFF, MRC or NIfTI file, a Zarr or N5 store, a
             precomputed volume, or an image; with ``:name`` for an array in it. The suffix of an
-            HDF5 file may be omitted. Or an address (``utils.paths.address_of``).
+            HDF5 file may be omitted. Or an address (``utils.paths.address_of``). A box at the end
+            (``dataloader.part.BoxVolume``) selects a part.
         list_file: text file that names the sections of a folder to use, one per line.
         scale: new pixels per pixel, or the same for (y, x).
         masks: read the volume as labels (``dataloader.volume.MaskVolume``).
         keep: keep the volume in memory if it needs at most a quarter of the available memory. A
-            volume at an address is never read whole.
+            volume at an address is not, unless the path names a box of it.
         fill: fill blank areas (``dataloader.blank``).
 
     Raises:
@@ -61,22 +68,29 @@ def open_volume(
     if place is None:
         raise UserError(f"{path}: not found; expected {EXPECTED}")
     volume = _open(place, list_file)
+    if place.box is not None:
+        volume = BoxVolume(volume, place.box)
     if masks:
         volume = MaskVolume(volume)
     elif fill:
         volume = FilledVolume(volume)
     if scale not in (1.0, (1.0, 1.0)):
         volume = ResampledVolume(volume, scale)
-    return KeptVolume(volume) if keep and not volume.remote and _fits(volume) else volume
+    whole_address = volume.remote and place.box is None
+    return KeptVolume(volume) if keep and not whole_address and _fits(volume) else volume
 
 
 def find_volume(path: Path) -> Place | None:
     """The location that a path refers to; None if nothing is there. An address is not tried."""
+    boxed = BOX.fullmatch(str(path))
     if address_of(path):
-        return Place(path)
+        return Place(Path(boxed[1]), box=boxed[2]) if boxed else Place(path)
     for candidate in (path, *(path.with_name(path.name + suffix) for suffix in HDF5_SUFFIXES)):
         if candidate.exists():
             return Place(candidate)
+    if boxed:
+        place = find_volume(Path(boxed[1]))
+        return place and place._replace(box=boxed[2])
     file, colon, dataset = str(path).rpartition(":")
     if colon and dataset and Path(file).name:
         place = find_volume(Path(file))
@@ -90,7 +104,7 @@ def is_section_folder(path: Path) -> bool:
 
 
 def _open(place: Place, list_file: Path | None) -> Volume:
-    path, dataset = place
+    path, dataset, _ = place
     if is_section_folder(path):
         return FolderVolume(path, read_names(list_file))
     if path.is_dir() and is_zarr(path):

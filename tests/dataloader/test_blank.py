@@ -14,8 +14,9 @@ from dataloader.formats.opening import open_volume
 from dataloader.inspection import inspect_images
 from dataloader.orthogonal_slices import XZ, YZ, OrthogonalSlices, PaddedVolume
 from dataloader.pairs import PairDataset, Sampling
+from dataloader.part import top_left
 from dataloader.synthetic import SOURCE_MICROSCOPE, make_volume, write_sections
-from dataloader.volume import CroppedVolume, KeptVolume, ResampledVolume, Volume, normalise
+from dataloader.volume import KeptVolume, ResampledVolume, Volume, normalise
 from tests.helpers import ArrayVolume, noise
 from training.monitor import foreground
 from utils.ignore import IGNORE
@@ -257,9 +258,9 @@ def test_resampling_and_cropping_know_of_it() -> None:
     assert half.section(1).min() >= 60
     np.testing.assert_array_equal(half.blank(1), areas()["two sides"][::2, ::2])
     np.testing.assert_array_equal(half.own_blank(1), areas()["two sides"])
-    cropped = CroppedVolume(filled, 90)
+    cropped = top_left(filled, 90)
     np.testing.assert_array_equal(cropped.blank(1), areas()["two sides"][:90, :90])
-    assert CroppedVolume(filled, 90).section(1).min() >= 60
+    assert top_left(filled, 90).section(1).min() >= 60
 
 
 @pytest.mark.parametrize("axis", [XZ, YZ])

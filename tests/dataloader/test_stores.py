@@ -11,7 +11,6 @@ import pytest
 import torch
 import zarr
 
-from dataloader.central_crop import CentralCrop, write_crop
 from dataloader.description import contact_sheet, describe_volume
 from dataloader.formats import stores
 from dataloader.formats.n5 import find_data_set
@@ -20,6 +19,7 @@ from dataloader.formats.tensorstore import MARKS
 from dataloader.inspection import REMOTE_PART, inspect_images
 from dataloader.loader import load_batches
 from dataloader.pairs import PairDataset, Sampling
+from dataloader.part import central, write_crop
 from tests.dataloader.store_files import (
     SHAPE,
     SIZE,
@@ -379,10 +379,25 @@ def test_the_command_says_what_lies_at_an_address(
 
 def test_a_crop_of_an_address_is_written_as_ome_zarr(tmp_path: Path, server: Server) -> None:
     n5(tmp_path / "v", **PIXEL)
-    crop = CentralCrop(open_volume(server.at("v")), (2, 20, 24))
+    crop = central(open_volume(server.at("v")), (2, 20, 24))
     written = open_volume(write_crop(crop, tmp_path, "crop", SIZE))
     assert (written.kind, written.voxel_size) == ("ome-zarr", SIZE)
     np.testing.assert_array_equal(written.section(1), V[3, 10:30, 12:36])
+
+
+def test_of_a_box_at_an_address_each_chunk_is_fetched_once(tmp_path: Path, server: Server) -> None:
+    n5(tmp_path / "v", **PIXEL)
+    volume = open_volume(server.at("v[2:4, 4:24, 20:]"))
+    assert volume.kept
+    assert volume.where == f"{server.address}/v[2:4,4:24,20:{SHAPE[2]}]"
+    server.requests.clear()
+    for index in (0, 1, 0):
+        np.testing.assert_array_equal(volume.section(index), V[2 + index, 4:24, 20:])
+    assert not server.requests
+    config = DataSettings(
+        data_dir_img=server.at("v[2:4,:,:]"), data_dir_label="l", data_dir_target="t"
+    )
+    assert config.model_dump(mode="json")["data_dir_img"] == f"{server.address}/v[2:4,:,:]"
 
 
 def test_a_missing_tensorstore_is_asked_for(

@@ -11,7 +11,8 @@ import pytest
 from dataloader.formats.folder import read_names
 from dataloader.formats.natural_order import natural_order
 from dataloader.formats.opening import open_volume
-from dataloader.volume import CroppedVolume, MaskVolume, normalise, resample
+from dataloader.part import top_left
+from dataloader.volume import MaskVolume, normalise, resample
 from utils.errors import UserError
 
 
@@ -266,8 +267,8 @@ def test_normalise_of_a_constant_section_is_0() -> None:
 
 def test_cropped_volume_is_the_top_left_square(tmp_path: Path, stack: np.ndarray) -> None:
     volume = open_volume(write_hdf5(tmp_path / "v.hdf", stack))
-    cropped = CroppedVolume(volume, 50)
+    cropped = top_left(volume, 50)
     assert cropped.shape == (3, 40, 50)
     np.testing.assert_array_equal(cropped.section(1), stack[1, :, :50])
-    assert CroppedVolume(volume, 16).shape == (3, 16, 16)
-    np.testing.assert_array_equal(CroppedVolume(volume, 16).section(2), stack[2, :16, :16])
+    assert top_left(volume, 16).shape == (3, 16, 16)
+    np.testing.assert_array_equal(top_left(volume, 16).section(2), stack[2, :16, :16])

@@ -225,6 +225,18 @@ def test_quick_averages_thin_sections(
     assert yaml.safe_load(text)["TEST"].get("z_average") == average
 
 
+def test_a_box_is_segmented_alone(segment, data: Path, tmp_path: Path) -> None:
+    box = "[1:3,16:,:64]"
+    labels = ("--labels", f"{data / 'stack_groundtruth'}{box}")
+    fast = settings("TEST.precision=float32")
+    finished = segment(f"{data / 'stack'}{box}", *SIZES, *labels, "--quick", *fast)
+    assert finished.code == 0, finished.err
+    assert "scores: " in finished.out
+    masks = open_volume(tmp_path / "inference/stack-1-3-16-64-quick/masks")
+    assert masks.shape == (2, 80, 64)
+    assert masks.names == open_volume(data / "stack").names[1:3]
+
+
 def test_quick_of_a_single_picture(segment, data: Path, tmp_path: Path) -> None:
     picture = sorted((data / "stack").iterdir())[0]
     refused = segment(picture, "--pixel-size", 8)

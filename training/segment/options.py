@@ -1,9 +1,10 @@
 """The options of ``segment.py``."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dataloader.formats.opening import find_volume
+from dataloader.formats.opening import Place, find_volume
 from dataloader.formats.stores import CONTAINERS, name_of
 from dataloader.volume import Volume
 from utils.cli import check_sizes
@@ -84,14 +85,13 @@ class Options:
         name = self.run_name
         if name is None:
             path = absolute(self.volume)
-            place = find_volume(path)
-            path = path if place is None else place.path
+            place = find_volume(path) or Place(path)
+            path = place.path
             named = path.is_dir() and path.suffix not in CONTAINERS
             address = address_of(path)
             name = name_of(address) if address else path.name if named else _stem(path.name)
-            name += (
-                f"-{place.dataset.strip('/').replace('/', '-')}" if place and place.dataset else ""
-            )
+            name += f"-{place.dataset.strip('/').replace('/', '-')}" if place.dataset else ""
+            name += f"-{re.sub('[^0-9]+', '-', place.box).strip('-')}" if place.box else ""
         ending = "-quick" if self.quick else "-preview" if self.preview else ""
         return name + ending
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from dataloader.central_crop import CentralCrop, write_crop
 from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import VoxelSize
+from dataloader.part import PartVolume, central, write_crop
 from dataloader.volume import MaskVolume, ResampledVolume, Volume
 from training.propose_config import RunSize, VolumeFacts
 from training.segment.estimate import Speed, estimate, measure_speed
@@ -72,7 +72,7 @@ def choose_sample(
     left = SAFETY * (BUDGET - (time.perf_counter() - began))
     scratch = Path()  # nothing is read, so nothing is written
     for shape in _shapes(target, whole):
-        part = target._replace(images=CentralCrop(target.images, shape))
+        part = target._replace(images=central(target.images, shape))
         config = config_of(propose_preview(sources, part, size), "sample")
         stages = estimate(config, _working(part.images, part, config), speed, scratch)
         seconds = sum(stage.seconds for stage in stages)
@@ -100,9 +100,9 @@ def write_sample(target: VolumeFacts, shape: tuple[int, int, int], folder: Path)
     return target._replace(images=images, labels=labels)
 
 
-def _cropped(volume: Volume, shape: tuple[int, int, int]) -> CentralCrop:
+def _cropped(volume: Volume, shape: tuple[int, int, int]) -> PartVolume:
     """The crop of a volume with the values of its file."""
-    return CentralCrop(open_volume(Path(volume.where), keep=False), shape)
+    return central(open_volume(Path(volume.where), keep=False), shape)
 
 
 def _shapes(target: VolumeFacts, whole: Config) -> Iterator[tuple[int, int, int]]:
