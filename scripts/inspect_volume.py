@@ -18,7 +18,8 @@ def main() -> None:
         type=Path,
         metavar="VOLUME",
         help="folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr or N5 store, precomputed "
-        "volume, image, or address of a store; FILE:NAME selects an array, VOLUME[z0:z1,y0:y1,x0:x1] a part",
+        "volume, image, or address of a store; FILE:NAME selects an array, "
+        "VOLUME[z0:z1,y0:y1,x0:x1] a part",
     )
     parser.add_argument("--labels", action="store_true", help="the volume holds labels")
     parser.add_argument(

@@ -16,7 +16,8 @@ def parse_arguments() -> argparse.Namespace:
         "volume",
         metavar="VOLUME",
         help="folder of sections, HDF5, TIFF, MRC or NIfTI file, Zarr or N5 store, precomputed "
-        "volume, image, or address of a store; FILE:NAME selects an array, VOLUME[z0:z1,y0:y1,x0:x1] a part",
+        "volume, image, or address of a store; FILE:NAME selects an array, "
+        "VOLUME[z0:z1,y0:y1,x0:x1] a part",
     )
     parser.add_argument("--labels", metavar="LABELS", help="its labels, for scores only")
     parser.add_argument(
