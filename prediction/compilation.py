@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from prediction.orthoplane import SlicingAxis
-from prediction.predictor import NetworkPredictor
+from prediction.predictor import NetworkPredictor, views
 
 COMPILING = 60.0  # seconds for a shape; twice the CPU time that it takes
 # Seconds saved on one CPU core per pair, pixel and channel at full resolution: the least measured
@@ -24,6 +24,7 @@ def shapes_to_compile(
     network: NetworkPredictor,
     batch_size: int,
     processes: int = 1,
+    flips: bool = False,
 ) -> list[Shape]:
     """Shapes of the batches for which the network is compiled.
 
@@ -37,6 +38,7 @@ def shapes_to_compile(
         network: which predicts it.
         batch_size: windows per batch.
         processes: that share the sections.
+        flips: whether the predictions of all views of a window are averaged.
     """
     batches = _batches(axes, batch_size)
     if choice != "auto":
@@ -45,7 +47,11 @@ def shapes_to_compile(
         return []
     width = network.segmentor.section_full.conv1.out_channels
     saved = SAVED[network.precision] * width / torch.get_num_threads() / processes
-    return [shape for shape, n in batches.items() if n * prod(shape) * saved > COMPILING]
+    return [
+        shape
+        for shape, n in batches.items()
+        if n * prod(shape) * saved * (len(views(*shape[1:])) if flips else 1) > COMPILING
+    ]
 
 
 def _batches(axes: Sequence[SlicingAxis], batch_size: int) -> Counter[Shape]:

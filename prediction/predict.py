@@ -119,7 +119,12 @@ def _compile(inference: Inference) -> None:
     """Compile the network where that saves time."""
     test = inference.config.TEST
     shapes = shapes_to_compile(
-        test.compile, inference.axes, inference.network, test.batch_size, inference.group.size
+        test.compile,
+        inference.axes,
+        inference.network,
+        test.batch_size,
+        inference.group.size,
+        test.flips,
     )
     if shapes and inference.group.is_main:
         inference.say("compiling the network, which takes up to a minute the first time")

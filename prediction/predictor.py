@@ -86,11 +86,9 @@ class FlippedPredictor:
         self.predict, self.device = predict, predict.device
 
     def encode(self, sections: Tensor) -> list[tuple[bool, list[int], Any]]:
-        turns = (False, True) if sections.shape[-1] == sections.shape[-2] else (False,)
-        views = [(turned, axes) for turned in turns for axes in ([], [-1], [-2], [-1, -2])]
         return [
             (turned, axes, self.predict.encode(_turned(sections, turned).flip(axes).contiguous()))
-            for turned, axes in views
+            for turned, axes in views(*sections.shape[-2:])
         ]
 
     def decode(self, current: list, auxiliary: list) -> Tensor:
@@ -98,6 +96,12 @@ class FlippedPredictor:
         for (turned, axes, one), (*_, other) in zip(current, auxiliary, strict=True):
             total = total + _turned(self.predict.decode(one, other).flip(axes), turned)
         return total / len(current)
+
+
+def views(height: int, width: int) -> list[tuple[bool, list[int]]]:
+    """Whether a window is transposed, and the axes that it is flipped along, for each view."""
+    turns = (False, True) if height == width else (False,)
+    return [(turned, axes) for turned in turns for axes in ([], [-1], [-2], [-1, -2])]
 
 
 def _turned(windows: Tensor, turned: bool) -> Tensor:

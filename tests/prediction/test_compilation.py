@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from model.segmentor import Segmentor
-from prediction.compilation import shapes_to_compile
+from prediction.compilation import COMPILING, SAVED, shapes_to_compile
 from prediction.orthoplane import SlicingAxis
 from prediction.predictor import NetworkPredictor, predict_volume, section_pairs
 from prediction.windows import tiles
@@ -52,5 +52,10 @@ def test_large_volumes_are_compiled_unless_the_config_decides() -> None:
     assert shapes_to_compile("auto", [large], narrow, 1, processes=1000) == []
     assert shapes_to_compile(False, [large], wide, 1) == []
     assert shapes_to_compile(True, [small], wide, 1) == shape
+    # eight views of each window
+    enough = COMPILING / (SAVED[torch.float32] * 8 * 32 * 32) * torch.get_num_threads()
+    fewer = large._replace(pairs=small.pairs * int(enough / 4))
+    assert shapes_to_compile("auto", [fewer], narrow, 1) == []
+    assert shapes_to_compile("auto", [fewer], narrow, 1, flips=True) == shape
     on_gpu = NetworkPredictor(wide.segmentor, torch.device("cuda"))
     assert shapes_to_compile("auto", [large], on_gpu, 1) == []

@@ -9,7 +9,7 @@ import torch
 
 from dataloader.volume import Volume
 from prediction.orthoplane import SlicingAxis, slicing_axes
-from prediction.predictor import NetworkPredictor
+from prediction.predictor import NetworkPredictor, views
 from training.rounds import phases
 from training.setup import build_learning
 from utils.config.schema import Config
@@ -108,13 +108,11 @@ def _training(config: Config, volume: Volume, speed: Speed, scratch: Path, start
 
 
 def _section(axis: SlicingAxis, config: Config, speed: Speed) -> float:
-    """Seconds for a section along an axis: its windows in all its pairs."""
-    windows = len(axis.windows.corners)
-    area = windows * axis.windows.size[0] * axis.windows.size[1]
-    encoded = 1 if windows <= config.TEST.batch_size else 2  # sections of a pair
-    views = 8 if config.TEST.flips else 1
-    pair = views * area * (encoded * speed.encode + speed.decode)
-    return pair * len(axis.pairs) / len(axis.volume)
+    """Seconds for a section along an axis: its windows in all its pairs, each encoded once."""
+    height, width = axis.windows.size
+    seen = len(views(height, width)) if config.TEST.flips else 1
+    pixels = seen * len(axis.windows.corners) * height * width
+    return pixels * (speed.encode + len(axis.pairs) * speed.decode / len(axis.volume))
 
 
 def _unit(axis: SlicingAxis, axes: list[SlicingAxis]) -> str:
