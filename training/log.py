@@ -141,13 +141,15 @@ class RunLog:
         for name, rate in rates.items():
             self.events.add_scalar(f"learning_rate/{name}", rate, step)
         self.events.flush()  # for TensorBoard
-        self.bar.set_postfix_str(f"{line.split(', ')[1]}, adapt {line_adv.split(', ')[1]}")
+        adapts = any(column in means for column in ADAPTATION_COLUMNS)
+        shown = f", adapt {line_adv.split(', ')[1]}" if adapts else ""
+        self.bar.set_postfix_str(line.split(", ")[1] + shown)
         elapsed = tqdm.format_interval(time.perf_counter() - self.begin)
-        self.logger.log(
-            logging.INFO if self.bar.disable else logging.DEBUG,  # the terminal shows the bar
-            f"{line}, lr={rates['segmentor']:.3e}, elapsed={elapsed}\n"
-            f"    adaptation: {line_adv.split(', ', 1)[1]}",
-        )
+        line += f", lr={rates['segmentor']:.3e}, elapsed={elapsed}"
+        if adapts:
+            line += f"\n    adaptation: {line_adv.split(', ', 1)[1]}"
+        # the terminal shows the bar
+        self.logger.log(logging.INFO if self.bar.disable else logging.DEBUG, line)
 
     def _write_losses(
         self, file: str, tag: str, step: int, means: dict[str, float], columns: Columns
