@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from dataloader.formats.opening import open_volume
+from dataloader.part import PartVolume, central
 from dataloader.roles import open_images, open_labels
 from dataloader.volume import resample
 from prediction.metrics import THRESHOLD
@@ -19,6 +20,7 @@ from training.study.spec import Run
 from utils.config.load import load_config
 from utils.paths import CONFIG_DIR, Workspace
 
+PART = 800  # pixels; of larger sections the middle is drawn
 SIDE = 400  # pixels of the longer side of a panel
 COLUMNS = 3
 TITLE = 44  # pixels of two lines of text
@@ -39,7 +41,7 @@ def worst_picture(workspace: Workspace, run: Run, checkpoint: str) -> Path:
 
 
 def draw_worst(workspace: Workspace, run: Run, checkpoint: str) -> dict[str, Any]:
-    """Draw the section of a finished prediction that has the lowest F1.
+    """Draw the section of a finished prediction that has the lowest F1, of a large one the middle.
 
     Returns:
         Its name, as ``section``, and its ``F1``.
@@ -52,10 +54,13 @@ def draw_worst(workspace: Workspace, run: Run, checkpoint: str) -> dict[str, Any
     labels = open_labels(workspace, data, "val", keep=False)
     predicted = open_volume(folder / PREDICTIONS, keep=False)
     index = images.names.index(name)
-    shape = fitting(images.shape[1:], SIDE)
-    masks = [predicted.section(index) >= THRESHOLD, labels.section(index) == 1]
-    found, label = (resample(mask.astype(np.float32), shape) >= THRESHOLD for mask in masks)
-    picture = contours(resample(images.section(index), shape), found, label, thickness=1)
+    middle = (1, *(min(side, PART) for side in images.shape[1:]))
+    whole = (PartVolume(v, (index, 0, 0), (1, *v.shape[1:])) for v in (images, predicted, labels))
+    section, probability, mask = (central(volume, middle).section(0) for volume in whole)
+    shape = fitting(middle[1:], SIDE)
+    masks = (probability >= THRESHOLD, mask == 1)
+    found, label = (resample(each.astype(np.float32), shape) >= THRESHOLD for each in masks)
+    picture = contours(resample(section, shape), found, label, thickness=1)
     path = worst_picture(workspace, run, checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), QUALITY)

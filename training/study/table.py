@@ -18,7 +18,10 @@ from utils.paths import Workspace
 RULES = {chosen: rule for rule, chosen in CHOSEN_BY.items()}  # by a checkpoint's ``chosen_by``
 LEGEND = {LAST: "last weights", AVERAGE: CHOSEN_AVERAGE, MODEL: "model.ckpt"}  # of the figure
 UPPER_BOUND = "best F1"
-WORST = "*The section with the lowest F1 of each run, first seed: labels red, predictions green.*"
+WORST = (
+    "*The section with the lowest F1 of each run, first seed; of large sections the middle. Labels "
+    "red, predictions green.*"
+)
 COLOURS = ("#c77", "#247", "#7a5", "#a7c")
 
 
