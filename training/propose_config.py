@@ -211,8 +211,10 @@ def _beyond(target: VolumeFacts, working: float | None) -> Keys:
     }
     if sliced:
         return options | {"orthoplane": (True, "label and train along all three axes")}
-    comment = "probability of mitochondria in the labels of the first round"
-    return options | {"label_threshold": (0.25, comment)}
+    return options | {
+        "restart_rate": (0.5, "learning rate after that, as a fraction of the initial one"),
+        "label_threshold": (0.25, "probability of mitochondria in the labels of the first round"),
+    }
 
 
 def choose_strides(volumes: list[VolumeFacts]) -> list[int]:
