@@ -10,6 +10,7 @@ import numpy as np
 
 from dataloader.formats.opening import open_volume
 from dataloader.part import PartVolume, central
+from dataloader.partial_labels import labels_to_score
 from dataloader.roles import open_images, open_labels
 from dataloader.volume import resample
 from prediction.metrics import THRESHOLD
@@ -51,7 +52,7 @@ def draw_worst(workspace: Workspace, run: Run, checkpoint: str) -> dict[str, Any
     overrides = [*run.overrides, "DATA.pixel_size_working=null"]  # the volume's own grid
     data = load_config(run.config, overrides, CONFIG_DIR).config.DATA
     images = open_images(workspace, data, "val", keep=False)
-    labels = open_labels(workspace, data, "val", keep=False)
+    labels = labels_to_score(open_labels(workspace, data, "val", keep=False), images)
     predicted = open_volume(folder / PREDICTIONS, keep=False)
     index = images.names.index(name)
     middle = (1, *(min(side, PART) for side in images.shape[1:]))
