@@ -135,8 +135,12 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     content |= {"seeds": [1], "checkpoints": ["model.ckpt"]}
     content["rows"] = [
         {"name": "flips", "of": "published", "set": ["TEST.flips=true"]},
-        {"name": "published"},
+        {"name": "published", "set": ["DATA.data_dir_val_label=labelled"], "worst": True},
+        {"name": "early", "of": "published", "checkpoint": "last.ckpt"},
     ]
+    name = sorted((study.data / "labels").iterdir())[-1].name  # one labelled section
+    (study.data / "labelled").mkdir()
+    shutil.copy(study.data / "labels" / name, study.data / "labelled")
     (study.root / "trial.yaml").write_text(yaml.safe_dump(content))
     finished = run(study, "--rows", "flips")
     assert finished.code == 2
@@ -147,11 +151,14 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     finished = run(study, "--rows", "published")
     assert finished.code == 0, finished.err
     assert "flips" not in finished.out
+    worst = json.loads((study.out / "logs/trial-published-1/scores-model.json").read_text())
+    assert worst["worst"]["section"] == name
     finished = run(study)
     assert finished.code == 0, finished.err
     assert [path.name for path in (study.out / "models").iterdir()] == ["trial-published-1"]
     with (study.root / "results/trial.csv").open() as file:
-        flips, plain = csv.DictReader(file)
+        flips, plain, early = csv.DictReader(file)
+    assert [row["checkpoint"] for row in (plain, early)] == ["model.ckpt", "last.ckpt"]
     assert flips["mAP"] != plain["mAP"]
     text = (study.root / "results/trial.md").read_text()
     assert "inference.py -mn trial-published-1 -c" in text
