@@ -50,13 +50,17 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _one_row_a_pair(self) -> "Study":
-        """Replace each row by one for each of its pairs."""
-        rows = []
+        """Replace each row by one for each of its pairs; those of a pair follow each other."""
         for row in self.rows:
             if unknown := set(row.pairs or ()) - set(self.pairs):
                 known = ", ".join(self.pairs) or "no pairs"
                 raise ValueError(f"{row.name}: pairs: found {min(unknown)!r}, expected {known}")
-            rows += [_of_pair(row, pair, self.pairs[pair]) for pair in row.pairs or self.pairs]
+        rows = [
+            _of_pair(row, pair, overrides)
+            for pair, overrides in self.pairs.items()
+            for row in self.rows
+            if pair in (row.pairs or self.pairs)
+        ]
         self.rows = rows or self.rows
         return self
 

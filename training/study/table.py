@@ -127,9 +127,9 @@ class StudyTable:
         return "\n".join(text) + "\n"
 
     def _commands(self) -> list[str]:
-        """The command that trains, or predicts, the first seed of each row."""
-        lines = []
-        for row in self.study.rows:
+        """The command that trains, or predicts, the first seed of each finished row, or of all."""
+        lines, finished = [], [line.row for line in self.lines]
+        for row in finished or self.study.rows:
             run = next(run for run in self.runs if run.row is row)
             script = f"inference.py -mn {run.model}" if row.of else f"main.py --run-name {run.name}"
             own = _options(run.overrides[len(self.study.set) :])
