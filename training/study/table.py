@@ -212,7 +212,8 @@ def draw_figure(lines: list[Line], title: str, path: Path) -> None:
         y = rows.index(line.row.name) + 0.32 * ((number + 0.5) / len(files) - 0.5)
         values, colour = line.values("F1"), COLOURS[number % len(COLOURS)]
         axes.plot(values, [y] * len(values), "o", color=colour, markersize=4, alpha=0.6)
-        label = LEGEND.get(line.checkpoint, line.checkpoint) if line.row.name == rows[0] else None
+        first = next(other for other in lines if other.checkpoint == line.checkpoint)
+        label = LEGEND.get(line.checkpoint, line.checkpoint) if line is first else None
         bar = {"color": colour, "markersize": 11, "markeredgewidth": 2.5}
         axes.plot(mean(values), y, "|", label=label, **bar)
     axes.set_yticks(range(len(rows)), [textwrap.fill(name, 44) for name in rows])
