@@ -128,8 +128,11 @@ class StudyTable:
 
     def _commands(self) -> list[str]:
         """The command that trains, or predicts, the first seed of each finished row, or of all."""
-        lines, finished = [], [line.row for line in self.lines]
-        for row in finished or self.study.rows:
+        finished = {line.row.name for line in self.lines}
+        lines = []
+        for row in self.study.rows:
+            if finished and row.name not in finished:
+                continue
             run = next(run for run in self.runs if run.row is row)
             script = f"inference.py -mn {run.model}" if row.of else f"main.py --run-name {run.name}"
             own = _options(run.overrides[len(self.study.set) :])
@@ -238,7 +241,7 @@ def gather(folder: Path) -> Path:
     for path in sorted(folder.glob("*.md")):
         text = path.read_text(encoding="utf-8").strip()
         text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
-        text = re.sub(r"\]\((?=[^/)]+\.(png|csv|md)\))", f"]({folder.name}/", text)
+        text = re.sub(r"\]\((?=[^/)]+\.(png|jpg|csv|md)\))", f"]({folder.name}/", text)
         parts.append(text.replace("](../", "]("))
     path = folder.parent / "results.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
