@@ -39,7 +39,7 @@ class PartVolume(DerivedVolume):
 
     @property
     def dtype(self) -> np.dtype:
-        return self.volume.crop(0, 0, 0, 1, 1).dtype
+        return self.volume.crop(*self._place(0), 1, 1).dtype  # of a voxel that is needed anyway
 
     @property
     def names(self) -> list[str]:

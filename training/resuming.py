@@ -79,12 +79,16 @@ def with_corrections(data: DataSettings, train: TrainSettings, earlier: Path) ->
     if not train.resume or data.corrections:
         return data
     corrections = _saved(earlier, "DATA.corrections")
-    return data.model_copy(update={"corrections": corrections and Path(corrections)})
+    if not isinstance(corrections, str):
+        return data
+    return data.model_copy(update={"corrections": Path(corrections)})
 
 
 def _saved(earlier: Path, key: str) -> Any:
     """The value of a key in the config of the state in a folder; None if it has none."""
-    return flat(load_state(earlier)[0].get("config", {})).get(key)
+    state = load_state(earlier)[0]
+    config = state.get("config") if isinstance(state, dict) else None  # checked when it is resumed
+    return flat(config).get(key) if isinstance(config, dict) else None
 
 
 def changes(earlier: dict, config: Config) -> tuple[list[str], list[str]]:
