@@ -20,7 +20,7 @@ from prediction.outputs import (
     single_predictions,
 )
 from prediction.store import PredictionStore, finished_fingerprint
-from prediction.threshold import EXPECTED_F1, ExpectedF1, write_threshold
+from prediction.threshold import threshold_rule, write_threshold
 from prediction.volume import predict_on_grid
 from utils.errors import UserError, writing_to
 from utils.files import part_of
@@ -51,7 +51,7 @@ def predict(inference: Inference, again: bool = False) -> Derived:
         Interrupted: by SIGINT or SIGTERM; the same command continues.
     """
     group, threshold = inference.group, inference.config.TEST.threshold
-    chosen = ExpectedF1() if threshold == EXPECTED_F1 else None
+    chosen = threshold_rule(threshold, inference.volume)
     derived = Derived(THRESHOLD if chosen else threshold)
     with writing_to(inference.out), ExitStack() as stack:
         inference.out.mkdir(parents=True, exist_ok=True)

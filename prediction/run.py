@@ -14,7 +14,7 @@ from prediction.report.report import write_report
 from prediction.report.view import add_layers
 from prediction.scoring import find_objects, measure, segment
 from prediction.summary import dtype_name, write_summary
-from prediction.threshold import EXPECTED_F1
+from prediction.threshold import threshold_rule
 from utils.errors import writing_to
 from utils.files import write_picture
 from utils.paths import shown
@@ -105,10 +105,9 @@ def say_predicted(inference: Inference, derived: Derived, seconds: float) -> dic
         pairs = sum(len(axis.windows.corners) * len(axis.pairs) for axis in inference.axes)
         inference.say(f"Prediction time (s): {seconds:.2f}")
         inference.say(f"pairs of windows per second: {pairs / seconds:.2f}")
-    if inference.config.TEST.threshold == EXPECTED_F1:
+    if rule := threshold_rule(inference.config.TEST.threshold, inference.volume):
         inference.say(
-            f"masks: probability >= {derived.threshold:g}, where the expected F1 is largest "
-            "(TEST.threshold)"
+            f"masks: probability >= {derived.threshold:g}, {rule.chosen} (TEST.threshold)"
         )
     if blank := derived.blank_share:
         inference.say(

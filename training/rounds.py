@@ -4,7 +4,7 @@ A round predicts the whole target as inference does. The probability of a sectio
 predictions as the current and as the auxiliary section of a pair, further averaged by
 ``TEST.z_average`` and ``BEYOND.orthoplane`` (prediction/orthoplane.py). The other section of a pair
 leaks into a mask; the mean over both roles cancels part of that. A label is 1 where the probability
-is at least 0.5, in the first round ``BEYOND.label_threshold``. The run then trains on these masks
+reaches a threshold (``BEYOND.label_threshold``). The run then trains on these masks
 as on any labels. With ``BEYOND.orthoplane`` it also trains on the xz and yz slices, where errors
 made on xy sections appear as noise.
 
@@ -13,7 +13,7 @@ CVPR 2020.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +30,7 @@ from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.metrics import THRESHOLD
 from prediction.orthoplane import SlicingAxis, join, slicing_axes
 from prediction.predictor import NetworkPredictor, PairPredictor, predict_volume
+from prediction.threshold import ATTRIBUTE, EDGES, read_threshold, threshold_rule
 from training.monitor import foreground
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
@@ -77,12 +78,14 @@ class LabelCheck(NamedTuple):
 
     Attributes:
         iteration: after which the target was labelled.
+        threshold: probability from which a pixel is mitochondria in these labels.
         found: fraction of mitochondria in these labels.
         expected: fraction of mitochondria in the labels of the source.
         sound: whether their ratio is within ``BEYOND.foreground_ratio_limit``.
     """
 
     iteration: int
+    threshold: float
     found: float
     expected: float
     sound: bool
@@ -94,8 +97,8 @@ class LabelCheck(NamedTuple):
             else "not used (BEYOND.foreground_ratio_limit)"
         )
         return (
-            f"target labelled after {self.iteration}: {self.found:.2%} of its pixels, "
-            f"{self.expected:.2%} in the source's labels; {end}"
+            f"target labelled after {self.iteration}: {self.found:.2%} of its pixels at a "
+            f"threshold of {self.threshold:g}, {self.expected:.2%} in the source's labels; {end}"
         )
 
 
@@ -135,12 +138,14 @@ class TargetLabels:
         """The file of the labels made after an iteration."""
         return self.folder / f"target_labels-{iteration:06d}.hdf"
 
-    def threshold(self, iteration: int) -> float:
-        """The probability from which a pixel is mitochondria in the labels made after an iteration.
+    def threshold(self, iteration: int) -> float | str:
+        """The threshold of the labels made after an iteration, or ``EDGES``, the rule for it.
 
         A network that has learned from the source alone is unsure of mitochondria that look
         different. Once it has learned from labels of the target, it is as sure as they are.
         """
+        if self.label_threshold == EDGES:
+            return EDGES
         learned = any(self._used(start) for start in self.starts if start < iteration)
         return THRESHOLD if learned else self.label_threshold
 
@@ -180,12 +185,27 @@ class TargetLabels:
             )
             masks.attrs[FINGERPRINT] = json.dumps(made_from)
             predicted = [self._predict(axis, predict, check).__getitem__ for axis in self.axes]
-            for index, probability in join(self.axes, predicted, self.folder, check):
-                blank = self.target.blank(index)
-                found = probability if blank is None else np.where(blank, 0, probability)
-                masks[index] = found >= self.threshold(iteration)
+
+            def sections() -> Iterator[tuple[int, np.ndarray]]:
+                return self._without_blank(join(self.axes, predicted, self.folder, check))
+
+            threshold = self.threshold(iteration)
+            if rule := threshold_rule(threshold, self.target):
+                for index, probability in sections():
+                    rule.add(index, probability)
+                threshold = rule.threshold
+            for index, probability in sections():
+                masks[index] = probability >= threshold
+            masks.attrs[ATTRIBUTE] = threshold
         part.replace(path)
         return changed
+
+    def _without_blank(
+        self, sections: Iterator[tuple[int, np.ndarray]]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        for index, probability in sections:
+            blank = self.target.blank(index)
+            yield index, probability if blank is None else np.where(blank, 0, probability)
 
     def _fingerprint(self, iteration: int, predict: NetworkPredictor) -> dict[str, Any]:
         """What the labels are made from, for all slicing axes."""
@@ -233,7 +253,8 @@ class TargetLabels:
         found, expected = foreground(masks, self.target), self.expected
         near = not self.limit or expected / self.limit < found < expected * self.limit
         self.sound[iteration] = near or self.partial
-        return LabelCheck(iteration, found, expected, self.sound[iteration])
+        threshold = read_threshold(self.file(iteration))
+        return LabelCheck(iteration, threshold, found, expected, self.sound[iteration])
 
     def pairs(self, target: PairDataset, masks: Volume) -> PairDataset:
         """The labelled pairs of the target, with ``BEYOND.orthoplane`` also of its other slices.

@@ -1,4 +1,4 @@
-"""The threshold of masks: fixed, or where the expected F1 is largest."""
+"""The threshold of masks: fixed, or chosen without labels."""
 
 import json
 
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from prediction.threshold import ExpectedF1
+from dataloader.volume import Volume
+from prediction.threshold import EdgeThreshold, ExpectedF1
+from tests.helpers import ArrayVolume
 from tests.projects import Project
 
 CHOSEN = ("--set", "TEST.threshold=expected_f1")
@@ -42,6 +44,60 @@ def test_certain_probabilities_are_cut_below_one() -> None:
 
 def test_nothing_found_stays_nothing() -> None:
     assert chosen(np.zeros((2, 8, 8), np.float32)) == 0.5
+
+
+def distances(side: int) -> np.ndarray:
+    """Distances of the pixels of two sections from a centre, as a fraction of the side."""
+    y, x = np.mgrid[:side, :side] / side
+    return np.stack([np.hypot(y - 0.5, x - centre) for centre in (0.4, 0.6)])
+
+
+def disc(distance: np.ndarray, inside: int = 60, outside: int = 180) -> np.ndarray:
+    """Dark discs of a radius of a quarter of the side; 8-bit sections."""
+    return np.where(distance < 0.25, inside, outside).astype(np.uint8)
+
+
+def at_edges(volume: Volume, probability: np.ndarray) -> float:
+    found = EdgeThreshold(volume)
+    for index, section in enumerate(probability):
+        found.add(index, section)
+    return found.threshold
+
+
+@pytest.mark.parametrize("at_the_edge", [0.3, 0.5, 0.65])
+@pytest.mark.parametrize("greys", [(60, 180), (180, 60)], ids=["dark", "bright"])
+@pytest.mark.parametrize("side", [128, 64], ids=["same grid", "coarser probability"])
+def test_outlines_are_put_on_the_edges(
+    at_the_edge: float, greys: tuple[int, int], side: int
+) -> None:
+    volume = ArrayVolume(disc(distances(128), *greys))
+    probability = (at_the_edge + 2 * (0.25 - distances(side))).clip(0, 1)
+    assert at_edges(volume, probability) == pytest.approx(at_the_edge, abs=0.05)
+
+
+def test_nothing_is_learned_beside_blank_areas() -> None:
+    distance = distances(128)
+    probability = (0.3 + 2 * (0.25 - distance)).clip(0, 1)
+    sections = disc(distance)
+    sections[0] = 255
+    sections[0, 30:100] = 0  # a strong edge across all outlines
+    volume = Blank(sections, sections == 0)
+    assert at_edges(volume, probability) == at_edges(ArrayVolume(sections[1:]), probability[1:])
+
+
+class Blank(ArrayVolume):
+    def __init__(self, array: np.ndarray, blank: np.ndarray) -> None:
+        super().__init__(array)
+        self.where_blank = blank
+
+    def blank(self, index: int) -> np.ndarray | None:
+        return self.where_blank[index] if self.where_blank[index].any() else None
+
+
+def test_without_edges_the_threshold_is_a_half() -> None:
+    flat = np.full((2, 32, 32), 0.7)
+    assert at_edges(ArrayVolume(disc(distances(32))), flat) == 0.5
+    assert at_edges(ArrayVolume(np.zeros((2, 32, 32), np.uint8)), distances(32)) == 0.5
 
 
 @pytest.fixture
@@ -107,6 +163,16 @@ def test_a_new_prediction_uses_it_at_once(trained: Project) -> None:
     probability, masks, summary = results(trained)
     assert summary["threshold"] == chosen(probability)
     np.testing.assert_array_equal(masks, probability >= summary["threshold"])
+
+
+def test_masks_on_the_strongest_edges(trained: Project) -> None:
+    out = infer(trained, "--set", "TEST.threshold=edges")
+    probability, masks, summary = results(trained)
+    with h5py.File(trained.root / "source.hdf") as file:
+        expected = at_edges(ArrayVolume(file["main"][:]), probability)
+    assert summary["threshold"] == expected != 0.5
+    assert f"{expected:g}, where the outlines follow the strongest edges" in out
+    np.testing.assert_array_equal(masks, probability >= expected)
 
 
 @pytest.mark.parametrize("value", ["0", "1", "best"])

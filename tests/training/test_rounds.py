@@ -14,6 +14,7 @@ from dataloader.roles import open_images
 from dataloader.synthetic import TARGET_MICROSCOPE, make_volume
 from model.checkpoint import MODEL, TRAINING_STATE, load_checkpoint, segmentor_from
 from prediction.predictor import NetworkPredictor
+from prediction.threshold import EdgeThreshold
 from tests.plain_inference import CUBES, options, predicted
 from tests.projects import Project
 from tests.settings import config_of
@@ -75,13 +76,14 @@ def test_a_labelled_target_is_learned_from_as_the_source_is() -> None:
 
 Z_AVERAGE = ("TEST.z_average=30", "DATA.section_spacing_target=10")
 LOW = ("BEYOND.label_threshold=0.4",)
+EDGES = ("BEYOND.label_threshold=edges",)
 SLICES = (*CUBES, "BEYOND.orthoplane=true")
 
 
 @pytest.mark.parametrize(
     "sets",
-    [(), LOW, Z_AVERAGE, SLICES],
-    ids=["sections", "threshold", "z_average", "slices"],
+    [(), LOW, EDGES, Z_AVERAGE, SLICES],
+    ids=["sections", "threshold", "edges", "z_average", "slices"],
 )
 def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]) -> None:
     output = project.train(*ROUNDS, *options(sets))
@@ -89,14 +91,19 @@ def test_labels_are_what_inference_finds(project: Project, sets: tuple[str, ...]
     folder = project.models
     files = {2: "target_labels-000002.hdf", 4: "target_labels-000004.hdf"}
     assert {path.name for path in folder.glob("*.hdf")} == set(files.values())
-    # the threshold is of the first round alone
-    rounds = {2: 0.4, 4: 0.5} if sets == LOW else {4: 0.5}
+    # a number is of the first round alone
+    rounds = {LOW: {2: 0.4, 4: 0.5}, EDGES: {2: None, 4: None}}.get(sets, {4: 0.5})
     for iteration, threshold in rounds.items():
         check_labels(project, sets, iteration, threshold)
 
 
-def check_labels(project: Project, sets: tuple[str, ...], iteration: int, threshold: float) -> None:
-    """Compare the labels made after an iteration with a plain implementation of inference."""
+def check_labels(
+    project: Project, sets: tuple[str, ...], iteration: int, threshold: float | None
+) -> None:
+    """Compare the labels made after an iteration with a plain implementation of inference.
+
+    Without a threshold, that of the strongest edges is expected.
+    """
     folder = project.models
     config = load_config(str(project.root / "tiny.yaml"), list(ROUNDS[1::2]), CONFIG_DIR).config
     volume = open_images(Workspace(project.root, project.root), config.DATA, "target")
@@ -111,6 +118,14 @@ def check_labels(project: Project, sets: tuple[str, ...], iteration: int, thresh
         yz = predicted(predict, sections.transpose(2, 0, 1), 1, (64, 96)).transpose(1, 2, 0)
         expected = (expected + xz + yz) / 3
     masks = labels_of(project, iteration)
+    if threshold is None:
+        edges = EdgeThreshold(volume)
+        for index, probability in enumerate(expected):
+            edges.add(index, probability)
+        threshold = edges.threshold
+        assert threshold != 0.5
+    said = f"after {iteration}: {masks.mean():.2%} of its pixels at a threshold of {threshold:g}, "
+    assert said in (project.logs / "train.log").read_text()
     sure = np.abs(expected - threshold) > 1e-5
     np.testing.assert_array_equal(masks[sure], (expected >= threshold)[sure])
     assert sure.mean() > 0.99

@@ -34,6 +34,7 @@ LARGEST = 2**31  # upper limit of counts
 PositiveInt = Annotated[int, Field(gt=0, lt=LARGEST)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
 Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_parse_size)]
 Optimiser = Annotated[
@@ -192,9 +193,9 @@ class BeyondSettings(Settings):
     # number of times that the whole target is labelled by inference and then trained on alone,
     # evenly spaced after the warm-up (training/rounds.py); 0: never
     rounds: Annotated[int, Field(ge=0)] = 0
-    # probability from which a pixel is mitochondria in the labels of the first round, 0.5 in later
-    # ones; below 0.5, since a network is unsure of mitochondria unlike those it has learned from
-    label_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    # probability from which a pixel is mitochondria in the labels of rounds. A number: in the first
+    # round, 0.5 in later ones. edges: chosen anew in each round (prediction/threshold.py)
+    label_threshold: Threshold | Literal["edges"] = 0.5
     # label, and train on, xz and yz slices besides the xy sections; for nearly isotropic voxels
     orthoplane: bool = False
     # a round's labels are not used if their foreground fraction differs from that of the source by
@@ -216,7 +217,7 @@ class BeyondSettings(Settings):
             )
         if self.label_threshold != 0.5 and not self.rounds:
             raise ValueError(
-                f"label_threshold: found {self.label_threshold:g} without rounds, whose labels it "
+                f"label_threshold: found {self.label_threshold} without rounds, whose labels it "
                 "makes; set rounds, or 0.5 here"
             )
         if self.rounds and not self.warmup_fraction:
@@ -349,9 +350,9 @@ class TestSettings(Settings):
     # average the predictions of xy, xz and yz slices (prediction/orthoplane.py); for nearly
     # isotropic voxels
     orthoplane: bool = False
-    # probability from which a pixel is mitochondria, in masks, objects and pictures; expected_f1:
-    # chosen without labels (prediction/threshold.py). Scores: also at 0.5
-    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["expected_f1"] = 0.5
+    # probability from which a pixel is mitochondria, in masks, objects and pictures; expected_f1,
+    # edges: chosen without labels (prediction/threshold.py). Scores: also at 0.5
+    threshold: Threshold | Literal["expected_f1", "edges"] = 0.5
     flips: bool = False  # average over the eight flips and rotations of a window; 8 times the work
     pad: Ignored = None  # published
     model_name: str | None = None  # run whose checkpoint to use; -mn overrides
