@@ -82,7 +82,8 @@ class EdgeThreshold:
         (image_y, image_x), (y, x) = np.gradient(image), np.gradient(probability)
         length = np.hypot(y, x)
         if (blank := self.volume.blank(index)) is not None:
-            side = 2 * int(3 * EDGE_SCALE) + 1  # the smoothing reaches as far
+            reach = int(4 * EDGE_SCALE) + 1  # of the smoothing and the gradient, pixels
+            side = 2 * reach + 1
             length[cv2.dilate(blank.astype(np.uint8), np.ones((side, side), np.uint8)) > 0] = 0
         change = np.where(length > 0, image_y * y + image_x * x, 0)
         self.change += np.histogram(probability, BINS, (0, 1), weights=change)[0]
