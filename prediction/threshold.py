@@ -11,7 +11,7 @@ from dataloader.volume import DerivedVolume, Volume, resample
 from prediction.metrics import THRESHOLD
 
 EXPECTED_F1, EDGES = "expected_f1", "edges"  # choose a threshold without labels
-EDGE_RANGE = (0.2, 0.8)  # of the thresholds that ``EdgeThreshold`` chooses among
+LOWEST, HIGHEST = 0.15, 0.85  # of the thresholds that ``EdgeThreshold`` chooses among
 EDGE_SCALE, OUTLINE_SCALE = 3.0, 2.0  # sigma of the smoothing of image and probability, pixels
 BINS = 1000  # of the histogram of probabilities
 ATTRIBUTE = "threshold"  # of ``preds.hdf``
@@ -58,7 +58,8 @@ class EdgeThreshold:
         E(t) = sum_{p near t} grad I . grad p / sum_{p near t} |grad p|,
 
     which needs no labels. The threshold is the t with the largest |E(t)|: an outline outside of a
-    mitochondrion, or across its inside, misses the edge.
+    mitochondrion, or across its inside, misses the edge. If |E| is largest at the lowest t, it says
+    nothing, as all kinds of edges lie where the network finds next to nothing.
 
     Source: Federer, *Geometric measure theory*, 1969, 3.2.11 (coarea formula); Kimmel and
     Bruckstein, *Regularized Laplacian zero crossings as optimal edge integrators*, IJCV 2003
@@ -66,12 +67,13 @@ class EdgeThreshold:
 
     Args:
         volume: the sections at the working pixel size.
+        lowest: the lowest threshold to consider, at most ``THRESHOLD``.
     """
 
     chosen = "where the outlines follow the strongest edges"
 
-    def __init__(self, volume: Volume) -> None:
-        self.volume = volume
+    def __init__(self, volume: Volume, lowest: float = LOWEST) -> None:
+        self.volume, self.lowest = volume, lowest
         self.change, self.length = np.zeros(BINS), np.zeros(BINS)
 
     def add(self, index: int, probability: np.ndarray) -> None:
@@ -91,14 +93,14 @@ class EdgeThreshold:
 
     @property
     def threshold(self) -> float:
-        """The threshold, a multiple of 1 / ``BINS``; ``THRESHOLD`` without outlines."""
+        """The threshold, a multiple of 1 / ``BINS``; ``THRESHOLD`` where |E| says nothing."""
         near = np.ones(BINS // 10)
         change = np.abs(np.convolve(self.change, near, "same"))
         length = np.convolve(self.length, near, "same")
         strength = np.divide(change, length, out=np.zeros(BINS), where=length > 0)
-        low, high = (int(BINS * end) for end in EDGE_RANGE)
-        among = strength[low : high + 1]
-        return (low + int(np.argmax(among))) / BINS if among.any() else THRESHOLD
+        low = int(BINS * self.lowest)
+        best = int(np.argmax(strength[low : int(BINS * HIGHEST) + 1]))
+        return (low + best) / BINS if best else THRESHOLD
 
 
 def threshold_rule(setting: float | str, volume: Volume) -> ExpectedF1 | EdgeThreshold | None:

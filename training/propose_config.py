@@ -41,6 +41,15 @@ SMALL_ANISOTROPIC = SMALL._replace(iterations=2100)
 Keys = dict[str, tuple[object, str]]  # keys of a config, each with its value and a comment
 Proposal = dict[str, Keys]  # by section
 
+# How the source is made to look, in BEYOND. A network learns from a randomised source more slowly,
+# and then knows more of other microscopes and tissues (docs/beyond.md).
+MATCHED: Keys = {"histogram_matching": (True, "source with the grey levels of the target")}
+RANDOMISED: Keys = {
+    "augmented_fraction": (1.0, "of the samples"),
+    "domain_randomisation": (True, "grey values, noise and sharpness of the source at random"),
+    "class_randomisation": (True, "... and how its mitochondria look"),
+}
+
 
 class SeveralSources(NamedTuple):
     """The value of ``DATA.sources``."""
@@ -198,22 +207,29 @@ def _sliced_thrice(target: VolumeFacts, working: float | None) -> bool:
 
 def _beyond(target: VolumeFacts, working: float | None) -> Keys:
     """The options of the ``_plus`` configs."""
-    sliced = _sliced_thrice(target, working)
-    options = {
-        "head_prior": (0.06, "initial probability of mitochondria"),
-        "histogram_matching": (True, "source with the grey levels of the target"),
-        "warmup_fraction": (0.4 if sliced else 0.7, "fraction of the run on the source alone"),
+    prior = {"head_prior": (0.06, "initial probability of mitochondria")}
+    rounds = {
         "rounds": (3, "number of times the target is labelled and trained on after that"),
         "foreground_ratio_limit": (
             3.0,
             "reject labels whose foreground differs from the source's by more than this",
         ),
     }
-    if sliced:
-        return options | {"orthoplane": (True, "label and train along all three axes")}
-    return options | {
+    if _sliced_thrice(target, working):
+        return {
+            **prior,
+            **MATCHED,
+            "warmup_fraction": (0.4, "fraction of the run on the source alone"),
+            **rounds,
+            "orthoplane": (True, "label and train along all three axes"),
+        }
+    return {
+        **prior,
+        **RANDOMISED,
+        "warmup_fraction": (0.7, "fraction of the run on the source alone"),
         "restart_rate": (0.5, "learning rate after that, as a fraction of the initial one"),
-        "label_threshold": (0.25, "probability of mitochondria in the labels of the first round"),
+        **rounds,
+        "label_threshold": ("edges", "labels end where the image has its strongest edges"),
     }
 
 

@@ -30,7 +30,7 @@ from prediction.fingerprint import differing, prediction_fingerprint
 from prediction.metrics import THRESHOLD
 from prediction.orthoplane import SlicingAxis, join, slicing_axes
 from prediction.predictor import NetworkPredictor, PairPredictor, predict_volume
-from prediction.threshold import ATTRIBUTE, EDGES, read_threshold, threshold_rule
+from prediction.threshold import ATTRIBUTE, EDGES, LOWEST, EdgeThreshold, read_threshold
 from training.monitor import foreground
 from utils.config.schema import Config
 from utils.errors import UserError, writing_to
@@ -138,15 +138,16 @@ class TargetLabels:
         """The file of the labels made after an iteration."""
         return self.folder / f"target_labels-{iteration:06d}.hdf"
 
-    def threshold(self, iteration: int) -> float | str:
-        """The threshold of the labels made after an iteration, or ``EDGES``, the rule for it.
+    def threshold(self, iteration: int) -> float | EdgeThreshold:
+        """The threshold of the labels made after an iteration, or the rule that chooses it.
 
         A network that has learned from the source alone is unsure of mitochondria that look
-        different. Once it has learned from labels of the target, it is as sure as they are.
+        different. Once it has learned from labels of the target, it is as sure as they are: lower
+        thresholds would let the labels grow from round to round.
         """
-        if self.label_threshold == EDGES:
-            return EDGES
         learned = any(self._used(start) for start in self.starts if start < iteration)
+        if self.label_threshold == EDGES:
+            return EdgeThreshold(self.target, THRESHOLD if learned else LOWEST)
         return THRESHOLD if learned else self.label_threshold
 
     def _used(self, iteration: int) -> bool:
@@ -190,10 +191,10 @@ class TargetLabels:
                 return self._without_blank(join(self.axes, predicted, self.folder, check))
 
             threshold = self.threshold(iteration)
-            if rule := threshold_rule(threshold, self.target):
+            if isinstance(threshold, EdgeThreshold):
                 for index, probability in sections():
-                    rule.add(index, probability)
-                threshold = rule.threshold
+                    threshold.add(index, probability)
+                threshold = threshold.threshold
             for index, probability in sections():
                 masks[index] = probability >= threshold
             masks.attrs[ATTRIBUTE] = threshold
@@ -216,7 +217,10 @@ class TargetLabels:
                 axis, predict, self.batch_size, count=axis.count
             ).items()
         }
-        if (threshold := self.threshold(iteration)) != THRESHOLD:
+        threshold = self.threshold(iteration)
+        if isinstance(threshold, EdgeThreshold):
+            fingerprint[EDGES] = threshold.lowest
+        elif threshold != THRESHOLD:
             fingerprint["threshold"] = threshold
         return fingerprint
 

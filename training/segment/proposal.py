@@ -10,6 +10,8 @@ from prediction.shipped import MODELS, ShippedModel, quick_model
 from prediction.windows import MARGIN, round_up
 from prediction.z_average import sections_in
 from training.propose_config import (
+    MATCHED,
+    RANDOMISED,
     Keys,
     Proposal,
     RunSize,
@@ -48,11 +50,15 @@ def propose_preview(sources: list[VolumeFacts], target: VolumeFacts, size: RunSi
     """The recipe for a run that is too short for the usual one.
 
     The labels of a network that has not learned the source yet lack most mitochondria, and
-    training on them confirms that. So it learns from the source for longer.
+    training on them confirms that. So it learns from the source for longer, and not at random.
     """
     proposal = propose_adaptation(sources, target, size)
-    proposal["BEYOND"]["warmup_fraction"] = (0.8, "fraction of the run on the source alone")
-    proposal["BEYOND"]["rounds"] = (1, "times the target is labelled and trained on after that")
+    usual = {key: value for key, value in proposal["BEYOND"].items() if key not in RANDOMISED}
+    proposal["BEYOND"] = usual | {
+        **MATCHED,
+        "warmup_fraction": (0.8, "fraction of the run on the source alone"),
+        "rounds": (1, "times the target is labelled and trained on after that"),
+    }
     proposal["TRAIN"]["compile"] = (False, "does not pay in so short a run")
     return proposal
 

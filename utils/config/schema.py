@@ -193,8 +193,8 @@ class BeyondSettings(Settings):
     # number of times that the whole target is labelled by inference and then trained on alone,
     # evenly spaced after the warm-up (training/rounds.py); 0: never
     rounds: Annotated[int, Field(ge=0)] = 0
-    # probability from which a pixel is mitochondria in the labels of rounds. A number: in the first
-    # round, 0.5 in later ones. edges: chosen anew in each round (prediction/threshold.py)
+    # probability from which a pixel is mitochondria in the labels of the first round, 0.5 in later
+    # ones; edges: chosen in each round (prediction/threshold.py), in later ones at least 0.5
     label_threshold: Threshold | Literal["edges"] = 0.5
     # label, and train on, xz and yz slices besides the xy sections; for nearly isotropic voxels
     orthoplane: bool = False
