@@ -133,9 +133,10 @@ def test_a_stopped_study_scores_nothing_unfinished(study: Input) -> None:
 def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     content = yaml.safe_load((study.root / "trial.yaml").read_text())
     content |= {"seeds": [1], "checkpoints": ["model.ckpt"]}
+    labelled = "DATA.data_dir_val_label=labelled"
     content["rows"] = [
-        {"name": "flips", "of": "published", "set": ["TEST.flips=true"]},
-        {"name": "published", "set": ["DATA.data_dir_val_label=labelled"], "worst": True},
+        {"name": "flips", "of": "published", "set": ["TEST.flips=true", labelled]},
+        {"name": "published", "set": [labelled], "worst": True},
         {"name": "early", "of": "published", "checkpoint": "last.ckpt"},
     ]
     name = sorted((study.data / "labels").iterdir())[-1].name  # one labelled section
@@ -161,8 +162,13 @@ def test_a_row_of_another_predicts_with_its_networks(study: Input) -> None:
     assert [row["checkpoint"] for row in (plain, early)] == ["model.ckpt", "last.ckpt"]
     assert flips["mAP"] != plain["mAP"]
     text = (study.root / "results/trial.md").read_text()
-    assert "inference.py -mn trial-published-1 -c" in text
-    assert "main.py --run-name trial-published-1 -c" in text
+    commands = [line for line in text.splitlines() if line.startswith("python scripts/")]
+    assert [line.split(" -c ")[0].removeprefix("python scripts/") for line in commands] == [
+        "main.py --run-name trial-published-1",
+        "inference.py -mn trial-published-1",
+        "inference.py -mn trial-published-1 --checkpoint last.ckpt",
+    ]
+    assert all(line.count("DATA.data_dir_val_label") == 1 for line in commands)
 
 
 def test_some_sections_of_a_prediction_alone_are_scored(study: Input) -> None:
@@ -297,7 +303,7 @@ def test_the_documents_results_are_those_gathered(tmp_path: Path) -> None:
     assert text == (ROOT / "docs/results.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["ablation_small", "fafb_small", "plus_small"])
+@pytest.mark.parametrize("name", ["ablation_small", "fafb_small", "pairs_small", "plus_small"])
 def test_the_documents_tables_are_those_of_the_logs(tmp_path: Path, name: str) -> None:
     study, _ = load_study(name)
     table = StudyTable(study, name, list_runs(study, name), Workspace(out=ROOT))

@@ -130,11 +130,13 @@ class StudyTable:
         """The command that trains, or predicts, the first seed of each finished row, or of all."""
         finished = {line.row.name for line in self.lines}
         lines = []
-        for row in self.study.rows:
+        for row in sorted(self.study.rows, key=lambda row: bool(row.of)):  # trained ones first
             if finished and row.name not in finished:
                 continue
             run = next(run for run in self.runs if run.row is row)
             script = f"inference.py -mn {run.model}" if row.of else f"main.py --run-name {run.name}"
+            if row.checkpoint:
+                script += f" --checkpoint {row.checkpoint}"
             own = _options(run.overrides[len(self.study.set) :])
             lines.append(f'python scripts/{script} -c {run.config} "${{study[@]}}" {own}')
         return [
@@ -197,7 +199,9 @@ def _spread(values: list[float]) -> str:
 
 
 def _options(overrides: Sequence[str]) -> str:
-    return " ".join(f"--set {shlex.quote(override)}" for override in overrides)
+    """As ``--set`` options; of a key that is set twice the last value counts."""
+    last = {override.partition("=")[0]: override for override in overrides}
+    return " ".join(f"--set {shlex.quote(override)}" for override in last.values())
 
 
 def draw_figure(lines: list[Line], title: str, path: Path) -> None:
