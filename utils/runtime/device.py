@@ -60,9 +60,9 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The precision with a name.
 
     Args:
-        name: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on GPUs and CPUs that have matrix
-            units for it (NVIDIA from Ampere on, Intel with AMX), else float32. The environment
-            variable ``DAISC_AUTO_PRECISION`` overrides ``auto``.
+        name: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on GPUs and CPUs that multiply it
+            faster (NVIDIA from Ampere on, x86 with AMX or AVX512_BF16, which is AMD from Zen 4 on),
+            else float32. The environment variable ``DAISC_AUTO_PRECISION`` overrides ``auto``.
         device: the device to compute on.
 
     Raises:
@@ -78,7 +78,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and (able.get("amx_bf16") or able.get("avx512_bf16") or False)
 
 
 def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager:
