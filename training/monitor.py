@@ -19,7 +19,7 @@ LABELLED_SECTIONS = 8  # sections of the source whose foreground is the referenc
 # as fractions. The published volumes hold 5 to 10 % mitochondria, so tissue alone differs by less.
 LEAST_OF_SOURCE, MOST_OF_SOURCE = 0.1, 5.0
 LEAST, MOST = 0.001, 0.9
-TRUSTED_FROM = 0.05  # of the iterations; before that, networks find nothing or everything
+TRUSTED_FROM = 0.05  # of the run; before that, networks find nothing or everything
 
 
 class TargetMeasures(NamedTuple):
@@ -44,6 +44,7 @@ class TargetMonitor:
         target: pairs of the target; they are not augmented here.
         source_foreground: fraction of mitochondria in the labels of the source.
         total_iters: of the run.
+        warmup_iters: on the source alone, which cause no collapse.
         pairs: number of crops.
     """
 
@@ -52,9 +53,11 @@ class TargetMonitor:
         target: PairDataset,
         source_foreground: float,
         total_iters: int,
+        warmup_iters: int = 0,
         pairs: int = PAIRS,
     ) -> None:
-        self.target, self.total_iters, self.pairs = target, total_iters, pairs
+        self.target, self.pairs = target, pairs
+        self.first = max(2, TRUSTED_FROM * total_iters, warmup_iters)  # iteration that is checked
         self.source_foreground = source_foreground
         self.collapsed = False  # and has been warned of
 
@@ -72,7 +75,7 @@ class TargetMonitor:
 
     def check(self, iteration: int, measures: TargetMeasures) -> str | None:
         """A warning if a collapse begins at this iteration, else None."""
-        if iteration < max(2, TRUSTED_FROM * self.total_iters):
+        if iteration < self.first:
             return None
         low = max(LEAST, LEAST_OF_SOURCE * self.source_foreground)
         high = min(MOST, MOST_OF_SOURCE * self.source_foreground or MOST)
@@ -82,8 +85,8 @@ class TargetMonitor:
         kind = "nearly nothing" if measures.foreground < low else "mitochondria nearly everywhere"
         return (
             f"the network finds {kind} on the target: {measures.foreground:.2%} of its pixels, "
-            f"{self.source_foreground:.2%} in the source's labels; see target.txt, and lower the "
-            "adversarial or consistency weights if it lasts"
+            f"{self.source_foreground:.2%} in the source's labels; see target.txt. If it lasts, "
+            "lower the adversarial or consistency weights that are above 0"
         )
 
 

@@ -107,7 +107,9 @@ class Trainer:
             config.TRAIN.on_nan, config.TRAIN.batch_size, self.folder.logs
         )
         expected = fmean(foreground(pairs.labels, pairs.images) for pairs in self.source.members)
-        self.monitor = TargetMonitor(self.target, expected, config.TRAIN.total_iters)
+        self.monitor = TargetMonitor(
+            self.target, expected, config.TRAIN.total_iters, config.warmup_iters
+        )
         self.target_labels: TargetLabels | None = None
         if config.BEYOND.rounds:
             self.target_labels = TargetLabels(

@@ -67,11 +67,14 @@ def maps_like(pair: torch.Tensor) -> list[torch.Tensor]:
 def test_a_collapse_is_warned_of_once(project: Project, fraction: float, warns) -> None:
     images = open_volume(project.root / "target.hdf")
     target = PairDataset(images, None, Sampling(1, 32, (1, 1), 9))
-    watch = TargetMonitor(target, 0.1, 100)
     measures = TargetMeasures(fraction, 0.0, 1.0)
+    warmed = TargetMonitor(target, 0.1, 100, warmup_iters=40)
+    assert warmed.check(39, measures) is None  # of no loss on the target
+    watch = TargetMonitor(target, 0.1, 100)
     assert watch.check(1, measures) is None  # too early to tell
     assert watch.check(4, measures) is None
     warning = watch.check(5, measures)
+    assert warmed.check(40, measures) == warning
     if warns is None:
         assert warning is None
         return
