@@ -38,6 +38,11 @@ class PartVolume(DerivedVolume):
         return self
 
     @property
+    def origin(self) -> tuple[int, int, int]:
+        whole = self.volume.original.origin
+        return tuple(sum(pair) for pair in zip(whole, self.corner, strict=True))
+
+    @property
     def dtype(self) -> np.dtype:
         return self.volume.crop(*self._place(0), 1, 1).dtype  # of a voxel that is needed anyway
 

@@ -59,6 +59,11 @@ class Volume(ABC):
         self.tiled = self.tiled or max(self.shape[1:]) > TILED_FROM
 
     @property
+    def origin(self) -> tuple[int, int, int]:
+        """The (section, row, column) of the first voxel in the file; not 0 in a box of it."""
+        return 0, 0, 0
+
+    @property
     def original(self) -> "Volume":
         """This volume on its own grid, before any resampling."""
         return self

@@ -121,7 +121,8 @@ class Inference:
         """A writer of sections, beside ``preds.hdf``, on the volume's own grid."""
         names = [self.picture_name(index) for index in range(len(self.raw))]
         discrete = stem != PROBABILITY
-        spec = VolumeSpec(self.raw.shape, dtype, self.voxel_size, names, discrete)
+        raw = self.raw
+        spec = VolumeSpec(raw.shape, dtype, self.voxel_size, names, discrete, raw.origin)
         return WRITERS[self.output_format](self.out, stem, spec)
 
 

@@ -121,6 +121,8 @@ class VolumeSpec(NamedTuple):
         voxel_size: with all three sides, or None if unknown.
         names: file names of the sections, for a folder.
         discrete: whether the values are masks or instance numbers, which must not be averaged.
+        origin: (section, row, column) of the first voxel in the volume that this one is a box of;
+            written where the format has a place for it.
     """
 
     shape: tuple[int, int, int]
@@ -128,6 +130,7 @@ class VolumeSpec(NamedTuple):
     voxel_size: VoxelSize | None
     names: Sequence[str]
     discrete: bool
+    origin: tuple[int, int, int] = (0, 0, 0)
 
 
 class VolumeWriter(ABC):

@@ -187,8 +187,9 @@ class OmeZarrWriter(VolumeWriter):
         size = self.spec.voxel_size or VoxelSize(1.0, 1.0, 1.0)
         transforms = [{"type": "scale", "scale": [size.z, size.y * step, size.x * step]}]
         moved = (step - 1) / 2 * (0 if self.spec.discrete else 1)  # averaging moves the centre
-        if moved:
-            moves = [0.0, size.y * moved, size.x * moved]
+        z, y, x = self.spec.origin
+        moves = [size.z * z, size.y * (y + moved), size.x * (x + moved)]
+        if any(moves):
             transforms.append({"type": "translation", "translation": moves})
         return transforms
 

@@ -85,7 +85,9 @@ def test_a_box_after_a_path_is_a_volume_of_its_own(tmp_path: Path, name: str) ->
         assert volume.where == f"{open_volume(path).where}[2:5,5:15,3:27]"
         assert np.array_equal([volume.section(index) for index in range(3)], box)
         assert np.array_equal(volume.crop(1, 8, 20, 9, 9), box[1, 8:, 20:])
+        assert volume.original.origin == (2, 5, 3)
     assert open_volume(Path(volume.where)).where == volume.where
+    assert open_volume(path).origin == (0, 0, 0)
     assert volume.names == open_volume(path).names[2:5]
     rest = open_volume(Path(f"{path}[5:,:,:7]"))
     assert rest.shape == (2, 20, 7)

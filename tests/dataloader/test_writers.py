@@ -33,10 +33,16 @@ def content(dtype: type) -> np.ndarray:
     return (noise * high).astype(dtype)
 
 
-def written(tmp_path: Path, kind: str, array: np.ndarray, size: VoxelSize | None = SIZE) -> Path:
+def written(
+    tmp_path: Path,
+    kind: str,
+    array: np.ndarray,
+    size: VoxelSize | None = SIZE,
+    origin: tuple[int, int, int] = (0, 0, 0),
+) -> Path:
     names = [f"s{index}.png" for index in range(len(array))]
     discrete = array.dtype != np.float32
-    spec = VolumeSpec(array.shape, array.dtype.type, size, names, discrete)
+    spec = VolumeSpec(array.shape, array.dtype.type, size, names, discrete, origin)
     with WRITERS[kind](tmp_path, "out", spec) as writer:
         for index in ORDER:
             writer.write(index, array[index])
@@ -108,6 +114,18 @@ def test_ome_zarr_is_as_its_specification_says(tmp_path: Path, dtype: type) -> N
         means = array.reshape(4, 150, 2, 135, 2).mean((2, 4))
         np.testing.assert_allclose(coarse, means, atol=1e-6)
         assert second[1] == {"type": "translation", "translation": [0.0, 4.0, 4.0]}
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_ome_zarr_lies_where_the_box_is(tmp_path: Path, dtype: type) -> None:
+    path = written(tmp_path, "ome-zarr", content(dtype), origin=(2, 10, 100))
+    (scales,) = json.loads((path / ".zattrs").read_text())["multiscales"]
+    moved = [level["coordinateTransformations"][1] for level in scales["datasets"]]
+    centre = 0 if dtype == np.uint16 else 4
+    assert moved == [
+        {"type": "translation", "translation": [80.0, 80.0, 800.0]},
+        {"type": "translation", "translation": [80.0, 80.0 + centre, 800.0 + centre]},
+    ]
 
 
 def test_hdf5_mrc_and_nifti_say_their_scale(tmp_path: Path) -> None:

@@ -229,12 +229,18 @@ def test_a_box_is_segmented_alone(segment, data: Path, tmp_path: Path) -> None:
     box = "[1:3,16:,:64]"
     labels = ("--labels", f"{data / 'stack_groundtruth'}{box}")
     fast = settings("TEST.precision=float32")
-    finished = segment(f"{data / 'stack'}{box}", *SIZES, *labels, "--quick", *fast)
+    options = (*SIZES, *labels, "--quick", *fast)
+    finished = segment(f"{data / 'stack'}{box}", *options)
     assert finished.code == 0, finished.err
     assert "scores: " in finished.out
-    masks = open_volume(tmp_path / "inference/stack-1-3-16-64-quick/masks")
+    name = "stack-1-3-16-64-quick"
+    masks = open_volume(tmp_path / f"inference/{name}/masks")
     assert masks.shape == (2, 80, 64)
     assert masks.names == open_volume(data / "stack").names[1:3]
+    assert segment(f"{data / 'stack'}{box}", *options, "--format", "ome-zarr").code == 0
+    attributes = json.loads((tmp_path / f"inference/{name}/masks.ome.zarr/.zattrs").read_text())
+    placed = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    assert placed[1] == {"type": "translation", "translation": [40.0, 128.0, 0.0]}
 
 
 def test_quick_of_a_single_picture(segment, data: Path, tmp_path: Path) -> None:
