@@ -6,7 +6,8 @@ are the cores: small cores are removed, and those with a narrow neck are split t
 grows into the component at the lower threshold that holds it, which it shares with other cores
 there. A component without a core is no object. So an object keeps its thin ends and the sections in
 which it is less sure, but nothing becomes an object that is unsure throughout, and none meets
-another over unsure voxels.
+another over unsure voxels. An object of which the network is much less sure than of most others is
+left out.
 
 Only the runs of a slab, or a few components, are in memory at a time: the components are found slab
 by slab, their runs are kept in scratch files, and each is split within its bounding box. The result
@@ -55,12 +56,15 @@ class InstanceSettings:
         neck: a core is split where the radius of a neck is less than this fraction of the
             radius of the smaller body that it joins; radii are distances to the background. Chosen
             on the labels of Lucchi/training (docs/performance.md).
+        sure: the least mean probability of an object, as a share of the way from the lower threshold
+            to the median over all objects. Relative to that, as a network is less sure of a volume
+            that it was not adapted to. Chosen on the labels of four volumes (docs/performance.md).
         min_volume_um3: smaller cores are removed, and no core is split into smaller ones.
             The smallest mitochondria measured in nerve tissue, those of axons, have about 0.003
             um^3 (10^-2.5, V1 of the mouse), with a mean of 0.05 (PMC10357692, table 4). A third of
             the smallest allows for those cut by the border.
         min_voxels: the same where the voxel size is unknown; 0.001 um^3 at 30 x 8 x 8 nm.
-        measured: measure the objects; otherwise ``table`` is empty.
+        measured: measure the objects; otherwise ``table`` is empty, and ``sure`` has no effect.
         slab_runs: runs of pixels (``prediction.instances.runs``) labelled at a time, in whole
             sections, at both thresholds; about 150 bytes of memory each.
         largest_parted: largest bounding box, in voxels, of a component that is split, or shared
@@ -71,6 +75,7 @@ class InstanceSettings:
     grow: float = 0.8
     part: bool = True
     neck: float = 0.3
+    sure: float = 0.6
     min_volume_um3: float = 0.001
     min_voxels: int = 500
     measured: bool = True
@@ -214,6 +219,8 @@ class Instances:
         if self.settings.part:
             notes += f", components parted: {len(self._parted)}"
         notes += f", removed as smaller than {least}: {self._cores.removed}"
+        if self._unsure:
+            notes += f", as of a mean probability under {self._least_mean:.3g}: {self._unsure}"
         if too_large := self._too_large():
             notes += (
                 ", too large to be parted (bounding boxes of more than "
@@ -385,6 +392,7 @@ class Instances:
         self._open = -1, None, None
         self._parted: dict[int, np.ndarray] = {}  # component: number of each part
         self._numbers = np.zeros(len(self._components) + 1, np.uint32)  # of whole components
+        self._least_mean, self._unsure = 0.0, 0  # probability of an object; objects left out
         if not self._group.is_main:
             return
         objects: list[Found] = []
@@ -392,7 +400,8 @@ class Instances:
             with (self._folder / f"{rank}.objects").open("rb") as file:
                 objects += pickle.load(file)
         counts = np.bincount([one.component for one in objects], minlength=len(self._numbers))
-        for n, one in enumerate(sorted(objects, key=lambda one: one.first), 1):
+        kept = self._sure(objects)
+        for n, one in enumerate(sorted(kept, key=lambda one: one.first), 1):
             if one.row is not None:
                 self.table.append(one.row._replace(label=n))
             if one.part == 0:
@@ -400,6 +409,17 @@ class Instances:
                 continue
             empty = np.zeros(counts[one.component] + 1, np.uint32)
             self._parted.setdefault(one.component, empty)[one.part] = n
+
+    def _sure(self, objects: list[Found]) -> list[Found]:
+        """The objects that the network is sure of on the whole; all that are not measured."""
+        if not objects or not self.settings.measured:
+            return objects
+        lowest = self.settings.levels[0]
+        median = np.median([one.row.mean_probability for one in objects])
+        self._least_mean = lowest + self.settings.sure * (median - lowest)
+        kept = [one for one in objects if one.row.mean_probability >= self._least_mean]
+        self._unsure = len(objects) - len(kept)
+        return kept
 
     def _numbered(self, slab: int) -> tuple[np.ndarray, np.ndarray]:
         """The runs of a slab, sorted, and the number of each."""

@@ -131,7 +131,7 @@ def grown_cores(probability: np.ndarray, low: float, smallest: int) -> np.ndarra
 @given(volumes, st.integers(0, 10**6), st.floats(0.8, 0.99), st.integers(1, 99), st.integers(1, 5))
 def test_cores_grow_into_less_sure_voxels(shape, seed, grow, slab, smallest) -> None:
     probability = smooth_noise(seed, shape, 0.8)
-    chosen = {"part": False, "min_voxels": smallest, "grow": grow, "slab_runs": slab}
+    chosen = {"part": False, "min_voxels": smallest, "grow": grow, "slab_runs": slab, "sure": 0}
     found, table, _ = stacked(probability, **chosen)
     np.testing.assert_array_equal(found, grown_cores(probability, grow * 0.5, smallest))
     for row in table:
@@ -161,6 +161,25 @@ def test_a_threshold_takes_the_lower_one_with_it() -> None:
     line = np.float32([0.2, 0.25, 0.4, 0.15]).reshape(1, 1, -1)
     found, _, _ = stacked(line, min_voxels=1, threshold=0.4, grow=0.5)
     assert found.ravel().tolist() == [1, 1, 1, 0]
+
+
+def test_an_object_far_less_sure_than_most_is_left_out() -> None:
+    means = [0.9, 0.6, 0.8, 0.55, 0.9]  # median 0.8; of the way from 0.4, 0.6 is at 0.64
+    line = np.float32([value for mean in means for value in (mean, mean, 0.1)]).reshape(1, 1, -1)
+    found, table, notes = stacked(line, min_voxels=1)
+    assert found.ravel()[::3].tolist() == [1, 0, 2, 0, 3]
+    assert [row.mean_probability for row in table] == pytest.approx([0.9, 0.8, 0.9])
+    assert [row.label for row in table] == [1, 2, 3]
+    assert notes.endswith("as of a mean probability under 0.64: 2")
+    found, _, notes = stacked(line, min_voxels=1, sure=0)
+    assert found.ravel()[::3].tolist() == [1, 2, 3, 4, 5]
+    assert "mean probability" not in notes
+
+
+def test_parts_of_one_component_are_left_out_singly() -> None:
+    line = [0.9, 0.9, 0.42, 0.51, 0.42, 0.9, 0.9, 0.1, 0.9, 0.9]
+    found, _, _ = stacked(np.float32(line).reshape(1, 1, -1), min_voxels=1)
+    assert found.ravel().tolist() == [1, 1, 1, 0, 2, 2, 2, 0, 3, 3]
 
 
 def test_cores_in_a_box_that_is_too_large_do_not_grow() -> None:
@@ -356,7 +375,7 @@ def test_the_scratch_file_is_deleted_after_a_failure(tmp_path: Path) -> None:
 def test_table_is_regionprops(voxel_size) -> None:
     probability = smooth_noise(3, (9, 40, 50), 2) - 0.01
     sides = np.array(spacing(voxel_size))
-    chosen = {"min_voxels": 5, "min_volume_um3": 1e-5}
+    chosen = {"min_voxels": 5, "min_volume_um3": 1e-5, "sure": 0}
     with find(probability, voxel_size, **chosen) as instances:
         labels = np.stack([section for _, section in instances.sections()])
         table = instances.table
