@@ -260,7 +260,7 @@ def test_shipped_models_are_told_apart_by_their_voxel_size(monkeypatch) -> None:
     models = shipped_models()
     assert {model.name: model.f1 for model in models} == {
         "generalist_small": 84.6,
-        "vnc2fafb_small_plus": 78.6,
+        "vnc2fafb_small_plus": 82.7,
         "vnc2lucchi1_small_plus": None,
         "vnc2lucchi2_small_plus": 91.9,
     }
