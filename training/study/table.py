@@ -150,13 +150,17 @@ class StudyTable:
         ]
 
     def _environment(self) -> str:
-        """Seeds, measure, device, versions."""
+        """Seeds, measure, devices, precisions and versions of the finished runs."""
         summaries = [summary for line in self.lines for summary in line.summaries.values()]
-        first = summaries[0]
+
+        def each(name: str) -> str:
+            return ", ".join(sorted({summary[name] for summary in summaries}))
+
+        seeds = sorted({seed for line in self.lines for seed in line.summaries})
         revisions = sorted({summary["revision"][:10] for summary in summaries})
         return (
-            f"Seeds {', '.join(map(str, self.study.seeds))}; {first['notes'].split(';')[0]}; "
-            f"{first['device']}, {first['precision']}, torch {first['torch']}; revision "
+            f"Seeds {', '.join(map(str, seeds))}; {summaries[0]['notes'].split(';')[0]}; "
+            f"{each('device')}, {each('precision')}, torch {each('torch')}; revision "
             f"{', '.join(revisions)}."
         )
 
