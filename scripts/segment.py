@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
         default=[],
         metavar=("RAW", "LABELS"),
         help="labelled volume to learn from; may be repeated (default: of the published sets under "
-        "the data root, the one nearest in voxel size)",
+        "the data root, one of each)",
     )
     for role, whose in (("", "of VOLUME"), ("-source", "once for each --source")):
         for name, what in (("pixel-size", "in-plane"), ("section-spacing", "between sections")):

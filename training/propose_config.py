@@ -101,7 +101,7 @@ def propose(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, plus
         UserError: the sections are too small.
     """
     working = choose_working_size([*sources, target], size.small)
-    if plus and size == SMALL and not _sliced_thrice(target, working):
+    if plus and size == SMALL and not sliced_thrice(target, working):
         size = SMALL_ANISOTROPIC
     shapes = [volume.shape_at(working) for volume in (*sources, target)]
     crop = min(size.crop, *(side // 16 * 16 for shape in shapes for side in shape))
@@ -199,8 +199,13 @@ def _source(source: VolumeFacts, stride: int) -> Keys:
     }
 
 
-def _sliced_thrice(target: VolumeFacts, working: float | None) -> bool:
-    """Whether the target's voxels are isotropic enough for xz and yz slices."""
+def sliced_thrice(target: VolumeFacts, working: float | None) -> bool:
+    """Whether the target's voxels are isotropic enough for xz and yz slices.
+
+    Args:
+        target: the volume.
+        working: the working pixel size, nm; None: the target's own.
+    """
     pixel = working or target.pixel
     return bool(target.spacing and pixel and target.spacing <= MAX_ANISOTROPY * pixel)
 
@@ -215,7 +220,7 @@ def _beyond(target: VolumeFacts, working: float | None) -> Keys:
             "reject labels whose foreground differs from the source's by more than this",
         ),
     }
-    if _sliced_thrice(target, working):
+    if sliced_thrice(target, working):
         return {
             **prior,
             **MATCHED,

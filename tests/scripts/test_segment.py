@@ -292,17 +292,21 @@ def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: 
     assert "config: written anew (--set, the content of VOLUME changed)" in changed.out
 
 
-def test_the_nearest_published_source_is_used(segment, data: Path, tmp_path: Path) -> None:
+def test_of_published_sources_thick_sections_get_one_of_each_set(
+    segment, data: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "data"
-    for name in ("VNC3/training", "Lucchi/training"):
+    for name in ("VNC3/training", "Lucchi/training", "Lucchi/testing"):
         for end in ("", "_groundtruth"):
             shutil.copytree(data / f"VNC3/training{end}", root / f"{name}{end}")
-    for number, (spacing, nearest) in enumerate(((5, "Lucchi"), (45, "VNC3"))):
+    thin, thick = ["Lucchi/training"], ["VNC3/training", "Lucchi/training"]
+    for number, (spacing, chosen) in enumerate(((5, thin), (45, thick))):
         options = ("--pixel-size", 5, "--section-spacing", spacing, "--data", root)
         finished = segment(data / "stack", *options, "--run-name", f"run{number}", "--set", "A.b=1")
-        assert finished.code == 2  # after the source is chosen
-        (line,) = [line for line in finished.out.splitlines() if line.startswith("source: ")]
-        assert f"{nearest}/training (folder)" in line
+        assert finished.code == 2  # after the sources are chosen
+        lines = [line for line in finished.out.splitlines() if line.startswith("source: ")]
+        found = [line.removesuffix(" (folder)").split("data/")[-1] for line in lines]
+        assert found == chosen
 
 
 def test_all_sources_that_are_given_are_used(segment, data: Path, tmp_path: Path) -> None:

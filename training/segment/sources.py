@@ -6,7 +6,7 @@ from dataloader.formats.opening import open_volume
 from dataloader.formats.voxel_size import VoxelSize, unlikeness
 from dataloader.published.present import LabelledVolume, present_volumes
 from training.new_config import inspect
-from training.propose_config import VolumeFacts
+from training.propose_config import VolumeFacts, sliced_thrice
 from training.segment.options import Options
 from utils.errors import UserError
 from utils.paths import absolute, shown
@@ -17,13 +17,14 @@ FETCH = "python scripts/prepare_data.py vnc --download"
 def choose_sources(options: Options, target: VolumeFacts) -> list[VolumeFacts]:
     """Inspect the labelled volumes to learn from; says which they are.
 
-    These are all of ``--source``, else the published one that is nearest to the target in voxel
-    size.
+    These are all of ``--source``, else of the published ones. For thick sections that is one volume
+    of each data set, as several tissues teach more (docs/beyond.md). For thin ones it is the volume
+    that is nearest to the target in voxel size.
 
     Raises:
         UserError: there is none, one is invalid, or its voxel size is unknown.
     """
-    chosen = _given(options) if options.source else [_nearest(options, target)]
+    chosen = _given(options) if options.source else _published(options, target)
     sizes = [_known_size(volume) for volume in chosen]
     return [
         inspect("source", str(volume.images), str(volume.labels), size.in_plane, size.z)
@@ -31,7 +32,7 @@ def choose_sources(options: Options, target: VolumeFacts) -> list[VolumeFacts]:
     ]
 
 
-def _nearest(options: Options, target: VolumeFacts) -> LabelledVolume:
+def _published(options: Options, target: VolumeFacts) -> list[LabelledVolume]:
     own = absolute(target.images.path)
     present = present_volumes(options.workspace.data)
     volumes = [volume for volume in present if volume.images.resolve() != own]
@@ -40,8 +41,10 @@ def _nearest(options: Options, target: VolumeFacts) -> LabelledVolume:
             f"{shown(options.workspace.data)}: found no labelled volume to learn from; fetch VNC "
             f"III by `{FETCH}`, or give --source RAW LABELS (or --quick, which needs none)"
         )
-    wanted = VoxelSize(target.spacing, target.pixel, target.pixel)
-    return min(volumes, key=lambda volume: unlikeness(volume.voxel_size, wanted))
+    if sliced_thrice(target, None):
+        wanted = VoxelSize(target.spacing, target.pixel, target.pixel)
+        return [min(volumes, key=lambda volume: unlikeness(volume.voxel_size, wanted))]
+    return list({volume.title: volume for volume in reversed(volumes)}.values())[::-1]
 
 
 def _given(options: Options) -> list[LabelledVolume]:
