@@ -17,17 +17,20 @@ SHIPPED = sorted(
 )
 LARGEST = 4e6  # bytes
 # model -> number of its first sections that are scored, as its card says; None: all
-SCORED = {"generalist_small": None, "vnc2fafb_small_plus": None, "vnc2lucchi2_small_plus": 25}
+# the number of sections that are predicted; None: all
+SCORED = {
+    "generalist_small": None,
+    "vnc2fafb_small_plus": None,
+    "vnc2lucchi2_small_plus": 25,
+    "vnclucchi2fafb_small_plus": None,
+    "vnclucchi2snemi3d_small_plus": None,
+    "vnclucchi2trakem2_small_plus": None,
+}
 SAID = ("Licence", "Training", "Scores", "Limits", "seed", "iteration", "random_seed")
 
 
 def test_there_are_some() -> None:
-    assert {path.name for path in SHIPPED} >= {
-        "vnc2lucchi1_small_plus",
-        "vnc2lucchi2_small_plus",
-        "vnc2fafb_small_plus",
-        "generalist_small",
-    }
+    assert {path.name for path in SHIPPED} >= {"vnc2lucchi1_small_plus", *SCORED}
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)

@@ -263,13 +263,16 @@ def test_shipped_models_are_told_apart_by_their_voxel_size(monkeypatch) -> None:
         "vnc2fafb_small_plus": 82.7,
         "vnc2lucchi1_small_plus": None,
         "vnc2lucchi2_small_plus": 91.9,
+        "vnclucchi2fafb_small_plus": 82.0,
+        "vnclucchi2snemi3d_small_plus": 89.6,
+        "vnclucchi2trakem2_small_plus": 90.8,
     }
     assert quick_model(VoxelSize(6, 6, 6)).name == "generalist_small"
     adapted = [model for model in models if not model.general]
-    assert len(adapted) == 3
+    assert len(adapted) == 6
     monkeypatch.setattr("prediction.shipped.shipped_models", lambda: adapted)
     assert quick_model(VoxelSize(6, 6, 6)).name == "vnc2lucchi2_small_plus"
-    assert quick_model(VoxelSize(30, 6, 6)).name == "vnc2fafb_small_plus"
+    assert quick_model(VoxelSize(30, 6, 6)).name == "vnclucchi2snemi3d_small_plus"
     assert quick_model(VoxelSize(None, 9, 9)).name == "vnc2fafb_small_plus"
 
 
