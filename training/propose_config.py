@@ -94,14 +94,14 @@ def propose(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, plus
 
     Args:
         sources, target: the volumes.
-        size: ``FULL`` or ``SMALL``.
+        size: ``FULL``, ``SMALL``, which is made longer for thick sections, or another length of them.
         plus: go beyond the published method, as the ``_plus`` configs do.
 
     Raises:
         UserError: the sections are too small.
     """
     working = choose_working_size([*sources, target], size.small)
-    if plus and size == SMALL and not sliced_thrice(target, working):
+    if plus and size is SMALL and not sliced_thrice(target, working):
         size = SMALL_ANISOTROPIC
     shapes = [volume.shape_at(working) for volume in (*sources, target)]
     crop = min(size.crop, *(side // 16 * 16 for shape in shapes for side in shape))

@@ -283,6 +283,7 @@ def test_preview_works_on_a_crop_from_the_middle(segment, data: Path, tmp_path: 
     finished = segment(tmp_path / "large", *SIZES, "--preview", *labels, *settings(*SMALL))
     assert finished.code == 0, finished.err
     assert "  without --preview: about " in finished.out
+    assert " of 2,100 iterations\n" in finished.out
     folder = tmp_path / "inference/large-preview"
     crop = open_volume(folder / "crop")
     first = [(whole - part) // 2 for whole, part in zip(images.shape, crop.shape, strict=True)]

@@ -79,10 +79,10 @@ def choose_sample(
         other = seconds - config.TRAIN.total_iters * stages[0].of_item["it"]
         if other <= PREDICTING * left:
             break
-    iterations = int((left - other) / stages[0].of_item["it"])
-    iterations = min(size.iterations, max(LEAST_ITERATIONS, iterations // 10 * 10))
+    iterations, most = int((left - other) / stages[0].of_item["it"]), whole.TRAIN.total_iters
+    iterations = min(most, max(LEAST_ITERATIONS, iterations // 10 * 10))
     full = estimate(whole, _working(target.images, target, whole), speed, scratch)
-    return Sample(shape, iterations, size.iterations, sum(stage.seconds for stage in full)), speed
+    return Sample(shape, iterations, most, sum(stage.seconds for stage in full)), speed
 
 
 def write_sample(target: VolumeFacts, shape: tuple[int, int, int], folder: Path) -> VolumeFacts:
