@@ -94,7 +94,7 @@ def propose(sources: list[VolumeFacts], target: VolumeFacts, size: RunSize, plus
 
     Args:
         sources, target: the volumes.
-        size: ``FULL``, ``SMALL``, which is made longer for thick sections, or another length of them.
+        size: ``FULL``, ``SMALL`` (made longer for thick sections), or one of another length.
         plus: go beyond the published method, as the ``_plus`` configs do.
 
     Raises:

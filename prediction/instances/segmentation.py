@@ -56,9 +56,10 @@ class InstanceSettings:
         neck: a core is split where the radius of a neck is less than this fraction of the
             radius of the smaller body that it joins; radii are distances to the background. Chosen
             on the labels of Lucchi/training (docs/performance.md).
-        sure: the least mean probability of an object, as a share of the way from the lower threshold
-            to the median over all objects. Relative to that, as a network is less sure of a volume
-            that it was not adapted to. Chosen on the labels of four volumes (docs/performance.md).
+        sure: the least mean probability of an object, as a share of the way from the lower
+            threshold to the median of all objects. Relative to that, as a network is less sure of a
+            volume that it was not adapted to. Chosen on the labels of four volumes
+            (docs/performance.md).
         min_volume_um3: smaller cores are removed, and no core is split into smaller ones.
             The smallest mitochondria measured in nerve tissue, those of axons, have about 0.003
             um^3 (10^-2.5, V1 of the mouse), with a mean of 0.05 (PMC10357692, table 4). A third of
