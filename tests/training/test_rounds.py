@@ -15,11 +15,12 @@ from dataloader.synthetic import TARGET_MICROSCOPE, make_volume
 from model.checkpoint import MODEL, TRAINING_STATE, load_checkpoint, segmentor_from
 from prediction.predictor import NetworkPredictor
 from prediction.threshold import EdgeThreshold
+from tests.helpers import ArrayVolume, noise
 from tests.plain_inference import CUBES, options, predicted
 from tests.projects import Project
 from tests.settings import config_of
 from training.log import RunLog, drop_lines_after
-from training.rounds import Phase, phases
+from training.rounds import Phase, TargetLabels, phases
 from training.setup import build_learning
 from training.trainer import Trainer
 from utils.config.load import load_config
@@ -129,6 +130,16 @@ def check_labels(
     np.testing.assert_array_equal(masks[sure], (expected >= threshold)[sure])
     assert sure.mean() > 0.99
     assert 0.01 < masks.mean() < 0.99
+
+
+def test_edges_choose_low_thresholds_until_labels_were_learned_from(tmp_path: Path) -> None:
+    beyond = {"rounds": 2, "warmup_fraction": 0.34, "label_threshold": "edges"}
+    off = {"weight_adv_spatial": 0, "weight_adv_temporal": 0}
+    config = config_of(total_iters=6, beyond=beyond, **off)
+    labels = TargetLabels(config, ArrayVolume(noise(4, 48, 48)), 0.1, tmp_path)
+    assert [labels.threshold(start).lowest for start in (2, 4)] == [0.15, 0.5]
+    labels.sound[2] = False  # these were not learned from
+    assert labels.threshold(4).lowest == 0.15
 
 
 def labels_of(project: Project, iteration: int) -> np.ndarray:
