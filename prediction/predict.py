@@ -68,10 +68,9 @@ def predict(inference: Inference, again: bool = False) -> Derived:
             if not finished:
                 _compile(inference)
                 fill = _predict_averaged if inference.averages else _predict_sections
-                fill(inference, (chosen or derived).add, stop)
-            elif chosen:
-                _use(inference, chosen.add, stop)
+                fill(inference, _keep_only if chosen else derived.add, stop)
             if chosen:
+                _use(inference, chosen.add, stop)  # reads the volume, so not while others read it
                 derived.threshold = chosen.threshold
             if group.is_main:
                 _record_threshold(inference, derived.threshold)
@@ -83,6 +82,10 @@ def predict(inference: Inference, again: bool = False) -> Derived:
         except PeerLost as error:
             raise UserError(f"{error}; the same command goes on") from None
     return derived
+
+
+def _keep_only(index: int, probability: np.ndarray) -> None:
+    """A section that is stored and used later."""
 
 
 def _is_finished(inference: Inference) -> bool:

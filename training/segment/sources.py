@@ -44,7 +44,10 @@ def _published(options: Options, target: VolumeFacts) -> list[LabelledVolume]:
     if sliced_thrice(target, None):
         wanted = VoxelSize(target.spacing, target.pixel, target.pixel)
         return [min(volumes, key=lambda volume: unlikeness(volume.voxel_size, wanted))]
-    return list({volume.title: volume for volume in reversed(volumes)}.values())[::-1]
+    first: dict[str, LabelledVolume] = {}
+    for volume in volumes:
+        first.setdefault(volume.title, volume)
+    return list(first.values())
 
 
 def _given(options: Options) -> list[LabelledVolume]:

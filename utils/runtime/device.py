@@ -79,7 +79,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and (able.get("amx_bf16") or able.get("avx512_bf16") or False)
+    return device.type == "cpu" and any(able.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager:
